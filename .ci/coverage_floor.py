@@ -1,0 +1,39 @@
+"""Fails when a file is covered less than it must be: 100 % of worker/core/, 90 % of every other file.
+
+Usage: coverage_floor.py coverage.json
+
+One total would let a well-tested file pay for an untested one, so each file has to reach its own floor.
+The percentages count branches as well as lines.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+CORE = "worker/core/"
+CORE_FLOOR = 100
+FLOOR = 90
+
+
+def floor_of(name: str) -> int:
+    """Returns the percentage that the file has to reach."""
+    return CORE_FLOOR if name.startswith(CORE) else FLOOR
+
+
+def main(report: Path) -> int:
+    """Prints each file below its floor, then a summary; returns the exit status."""
+    files = json.loads(report.read_text(encoding="utf-8"))["files"]
+    covered = {Path(name).as_posix(): file["summary"]["percent_covered"] for name, file in files.items()}
+    if not any(name.startswith(CORE) for name in covered):
+        print(f"coverage: {report} holds nothing of {CORE}; was it made in this directory?")
+        return 1
+    below = {name: percent for name, percent in sorted(covered.items()) if percent < floor_of(name)}
+    for name, percent in below.items():
+        # Cut off, not rounded: 99.96 must not be shown as 100.
+        print(f"{name}: {int(percent * 10) / 10} % covered, must be {floor_of(name)} %")
+    print(f"coverage: {len(covered) - len(below)} of {len(covered)} files reach their floor")
+    return 1 if below else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,46 @@
+# The project's everyday commands. `make` alone lists them.
+# Each target that needs Python has `venv` made first; on a machine without Python, .ci/venv sees to it.
+
+PYTHON := .venv/bin/python
+COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench lock format clean venv
+
+help: ## List these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM of its own
+	@.venv/bin/crm-sync demo
+
+test: lint types ## Check everything: lint, types, all tests, each file's coverage
+	$(PYTHON) -m pytest --cov --cov-report=term-missing --cov-report=json
+	$(PYTHON) .ci/coverage_floor.py coverage.json
+
+lint: venv ## Check style and format
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+types: venv ## Check types
+	$(PYTHON) -m mypy
+
+bench: venv ## Measure throughput and latency
+	$(PYTHON) -m benchmarks
+
+# Keeps the versions that are locked now, where pyproject.toml still allows them;
+# `make lock UPGRADE=--upgrade` takes the newest. The second lock follows the first.
+lock: venv ## Make the requirements locks again
+	$(COMPILE) $(UPGRADE) -o requirements.lock
+	$(COMPILE) $(UPGRADE) --group dev -c requirements.lock -o requirements-dev.lock
+
+format: venv ## Format the code, and mend what ruff can mend by itself
+	$(PYTHON) -m ruff check --fix-only
+	$(PYTHON) -m ruff format
+
+clean: ## Remove everything that can be made again
+	rm -rf .venv .coverage .coverage.* coverage.json htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@.ci/venv
