@@ -1,0 +1,120 @@
+"""The errors of the core, grouped by who handles each.
+
+The retry policy (`worker.core.retry`) decides what becomes of an event whose
+step failed::
+
+    ProcessingError
+    ├── InvalidEvent            the producer's message can't be understood
+    ├── EnrichmentRejected      the dialer will never answer for this id
+    ├── EnrichmentUnavailable   the dialer could not, or would not, answer now
+    ├── NotReady                the dialer has no final answer yet
+    ├── DeliveryRejected        the sink will never take this payload
+    └── DeliveryUnavailable     the sink could not, or would not, take it now
+
+Whoever asked for a publish handles its failure: the queue sink turns it into
+`DeliveryUnavailable`, settling leaves the inbound unacknowledged::
+
+    PublishError
+
+An adapter classifies a failure where it is understood, by the class and by
+the `Fault`; nobody else looks into the text.
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+
+from worker.core.records import Enrichment
+
+
+class Reason(StrEnum):
+    """Why a message is in the dead letters; the value of `crm-sync-reason`."""
+
+    INVALID_EVENT = "invalid_event"
+    NOT_FOUND = "not_found"
+    REJECTED_BY_DIALER = "rejected_by_dialer"
+    UNREADABLE_ANSWER = "unreadable_answer"
+    REJECTED_BY_SINK = "rejected_by_sink"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    DELIVERY_LIMIT = "delivery_limit"
+    """Set by no code of ours: the broker's own limit sent the message there."""
+
+
+class Fault(StrEnum):
+    """What kind of trouble a dependency is in, and so whose fault a failure is."""
+
+    OUTAGE = "outage"
+    """Unreachable, slow or broken."""
+    REFUSED = "refused"
+    """It answers, but refuses our credentials, permissions or settings."""
+    BUSY = "busy"
+    """It asked us to come back later."""
+    UNREADABLE = "unreadable"
+    """It answered this one request with something that fits no known shape."""
+
+
+class ProcessingError(Exception):
+    """One step for one event failed. The text is safe to show: adapters scrub it."""
+
+    label: str
+    """The kind of failure, for log lines and metrics."""
+
+
+class InvalidEvent(ProcessingError):
+    """The message can't be understood; no retry would help."""
+
+    label = "invalid_event"
+
+
+class EnrichmentRejected(ProcessingError):
+    """The dialer refuses the id itself, for good."""
+
+    label = "rejected_by_dialer"
+
+
+class EnrichmentUnavailable(ProcessingError):
+    """The dialer gave no usable answer; a later look-up may succeed."""
+
+    def __init__(self, message: str, fault: Fault = Fault.OUTAGE) -> None:
+        """Take the scrubbed text and the kind of trouble."""
+        super().__init__(message)
+        self.fault = fault
+        self.label = f"dialer_{fault}"
+
+
+class NotReady(ProcessingError):
+    """The dialer does not know the call or agent yet, or its state is not final.
+
+    `enrichment` is what is known so far: `None` where nothing was found.
+    """
+
+    def __init__(self, message: str, enrichment: Enrichment | None = None) -> None:
+        """Take the scrubbed text and what is known so far."""
+        super().__init__(message)
+        self.enrichment = enrichment
+        self.label = "not_found" if enrichment is None else "not_final"
+
+
+class DeliveryRejected(ProcessingError):
+    """The sink refuses this payload for good."""
+
+    label = "rejected_by_sink"
+
+
+class DeliveryUnavailable(ProcessingError):
+    """The sink did not take the payload; a later delivery may succeed.
+
+    `retry_after` is how long the sink asked us to wait, where it did.
+    """
+
+    def __init__(
+        self, message: str, fault: Fault = Fault.OUTAGE, retry_after: timedelta | None = None
+    ) -> None:
+        """Take the scrubbed text, the kind of trouble and the wait that was asked for."""
+        super().__init__(message)
+        self.fault = fault
+        self.retry_after = retry_after
+        self.label = f"sink_{fault}"
+
+
+class PublishError(Exception):
+    """The broker did not take a message: not routed, not confirmed, or no connection."""

@@ -1,0 +1,104 @@
+"""The way of one event: decode, enrich, build, deliver; and the decision where a step fails."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+
+from worker.core.disposition import Ack, Disposition, Stage
+from worker.core.errors import NotReady
+from worker.core.events import Event, Inbound, decode
+from worker.core.payload import build_payload
+from worker.core.ports import Enricher, Sink
+from worker.core.records import Enrichment, enrichment_from_json
+from worker.core.retry import RetryPolicy
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one inbound: the disposition, and what a log line wants to know."""
+
+    stage: Stage = Stage.DECODE
+    """The step that was reached, which is the one that failed where the disposition is not `Ack`."""
+    event: Event | None = None
+    enrichment: Enrichment | None = None
+    detail: str = ""
+    error: Exception | None = None
+    disposition: Disposition = field(default_factory=Ack)
+    seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Processes inbounds, each by itself; holds nothing between two of them."""
+
+    def __init__(
+        self,
+        enricher: Enricher,
+        sink: Sink,
+        policy: RetryPolicy,
+        *,
+        zone: tzinfo = UTC,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take the adapters, the rules of retrying and the zone of times without an offset."""
+        self._enricher = enricher
+        self._sink = sink
+        self._policy = policy
+        self._zone = zone
+        self._now = now
+        self._timer = timer
+
+    async def process(self, inbound: Inbound) -> Outcome:
+        """Take one inbound as far as it gets and decide what becomes of it.
+
+        Never raises but on cancellation, which is not a disposition: the
+        inbound is then left as it was.
+        """
+        outcome = Outcome()
+        try:
+            await self._advance(inbound, outcome)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong is the policy's to decide
+            outcome.error = error
+            outcome.disposition = self._policy.decide(
+                error, attempt=inbound.attempt, age=self._age(inbound, outcome.event)
+            )
+        return outcome
+
+    async def _advance(self, inbound: Inbound, outcome: Outcome) -> None:
+        event = outcome.event = decode(inbound, self._zone)
+        outcome.stage = Stage.ENRICH
+        started = self._timer()
+        try:
+            outcome.enrichment = carried(inbound, event) or await self._enrich(event, inbound)
+        finally:
+            outcome.seconds[Stage.ENRICH] = self._timer() - started
+        payload = build_payload(event, outcome.enrichment)
+        outcome.stage = Stage.DELIVER
+        started = self._timer()
+        try:
+            outcome.detail = (await self._sink.deliver(payload)).detail
+        finally:
+            outcome.seconds[Stage.DELIVER] = self._timer() - started
+
+    async def _enrich(self, event: Event, inbound: Inbound) -> Enrichment:
+        try:
+            return await self._enricher.enrich(event)
+        except NotReady as error:
+            if error.enrichment is None or self._policy.still_waits(self._age(inbound, event)):
+                raise
+            return error.enrichment  # waited long enough: delivered with `final: false`
+
+    def _age(self, inbound: Inbound, event: Event | None) -> timedelta:
+        return self._now() - (event.occurred_at if event else inbound.first_seen)
+
+
+def carried(inbound: Inbound, event: Event) -> Enrichment | None:
+    """Give what an earlier look-up for the same call or agent said, where the inbound carries it."""
+    if inbound.enrichment is None:
+        return None
+    found = enrichment_from_json(inbound.enrichment)
+    if found is None:
+        return None
+    about = found.call.call_id if found.kind == "call" else found.agent.agent_user
+    return found if about == event.subject else None

@@ -1,0 +1,101 @@
+"""What the dialer said, as records. What is not known is `None`, never guessed.
+
+The records are part of the payload (`worker.core.payload`) and travel as JSON
+in the `crm-sync-enrichment` header of a retry copy, so that an event whose
+delivery failed is not looked up again.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recording(_Record):
+    """One recording of a call."""
+
+    recording_id: str | None = None
+    file_name: str | None = None
+    url: str | None = None
+    started_at: AwareDatetime | None = None
+    duration_seconds: int | None = None
+
+
+class CallRecord(_Record):
+    """One call. Durations are whole seconds."""
+
+    call_id: str
+    direction: Literal["inbound", "outbound"] | None = None
+    call_type: str | None = Field(None, description="The dialer's own word, such as OUTBOUND_AUTO.")
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    talk_seconds: int | None = Field(None, description="Seconds of talk with the customer.")
+    duration_seconds: int | None = Field(None, description="End minus start, where both are known.")
+    agent_user: str | None = Field(None, description="Null where no agent took the call.")
+    phone_number: str | None = None
+    status: str | None = None
+    campaign_id: str | None = Field(None, description="Null for an inbound call.")
+    in_group_id: str | None = Field(None, description="Set for an inbound call.")
+    list_id: str | None = None
+    lead_id: str | None = None
+    recordings: tuple[Recording, ...] | None = Field(
+        None, description="Null where not looked up, empty where there are none, else longest first."
+    )
+
+
+class Campaign(_Record):
+    """A campaign that an agent may work on."""
+
+    campaign_id: str
+    name: str | None = None
+
+
+class AgentRecord(_Record):
+    """One agent and what it may work on."""
+
+    agent_user: str
+    full_name: str | None = None
+    access_level: int | None = None
+    user_group: str | None = None
+    campaigns: tuple[Campaign, ...] = ()
+    in_groups: tuple[str, ...] = ()
+    campaigns_ambiguous: bool = Field(
+        default=False,
+        description="True where the dialer's joined list could be read in more than one way.",
+    )
+
+
+class CallEnrichment(_Record):
+    """What the dialer said about a call. `final` is false while its status may still change."""
+
+    kind: Literal["call"] = "call"
+    call: CallRecord
+    final: bool = True
+
+
+class AgentEnrichment(_Record):
+    """What the dialer said about an agent.
+
+    `campaigns_text` is the joined list as the dialer wrote it, `None` where
+    the dialer named each campaign by itself.
+    """
+
+    kind: Literal["agent"] = "agent"
+    agent: AgentRecord
+    campaigns_text: str | None = None
+
+
+Enrichment = CallEnrichment | AgentEnrichment
+
+_adapter: TypeAdapter[Enrichment] = TypeAdapter(Annotated[Enrichment, Field(discriminator="kind")])
+
+
+def enrichment_from_json(text: str | bytes) -> Enrichment | None:
+    """Read what a retry copy carries; `None` where it is not an enrichment."""
+    try:
+        return _adapter.validate_json(text)
+    except ValidationError:
+        return None
