@@ -1,0 +1,253 @@
+"""The tree of settings. Each setting is declared here, once, with a sentence."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.core.signature import key_of
+from worker.settings.types import Delays, Duration, Zone, checked_url, read_secret, required, secret_or_file
+
+PREFIX = "CRM_SYNC_"
+LONGEST_DRAIN = timedelta(minutes=25)
+"""Below RabbitMQ's consumer timeout of 30 minutes, after which it closes the channel."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class BrokerSettings(_Section):
+    """RabbitMQ."""
+
+    url_file: Path | None = Field(None, description="A file that holds the broker's address.")
+    url: Annotated[SecretStr, secret_or_file(None)] = Field(
+        default=None,
+        validate_default=True,
+        description="The broker's address, `amqp://` or `amqps://` (TLS, verified).",
+    )
+    namespace: str = Field("crm-sync", description="The first part of every exchange's and queue's name.")
+    events_exchange: str = Field(
+        "", validate_default=True, description="The exchange on which producers publish events."
+    )
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _default_url(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and info.data.get("url_file") is None:
+            return "amqp://guest:guest@127.0.0.1:5672/"
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: SecretStr) -> SecretStr:
+        return checked_url(value, ("amqp", "amqps"), "amqp://user:password@broker.example:5672/vhost")
+
+    @field_validator("namespace")
+    @classmethod
+    def _check_namespace(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value):
+            raise ValueError("use 1 to 100 letters, digits, dots, dashes and underscores")
+        return value
+
+    @field_validator("events_exchange")
+    @classmethod
+    def _default_exchange(cls, value: str, info: ValidationInfo) -> str:
+        return value or f"{info.data.get('namespace', '')}.events"
+
+
+class VicidialSettings(_Section):
+    """The dialer's non-agent API."""
+
+    url: str = Field(
+        default=None, validate_default=True, description="The full address of `non_agent_api.php`."
+    )
+    user: str = Field(default=None, validate_default=True, description="The API user.")
+    password_file: Path | None = Field(None, description="A file that holds the API user's password.")
+    password: Annotated[SecretStr, secret_or_file("the API user's password")] = Field(
+        default=None, validate_default=True, description="The API user's password."
+    )
+    source: str = Field(
+        "crmsync", pattern=r"^[A-Za-z0-9]{2,20}$", description="Who is calling, 2 to 20 letters and digits."
+    )
+    method: Literal["GET", "POST"] = Field(
+        "GET", description="`POST` keeps the password out of the web server's access log."
+    )
+    timeout: Duration = Field(timedelta(seconds=10), description="The longest wait for one answer.")
+    max_concurrency: int = Field(8, ge=1, le=1000, description="Requests at one time.")
+    timezone: Zone | None = Field(
+        None, description="The dialer's IANA time zone; unset: its present offset, from `version`."
+    )
+    ready_within: Duration = Field(
+        timedelta(minutes=15),
+        description='How long after the event "not found" and "not final" mean "not yet".',
+    )
+    ignore_agentdirect: bool = Field(
+        default=False, description="Ask the dialer to leave the AGENTDIRECT in-groups out."
+    )
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _check_url(cls, value: object) -> object:
+        what = (
+            "the full address of non_agent_api.php, such as https://dialer.example/vicidial/non_agent_api.php"
+        )
+        if value is None:
+            raise required(what)
+        checked_url(SecretStr(str(value)), ("http", "https"), what.rsplit(" ", 1)[-1])
+        return value
+
+    @field_validator("user", mode="before")
+    @classmethod
+    def _check_user(cls, value: object) -> object:
+        if value is None or value == "":
+            raise required("the API user's name")
+        return str(value)
+
+    def reread(self) -> Self:
+        """Give these settings with the password as its file holds it now.
+
+        Raises `ValueError` where the file can't be read.
+        """
+        if self.password_file is None:
+            return self
+        return self.model_copy(update={"password": SecretStr(read_secret(self.password_file))})
+
+
+class SinkNames(BaseModel):
+    """The part of the sink's settings that names things on the broker."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    kind: Literal["webhook", "queue"] = Field(
+        "webhook", description="`webhook`: POST to the CRM; `queue`: publish to the outbound exchange."
+    )
+    exchange: str | None = Field(
+        None, description="For `queue`: the outbound exchange; unset: `<namespace>.enriched`."
+    )
+
+
+class SinkSettings(SinkNames):
+    """Where payloads go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url_file: Path | None = Field(None, description="A file that holds the webhook's address.")
+    url: Annotated[SecretStr | None, secret_or_file(None)] = Field(
+        default=None, validate_default=True, description="For `webhook`: the CRM's address."
+    )
+    signing_secret_file: Path | None = Field(None, description="A file that holds the signing secret.")
+    signing_secret: Annotated[SecretStr | None, secret_or_file(None)] = Field(
+        default=None,
+        validate_default=True,
+        description="For `webhook`: the Standard Webhooks secret, `whsec_…`; unset: not signed.",
+    )
+    timeout: Duration = Field(timedelta(seconds=15), description="The longest wait for one delivery.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            return checked_url(value, ("http", "https"), "https://crm.example/hooks/calls")
+        if info.data.get("kind") == "webhook":
+            raise required("the CRM's address, as sink.kind is webhook")
+        return None
+
+    @field_validator("signing_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            key_of(value)
+        return value
+
+
+class RetrySettings(_Section):
+    """The ladder of retries."""
+
+    delays: Delays = Field(
+        (
+            timedelta(seconds=5),
+            timedelta(seconds=30),
+            timedelta(minutes=2),
+            timedelta(minutes=10),
+            timedelta(hours=1),
+        ),
+        description="One tier each; the last repeats.",
+    )
+    max_attempts: int = Field(12, ge=1, le=1000, description="Attempts before the dead letters.")
+
+
+class GateSettings(_Section):
+    """Waits for a dependency that is down."""
+
+    probe_max: Duration = Field(
+        timedelta(seconds=30), description="The longest wait between probes of a dependency that is down."
+    )
+    refused_probe: Duration = Field(
+        timedelta(minutes=5), description="The wait after refused credentials or permissions."
+    )
+
+
+class HttpSettings(_Section):
+    """The health and metrics server."""
+
+    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104 - probes come from outside
+    port: int = Field(8080, ge=0, le=65535, description="The port; 0: any free one, logged.")
+
+
+class LogSettings(_Section):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level shown.")
+    format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person.")
+    mask_phone_numbers: bool = Field(default=True, description="Show only a phone number's last two digits.")
+
+
+class BrokerCommandSettings(BaseSettings):
+    """What the commands that only talk to the broker need; the rest of the tree is not looked at."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+    broker: BrokerSettings = Field(default={}, validate_default=True)
+    sink: SinkNames = Field(default={}, validate_default=True)
+    retry: RetrySettings = Field(default={}, validate_default=True)
+    log: LogSettings = Field(default={}, validate_default=True)
+
+    def secrets(self) -> list[str]:
+        """Give every secret that must stand in no log: each setting of type `SecretStr`."""
+        sections = [value for _, value in self if isinstance(value, BaseModel)]
+        found = [value for section in sections for _, value in section if isinstance(value, SecretStr)]
+        password = urlsplit(self.broker.url.get_secret_value()).password or ""
+        return [*(secret.get_secret_value() for secret in found), password, unquote(password)]
+
+
+class Settings(BrokerCommandSettings):
+    """All settings of the worker."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+
+    vicidial: VicidialSettings = Field(default={}, validate_default=True)
+    sink: SinkSettings = Field(default={}, validate_default=True)
+    gates: GateSettings = Field(default={}, validate_default=True)
+    http: HttpSettings = Field(default={}, validate_default=True)
+    max_in_flight: int = Field(64, ge=1, le=10_000, description="Events in work at one time.")
+    drain: Duration = Field(
+        timedelta(seconds=20), description="How long a stop waits for the events in work."
+    )
+
+    @field_validator("drain")
+    @classmethod
+    def _check_drain(cls, value: timedelta) -> timedelta:
+        if value > LONGEST_DRAIN:
+            raise ValueError("must be at most 25m, as RabbitMQ gives up on a consumer after 30")
+        return value
