@@ -1,0 +1,1 @@
+"""Where payloads go: the CRM's webhook or the outbound queue."""

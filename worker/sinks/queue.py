@@ -1,0 +1,23 @@
+"""Delivering to the outbound exchange."""
+
+from worker.core.errors import DeliveryUnavailable, PublishError
+from worker.core.payload import Payload
+from worker.core.ports import Outgoing, Publisher, Receipt
+
+
+class QueueSink:
+    """Fulfils `worker.core.ports.Sink`. The routing key is the payload's type."""
+
+    def __init__(self, exchange: str, publisher: Publisher) -> None:
+        """Take the exchange's name and who publishes."""
+        self._exchange = exchange
+        self._publisher = publisher
+
+    async def deliver(self, payload: Payload) -> Receipt:
+        """Publish the payload, routed and confirmed; see the port for what it raises."""
+        message = Outgoing(payload.body, payload.id, payload.type, "application/json")
+        try:
+            await self._publisher.publish(self._exchange, payload.type, message)
+        except PublishError as error:
+            raise DeliveryUnavailable(f"the outbound exchange did not take the payload: {error}") from error
+        return Receipt("confirmed")

@@ -1,0 +1,157 @@
+"""Delivering to the CRM's webhook, as the Standard Webhooks specification says.
+
+A delivery whose outcome is unknown (a timeout, a lost connection) may have
+arrived; it is made again with the same `webhook-id`, by which the receiver
+drops repeats. aiohttp repeats no POST by itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from worker import __version__
+from worker.core.errors import DeliveryRejected, DeliveryUnavailable, Fault
+from worker.core.payload import Payload
+from worker.core.ports import Receipt
+from worker.core.signature import key_of, sign
+from worker.settings import SinkSettings
+
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+EXCERPT = 500
+"""How much of a refusal's body is kept, in bytes."""
+_EXCERPT_SECONDS = 1.0
+
+_TRY_AGAIN = frozenset({408, 425})
+_REFUSED = frozenset({401, 403})
+_BUSY = frozenset({429, 503})
+_HAS_IT_ALREADY = 409
+
+
+def open_session(settings: SinkSettings, connections: int) -> aiohttp.ClientSession:
+    """Open the HTTP session for the webhook, with every limit set. The caller closes it."""
+    seconds = settings.timeout.total_seconds()
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(
+            total=seconds, connect=seconds, sock_connect=seconds, sock_read=seconds
+        ),
+        headers={"User-Agent": f"crm-sync/{__version__}", "content-type": "application/json"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+class WebhookSink:
+    """Fulfils `worker.core.ports.Sink`."""
+
+    def __init__(
+        self,
+        settings: SinkSettings,
+        session: aiohttp.ClientSession,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Take the session from `open_session`."""
+        if settings.url is None:
+            raise ValueError("sink.url is required for a webhook")
+        self._url = settings.url.get_secret_value()
+        self._key = None if settings.signing_secret is None else key_of(settings.signing_secret)
+        self._timeout = settings.timeout
+        self._session = session
+        self._now = now
+
+    async def deliver(self, payload: Payload) -> Receipt:
+        """POST the payload; see the port for what it raises."""
+        try:
+            async with self._session.post(
+                self._url, data=payload.body, headers=self._headers(payload), allow_redirects=False
+            ) as response:
+                excerpt = await _read_excerpt(response)
+        except TimeoutError as error:
+            raise DeliveryUnavailable(
+                f"the webhook did not answer within {self._timeout.total_seconds():g} s"
+            ) from error
+        except aiohttp.ClientSSLError as error:
+            raise DeliveryUnavailable(
+                "the webhook's TLS certificate can't be verified; check sink.url"
+            ) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise DeliveryUnavailable(
+                f"the webhook can't be reached ({type(error).__name__}); check sink.url and the network"
+            ) from error
+        return self._judge(response, excerpt)
+
+    def _headers(self, payload: Payload) -> dict[str, str]:
+        timestamp = int(self._now())
+        headers = {
+            "webhook-id": payload.id,
+            "webhook-timestamp": str(timestamp),
+            "idempotency-key": payload.id,
+        }
+        if self._key is not None:
+            headers["webhook-signature"] = sign(self._key, payload.id, timestamp, payload.body)
+        return headers
+
+    def _judge(self, response: aiohttp.ClientResponse, excerpt: str) -> Receipt:
+        status = response.status
+        if 200 <= status < 300 or status == _HAS_IT_ALREADY:
+            return Receipt(str(status))
+        if status in _REFUSED:
+            raise DeliveryUnavailable(
+                f"the webhook answered {status}; check sink.signing_secret and who may post there",
+                Fault.REFUSED,
+            )
+        wait = retry_after(response.headers.get("Retry-After"), self._now()) if status in _BUSY else None
+        if status == 429 or wait is not None:
+            raise DeliveryUnavailable(
+                f"the webhook answered {status} and asks to come back later", Fault.BUSY, wait or timedelta(0)
+            )
+        if status in _TRY_AGAIN or status >= 500:
+            raise DeliveryUnavailable(f"the webhook answered {status}")
+        where = (
+            f" with a redirect to {_host(response.headers.get('Location'))}" if 300 <= status < 400 else ""
+        )
+        raise DeliveryRejected(f"the webhook answered {status}{where}: {excerpt!r}")
+
+
+def retry_after(value: str | None, now: float) -> timedelta | None:
+    """Read `Retry-After` (RFC 9110, 10.2.3: seconds, or a date), at most an hour.
+
+    `None` where it is missing or says nothing.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isdecimal() and text.isascii():
+        seconds = float(text[:10])
+    else:
+        try:
+            when = parsedate_to_datetime(text)
+        except (ValueError, TypeError):
+            return None
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
+    return min(timedelta(seconds=max(0.0, seconds)), LONGEST_RETRY_AFTER)
+
+
+def _host(location: str | None) -> str:
+    try:
+        return urlsplit(location or "").hostname or "the same host"
+    except ValueError:
+        return "an unreadable address"
+
+
+async def _read_excerpt(response: aiohttp.ClientResponse) -> str:
+    """Read a little of the body: all of a short one, so that the connection can be used again.
+
+    The status has decided already, so a body that stalls or breaks off changes nothing.
+    """
+    body = b""
+    with suppress(TimeoutError, aiohttp.ClientError, OSError):
+        if not response.content.at_eof():
+            async with asyncio.timeout(_EXCERPT_SECONDS):
+                body = await response.content.read(EXCERPT)
+    return body.decode("utf-8", "replace")
