@@ -1,0 +1,1 @@
+"""The broker: what stands on it, taking events in, publishing, settling, the dead letters."""

@@ -1,0 +1,197 @@
+"""Connections to the broker, and the loop that keeps one: consume until it breaks, begin anew."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aio_pika
+import aiormq
+import structlog
+from aio_pika.abc import AbstractConnection
+from pydantic import SecretStr
+
+from worker.core.errors import PublishError
+from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.topology import Topology, declare, differences
+
+CONNECT_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 5.0
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+LONGEST_WAIT_ONCE_CONNECTED = 5.0
+"""Seconds between two connections; less where the broker does answer."""
+DRAIN_WHEN_BROKEN = 5.0
+"""Seconds for the events in work when the connection broke: some can still be settled."""
+
+BROKER_ERRORS = (aiormq.AMQPError, PublishError, OSError, TimeoutError, RuntimeError)
+"""What a broken connection raises, depending on when it breaks."""
+
+_log = structlog.get_logger()
+
+
+class TopologyMismatchError(Exception):
+    """What stands on the broker differs from the settings, and only a person can change it."""
+
+    def __init__(self, differences: list[str]) -> None:
+        """Take one line for each difference."""
+        super().__init__("the broker's topology differs from the settings: " + "; ".join(differences))
+        self.differences = differences
+
+
+@asynccontextmanager
+async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection]:
+    """Open one connection, shown on the broker under this name; closed at the end, within a deadline.
+
+    Raises one of `BROKER_ERRORS`.
+    """
+    connection = await aio_pika.connect(
+        url.get_secret_value(), timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
+    )
+    try:
+        yield connection
+    finally:
+        with suppress(*BROKER_ERRORS):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await connection.close()
+
+
+def address(url: SecretStr) -> str:
+    """Give the broker's host and port, for a person; without user and password."""
+    parts = urlsplit(url.get_secret_value())
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return f"{parts.hostname}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
+
+
+@dataclass
+class BrokerState:
+    """What is to be known of the connection from outside."""
+
+    consuming: bool = False
+    connections: int = 0
+    last_error: str | None = None
+    intake: Intake | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are at work."""
+        return self.intake.in_flight if self.intake is not None else 0
+
+
+class Supervisor:
+    """Keeps the worker consuming, one connection after the other.
+
+    A connection that breaks is not mended: everything on it is dropped and
+    opened anew, so there is one way into every state.
+    """
+
+    def __init__(
+        self,
+        url: SecretStr,
+        topology: Topology,
+        publisher: BrokerPublisher,
+        make_intake: Callable[[], Intake],
+        drain: float,
+        on_consuming: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take who publishes, how to make the intake of each new connection, and who is told of it."""
+        self._url = url
+        self._topology = topology
+        self._publisher = publisher
+        self._make_intake = make_intake
+        self._drain = drain
+        self._on_consuming = on_consuming
+        self.state = BrokerState()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set, then drain.
+
+        Returns after a stop only. Raises `TopologyMismatchError`, which no
+        retry would mend; every other trouble with the broker is waited out.
+        """
+        failures = 0
+        while not stop.is_set():
+            connected_before = self.state.connections
+            try:
+                await self._consume_until(stop)
+                failures = 0
+            except BROKER_ERRORS as error:
+                connected = self.state.connections > connected_before
+                failures += 1
+                wait = backoff(failures, LONGEST_WAIT_ONCE_CONNECTED if connected else LONGEST_WAIT)
+                self.state.last_error = explain(error)
+                _log.warning(
+                    "broker_connection_lost" if connected else "broker_unreachable",
+                    broker=address(self._url),
+                    error=self.state.last_error,
+                    next_try_seconds=round(wait, 1),
+                )
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), wait)
+
+    async def _consume_until(self, stop: asyncio.Event) -> None:
+        async with (
+            connect(self._url, "crm-sync consumer") as consuming,
+            connect(self._url, "crm-sync publisher") as publishing,
+        ):
+            await self._declare(publishing)
+            channel = await self._publisher.attach(publishing)
+            intake = self.state.intake = self._make_intake()
+            channel.close_callbacks.add(lambda _, error: intake.break_off(error))
+            try:
+                await intake.start(consuming)
+                self.state.consuming, self.state.connections = True, self.state.connections + 1
+                self._on_consuming()
+                _log.info(
+                    "consuming", broker=address(self._url), queues=list(self._topology.work_queues.values())
+                )
+                await _first(stop, intake.broken)
+            finally:
+                self.state.consuming = False
+                await intake.stop(self._drain if stop.is_set() else min(self._drain, DRAIN_WHEN_BROKEN))
+                self._publisher.detach()
+
+    async def _declare(self, connection: AbstractConnection) -> None:
+        try:
+            await declare(connection, self._topology)
+        except aiormq.ChannelPreconditionFailed as error:
+            found = await differences(connection, self._topology, missing=False)
+            raise TopologyMismatchError(found or [str(error)]) from error
+
+
+async def _first(stop: asyncio.Event, broken: asyncio.Future[None]) -> None:
+    """Wait for the stop, or raise what broke."""
+    stopping = asyncio.ensure_future(stop.wait())
+    either: list[asyncio.Future[Any]] = [stopping, broken]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    if not stop.is_set():
+        await broken
+
+
+def backoff(failures: int, longest: float) -> float:
+    """Give the seconds to wait after so many failures in a row: doubling, with jitter (half to whole)."""
+    whole = min(FIRST_WAIT * 2.0 ** (failures - 1), longest)
+    return whole * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers out, guards nothing
+
+
+def explain(error: BaseException) -> str:
+    """Say what a broken connection means, for a person; without the address, which holds the password."""
+    if isinstance(
+        error, aiormq.exceptions.ProbableAuthenticationError | aiormq.exceptions.AuthenticationError
+    ):
+        return "the broker refused the login; check user, password and virtual host in broker.url"
+    if isinstance(error, aiormq.exceptions.AMQPConnectionError | OSError | TimeoutError) and not isinstance(
+        error, ConnectionError | PublishError
+    ):
+        return f"the broker can't be reached ({type(error).__name__}); check broker.url and the network"
+    return str(error) or type(error).__name__

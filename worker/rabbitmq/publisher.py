@@ -1,0 +1,68 @@
+"""Publishing: mandatory, persistent, confirmed, and within a deadline."""
+
+import asyncio
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractChannel, AbstractExchange, DeliveryMode
+
+from worker.core.errors import PublishError
+from worker.core.ports import Outgoing
+
+PUBLISH_TIMEOUT = 10.0
+"""Seconds until a publish that is not confirmed counts as failed; a blocked connection ends here."""
+
+
+class BrokerPublisher:
+    """Fulfils `worker.core.ports.Publisher`.
+
+    It outlives connections: between two of them every publish fails at once.
+    """
+
+    def __init__(self, timeout: float = PUBLISH_TIMEOUT) -> None:
+        """Take the deadline of each publish, in seconds."""
+        self._timeout = timeout
+        self._channel: AbstractChannel | None = None
+        self._exchanges: dict[str, AbstractExchange] = {}
+
+    async def attach(self, connection: aio_pika.abc.AbstractConnection) -> AbstractChannel:
+        """Publish through a channel of this connection from now on."""
+        self._exchanges = {}
+        self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        return self._channel
+
+    def detach(self) -> None:
+        """Publish nothing until there is a connection again."""
+        self._channel = None
+
+    async def publish(self, exchange: str, routing_key: str, message: Outgoing) -> None:
+        """Publish; see the port for its promise."""
+        full = aio_pika.Message(
+            message.body,
+            content_type=message.content_type,
+            message_id=message.message_id,
+            type=message.type,
+            delivery_mode=DeliveryMode.PERSISTENT,
+        )
+        await self.publish_message(exchange, routing_key, full)
+
+    async def publish_message(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        """Publish a message with all its properties; the same promise."""
+        if self._channel is None or self._channel.is_closed:
+            raise PublishError("there is no connection to the broker")
+        try:
+            target = self._exchanges.get(exchange)
+            if target is None:
+                target = await self._channel.get_exchange(exchange, ensure=False)
+                self._exchanges[exchange] = target
+            await target.publish(message, routing_key, mandatory=True, timeout=self._timeout)
+        except TimeoutError as error:
+            raise PublishError(
+                f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
+            ) from error
+        except aiormq.exceptions.PublishError as error:
+            raise PublishError(f"no queue takes messages for {routing_key!r} from {exchange}") from error
+        except aiormq.exceptions.DeliveryError as error:
+            raise PublishError(f"a queue behind {exchange} refused the message; is it full?") from error
+        except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
+            raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error

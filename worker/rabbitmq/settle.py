@@ -1,0 +1,92 @@
+"""Settling: make the successor, then acknowledge the inbound. Never the other way round."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from worker.core.disposition import Ack, DeadLetter, Retry
+from worker.core.errors import PublishError
+from worker.core.events import EventType, Inbound, claimed_id
+from worker.core.pipeline import Outcome
+from worker.rabbitmq import headers
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.topology import Topology
+
+SETTLE_TIMEOUT = 15.0
+"""Seconds that settling may take at most, also while the worker is being stopped; longer than a publish."""
+
+
+class Settler:
+    """Acts on dispositions, each inbound at most once."""
+
+    def __init__(self, publisher: BrokerPublisher, topology: Topology) -> None:
+        """Take who publishes the copies, and where to."""
+        self._publisher = publisher
+        self._topology = topology
+
+    async def settle(
+        self, message: AbstractIncomingMessage, inbound: Inbound, outcome: Outcome, queue: EventType
+    ) -> None:
+        """Make the successor and acknowledge; a cancellation waits until that is done.
+
+        `queue` tells which work queue the inbound came from: a copy finds its
+        way back there, whatever routing key the producer used.
+
+        Raises `PublishError` where there is no successor: the inbound is then
+        not acknowledged, and comes back. So it does where the acknowledgement
+        itself gets lost; its successor is then made twice, with the same id.
+        """
+        step = asyncio.ensure_future(self._settle(message, inbound, outcome, queue))
+        try:
+            await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await asyncio.wait([step], timeout=SETTLE_TIMEOUT)
+            if not step.cancel():
+                step.exception()  # seen: the inbound comes back
+            raise
+
+    async def _settle(
+        self, message: AbstractIncomingMessage, inbound: Inbound, outcome: Outcome, queue: EventType
+    ) -> None:
+        match outcome.disposition:
+            case Ack():
+                pass  # the sink's word was the successor
+            case Retry() as retry:
+                copy = headers.copy_of(message, self._retry_headers(inbound, outcome, retry))
+                await self._publisher.publish_message(self._topology.tiers[retry.tier], queue, copy)
+            case DeadLetter() as dead:
+                copy = headers.copy_of(message, self._dead_headers(inbound, outcome, dead))
+                await self._publisher.publish_message(self._topology.dead_letters, queue, copy)
+        try:
+            await message.ack()
+        except Exception as error:
+            raise PublishError("the channel closed before the acknowledgement was sent") from error
+
+    def _retry_headers(self, inbound: Inbound, outcome: Outcome, retry: Retry) -> dict[str, Any]:
+        return self._common(inbound, outcome) | {
+            headers.ATTEMPT: retry.attempt,
+            headers.ERROR: retry.error[: headers.MAX_ERROR],
+        }
+
+    def _dead_headers(self, inbound: Inbound, outcome: Outcome, dead: DeadLetter) -> dict[str, Any]:
+        return self._common(inbound, outcome) | {
+            headers.ATTEMPT: inbound.attempt,
+            headers.ERROR: dead.error[: headers.MAX_ERROR],
+            headers.REASON: dead.reason.value,
+            headers.STAGE: outcome.stage.value,
+            headers.FAILED_AT: datetime.now(UTC).isoformat(),
+        }
+
+    def _common(self, inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
+        kept = headers.foreign(inbound.headers)
+        kept[headers.FIRST_SEEN] = inbound.first_seen.isoformat()
+        kept[headers.ROUTING_KEY] = inbound.routing_key
+        if (event_id := outcome.event.id if outcome.event else claimed_id(inbound)) is not None:
+            kept[headers.EVENT_ID] = event_id
+        if outcome.enrichment is not None:
+            carried = outcome.enrichment.model_dump_json()
+            if len(carried) <= headers.MAX_ENRICHMENT:
+                kept[headers.ENRICHMENT] = carried
+        return kept

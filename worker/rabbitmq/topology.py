@@ -1,0 +1,200 @@
+"""What stands on the broker: exchanges, queues and bindings, from the settings alone.
+
+Declaring is idempotent. RabbitMQ never changes the arguments of a queue that
+exists, so a difference is named (`differences`) and left to a person.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import aio_pika
+import aiormq
+
+from worker.core.events import EventType
+from worker.core.retry import format_delay
+from worker.settings import BrokerCommandSettings
+
+DELIVERY_LIMIT = 20
+"""How often a work queue delivers one message before it goes to the dead letters."""
+
+_NO_LIMIT = 2**31 - 1  # RabbitMQ 4 drops a quorum queue's message after 20 deliveries where nothing is said
+_RPC_TIMEOUT = 10
+_MISMATCH = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' for (?:queue|exchange) .*?: "
+    r"received (?P<wanted>.+?) but current is (?P<found>.+?)$"
+)
+_VALUE = re.compile(r"(?:the value )?'(?P<text>[^']*)'(?: of type '[^']*')?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange; one that is not ours is declared only where it is missing."""
+
+    name: str
+    kind: str
+    ours: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A quorum queue with its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A way from an exchange to a queue."""
+
+    exchange: str
+    queue: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Everything that the worker needs on the broker, and the names by which it finds it."""
+
+    work_queues: dict[EventType, str]
+    work_exchange: str
+    dead_letters: str
+    outbound_exchange: str
+    tiers: dict[timedelta, str]
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    bindings: tuple[Binding, ...]
+
+
+def plan(settings: BrokerCommandSettings) -> Topology:
+    """Work out the topology that the settings ask for."""
+    namespace = settings.broker.namespace
+    events, work, dead = settings.broker.events_exchange, f"{namespace}.work", f"{namespace}.dead-letters"
+    outbound = settings.sink.exchange or f"{namespace}.enriched"
+    work_queues = {kind: f"{namespace}.{kind.replace('.', '-')}" for kind in EventType}
+    tiers = {delay: f"{namespace}.retry.{format_delay(delay)}" for delay in settings.retry.delays}
+    exchanges = [Exchange(events, "topic", ours=False), Exchange(work, "direct"), Exchange(dead, "fanout")]
+    queues = [Queue(dead, {"x-delivery-limit": _NO_LIMIT})]
+    bindings = [Binding(dead, dead)]
+    for kind, name in work_queues.items():
+        queues.append(Queue(name, _to(dead) | {"x-delivery-limit": DELIVERY_LIMIT}))
+        bindings += [Binding(events, name, kind), Binding(work, name, kind)]
+    for delay, name in tiers.items():
+        exchanges.append(Exchange(name, "fanout"))
+        queues.append(Queue(name, _to(work) | {"x-message-ttl": delay // timedelta(milliseconds=1)}))
+        bindings.append(Binding(name, name))
+    if settings.sink.kind == "queue":
+        exchanges.append(Exchange(outbound, "topic", ours=settings.sink.exchange is None))
+        queues.append(Queue(f"{namespace}.enriched"))
+        bindings.append(Binding(outbound, f"{namespace}.enriched", "#"))
+    return Topology(
+        work_queues, work, dead, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
+    )
+
+
+def _to(exchange: str) -> dict[str, Any]:
+    """Dead-letter at least once, which falls back to at most once unless overflow is `reject-publish`."""
+    return {
+        "x-dead-letter-exchange": exchange,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+async def declare(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> None:
+    """Declare everything. Raises `aiormq.AMQPError` where something differs: see `differences`."""
+    async with connection.channel() as channel:
+        for exchange in topology.exchanges:
+            if exchange.ours or not await exists(connection, exchange):
+                await channel.declare_exchange(
+                    exchange.name, exchange.kind, durable=True, timeout=_RPC_TIMEOUT
+                )
+        for queue in topology.queues:
+            await channel.declare_queue(
+                queue.name, durable=True, arguments=_arguments(queue), timeout=_RPC_TIMEOUT
+            )
+        for binding in topology.bindings:
+            target = await channel.get_queue(binding.queue, ensure=False)
+            await target.bind(binding.exchange, binding.key, timeout=_RPC_TIMEOUT)
+
+
+async def differences(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology, *, missing: bool = True
+) -> list[str]:
+    """Name each thing that is missing (where wanted) or stands with other arguments. Changes nothing."""
+    found: list[str] = []
+    items: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
+    for item in items:
+        if not await exists(connection, item):
+            if missing:
+                found.append(f"{_label(item)}: missing")
+        elif isinstance(item, Queue) or item.ours:
+            found += await _compare(connection, item)
+    return found
+
+
+async def exists(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> bool:
+    """Tell whether an exchange or queue of that name stands, whatever its arguments."""
+    try:
+        async with connection.channel() as channel:
+            if isinstance(item, Queue):
+                await channel.declare_queue(item.name, passive=True, timeout=_RPC_TIMEOUT)
+            else:
+                await channel.declare_exchange(item.name, passive=True, timeout=_RPC_TIMEOUT)
+    except aiormq.ChannelNotFoundEntity:
+        return False
+    return True
+
+
+async def _compare(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> list[str]:
+    """Find every difference of one item that exists.
+
+    The broker names one at a time, so each is taken over and the item declared again.
+    """
+    wanted: dict[str, Any] = _arguments(item) if isinstance(item, Queue) else {"type": item.kind}
+    found: list[str] = []
+    while True:
+        try:
+            await _declare_as(connection, item, wanted)
+        except aiormq.ChannelPreconditionFailed as error:
+            match = _MISMATCH.search(str(error.args[0]) if error.args else "")
+            if match is None or match["name"] in {line.split(": ")[1].split(" is ")[0] for line in found}:
+                return [*found, f"{_label(item)}: {error}"]
+            name, current = match["name"], _read_value(match["found"])
+            found.append(f"{_label(item)}: {name} is {_show(current)}, wanted {_show(wanted.get(name))}")
+            if name not in wanted and not name.startswith("x-"):
+                return found
+            wanted = {key: value for key, value in (wanted | {name: current}).items() if value is not None}
+        else:
+            return found
+
+
+async def _declare_as(
+    connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue, wanted: dict[str, Any]
+) -> None:
+    async with connection.channel() as channel:
+        if isinstance(item, Queue):
+            await channel.declare_queue(item.name, durable=True, arguments=wanted, timeout=_RPC_TIMEOUT)
+        else:
+            await channel.declare_exchange(item.name, wanted["type"], durable=True, timeout=_RPC_TIMEOUT)
+
+
+def _arguments(queue: Queue) -> dict[str, Any]:
+    return {"x-queue-type": "quorum"} | queue.arguments
+
+
+def _read_value(text: str) -> str | int | None:
+    match = _VALUE.match(text)
+    if match is None:
+        return None  # "none"
+    return int(match["text"]) if match["text"].isdigit() else match["text"]
+
+
+def _show(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _label(item: Exchange | Queue) -> str:
+    return f"{type(item).__name__.lower()} {item.name}"
