@@ -1,0 +1,61 @@
+"""The health endpoints: `/livez`, `/readyz`, `/status`, `/metrics`."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+
+from worker.observe.metrics import CONTENT_TYPE, Metrics
+from worker.settings import HttpSettings
+
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def serve(
+    settings: HttpSettings,
+    *,
+    metrics: Metrics,
+    ready: Callable[[], bool],
+    status: Callable[[], dict[str, Any]],
+) -> AsyncIterator[int]:
+    """Serve the endpoints for as long as the block runs; gives the port. Raises `OSError` where it is taken.
+
+    `/livez` answers whenever the loop turns and says nothing of any
+    dependency, so that a broker's outage restarts no worker.
+    """
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if ready() else web.Response(text="not consuming\n", status=503)
+
+    async def show_status(_: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(status(), default=str), content_type="application/json")
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/livez", livez),
+            web.get("/readyz", readyz),
+            web.get("/status", show_status),
+            web.get("/metrics", show_metrics),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        _log.info("listening", host=settings.host, port=port)
+        yield port
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,100 @@
+"""Telling of what was done: one log line and the metrics for each settled event and dialer request."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from worker.core.disposition import Ack, DeadLetter, Retry
+from worker.core.errors import Fault, ProcessingError
+from worker.core.events import EventType, Inbound, claimed_id
+from worker.core.pipeline import Outcome
+from worker.core.ports import DialerRequest
+from worker.core.retry import format_delay
+from worker.observe.metrics import Metrics
+
+_SUBJECT = {EventType.CALL_ENDED: "call_id", EventType.AGENT_ONBOARDED: "agent_user"}
+_ASKED_ABOUT = {"callid_info": "call_id", "agent_campaigns": "agent_user"}
+
+_log = structlog.get_logger()
+
+
+class Reporter:
+    """Reports to the log and the metrics, and counts for `/status`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Take the metrics to keep."""
+        self._metrics = metrics
+        self.counts = {"delivered": 0, "retry": 0, "dead_letter": 0}
+
+    def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
+        """Report an inbound that was settled after so many seconds of work."""
+        name, level, facts = self._outcome(outcome)
+        event_type = "unknown" if outcome.event is None else str(outcome.event.type)
+        self.counts[name] += 1
+        self._metrics.settled.labels(event_type, name).inc()
+        for stage, took in outcome.seconds.items():
+            self._metrics.stage.labels(stage).observe(took)
+        log = getattr(_log, level)
+        log(
+            "event_settled",
+            outcome=name,
+            **_identity(inbound, outcome),
+            attempt=inbound.attempt,
+            **facts,
+            **{f"{stage}_ms": _ms(took) for stage, took in outcome.seconds.items()},
+            duration_ms=_ms(seconds),
+        )
+
+    def asked(self, request: DialerRequest) -> None:
+        """Report a request to the dialer."""
+        self._metrics.dialer_requests.labels(request.function, request.outcome).inc()
+        self._metrics.dialer_seconds.labels(request.function).observe(request.seconds)
+        log = _log.error if request.outcome == f"dialer_{Fault.REFUSED}" else _log.info
+        log(
+            "dialer_request",
+            function=request.function,
+            **({_ASKED_ABOUT[request.function]: request.subject} if request.subject else {}),
+            outcome=request.outcome,
+            duration_ms=_ms(request.seconds),
+        )
+
+    def _outcome(self, outcome: Outcome) -> tuple[str, str, dict[str, Any]]:
+        """Name the outcome and its log level, and give what else is to be told of it."""
+        match outcome.disposition:
+            case Ack():
+                return "delivered", "info", self._delivered(outcome)
+            case Retry() as retry:
+                self._metrics.retries.labels(retry.label).inc()
+                facts = {"cause": retry.label, "stage": str(outcome.stage), "error": retry.error}
+                level = "warning" if retry.label.endswith(Fault.REFUSED) else "info"
+                return "retry", level, facts | {"tier": format_delay(retry.tier)} | _traceback(outcome)
+            case DeadLetter() as dead:
+                self._metrics.dead_letters.labels(dead.reason).inc()
+                facts = {"reason": str(dead.reason), "stage": str(outcome.stage), "error": dead.error}
+                return "dead_letter", "warning", facts | _traceback(outcome)
+
+    def _delivered(self, outcome: Outcome) -> dict[str, Any]:
+        if outcome.event is None:
+            return {}
+        age = max(0.0, (datetime.now(UTC) - outcome.event.occurred_at).total_seconds())
+        self._metrics.age.labels(outcome.event.type).observe(age)
+        return {"answer": outcome.detail, "age_seconds": round(age, 3)}
+
+
+def _identity(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
+    event = outcome.event
+    if event is None:
+        return {"event_id": claimed_id(inbound) or inbound.message_id, "event_type": None}
+    return {"event_id": event.id, "event_type": str(event.type), _SUBJECT[event.type]: event.subject}
+
+
+def _traceback(outcome: Outcome) -> dict[str, Any]:
+    """Show where an error came from that nobody foresaw."""
+    if outcome.error is None or isinstance(outcome.error, ProcessingError):
+        return {}
+    return {"exc_info": outcome.error}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)
