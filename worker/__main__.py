@@ -1,0 +1,5 @@
+"""Makes `python -m worker` the same as the command `crm-sync`."""
+
+from worker.cli import main
+
+main()

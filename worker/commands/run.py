@@ -1,0 +1,36 @@
+"""`crm-sync run`: the worker itself."""
+
+import asyncio
+
+import typer
+import uvloop
+
+from worker import app
+from worker.commands.common import ConfigOption, fail, load_or_exit
+from worker.observe import log
+from worker.rabbitmq.connection import TopologyMismatchError
+from worker.settings import Settings
+
+
+def run(config: ConfigOption = None) -> None:
+    """Run the worker until SIGTERM or Ctrl-C: consume events, enrich them, deliver them.
+
+    A stop lets the events in work finish (setting `drain`); a second one stops at once.
+    Exit status 0 after a stop, 1 after a failure, 2 for settings that can't be used.
+    """
+    settings = load_or_exit(Settings, config)
+    log.configure(settings.log, settings.secrets())
+    try:
+        uvloop.run(app.run(settings))
+    except TopologyMismatchError as error:
+        fail(
+            "the broker's topology differs from the settings; crm-sync topology shows more:",
+            error.differences,
+        )
+    except OSError as error:
+        fail(f"can't listen on {settings.http.host}:{settings.http.port}: {error.strerror}", [])
+    except asyncio.CancelledError:
+        fail("stopped at once; the broker delivers again what was in work", [])
+    else:
+        return
+    raise typer.Exit(1)
