@@ -1,0 +1,156 @@
+"""The stand-in CRM checks signatures as the published verifier makes them, and refuses as it is told to."""
+
+import asyncio
+import base64
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+import pytest
+from standardwebhooks import Webhook
+
+from worker.demo.crm import StandInCrm
+from worker.demo.stand_in import Fault
+
+SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes or so.").decode()
+OTHER = "whsec_" + base64.b64encode(b"somebody else's own key.").decode()
+BODY = '{"type":"call.enriched","data":{"é":1}}'
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as running:
+        yield running
+
+
+def signed(secret: str = SECRET, message_id: str = "evt-1", age: timedelta = timedelta()) -> dict[str, str]:
+    at = datetime.now(tz=UTC) - age
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(message_id, at, BODY),
+    }
+
+
+async def send(
+    session: aiohttp.ClientSession, crm: StandInCrm, headers: dict[str, str], body: str = BODY
+) -> tuple[int, str]:
+    async with session.post(crm.url, data=body.encode(), headers=headers) as response:
+        return response.status, await response.text()
+
+
+async def test_a_signature_of_the_published_library_is_good(session: aiohttp.ClientSession) -> None:
+    async with StandInCrm(secret=SECRET) as crm:
+        assert (await send(session, crm, signed()))[0] == 200
+        (seen,) = crm.received
+        assert (seen.id, seen.verified, seen.status, seen.body) == ("evt-1", True, 200, BODY.encode())
+        assert seen.json == json.loads(BODY)
+
+
+async def test_one_good_signature_of_several_is_enough(session: aiohttp.ClientSession) -> None:
+    headers = signed()
+    headers["webhook-signature"] = (
+        signed(OTHER)["webhook-signature"] + " v1a,xx " + headers["webhook-signature"]
+    )
+    async with StandInCrm(secret=SECRET) as crm:
+        assert (await send(session, crm, headers))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "why"),
+    [
+        (signed(OTHER), BODY, "no signature"),
+        (signed(), BODY + " ", "no signature"),
+        (signed() | {"webhook-id": "evt-2"}, BODY, "no signature"),
+        ({}, BODY, "missing"),
+        (signed(age=timedelta(minutes=6)), BODY, "5 minutes"),
+        (signed(age=timedelta(minutes=-6)), BODY, "5 minutes"),
+        (signed() | {"webhook-timestamp": "soon"}, BODY, "not a number"),
+    ],
+)
+async def test_a_bad_signature_is_refused_with_the_reason(
+    headers: dict[str, str], body: str, why: str, session: aiohttp.ClientSession
+) -> None:
+    async with StandInCrm(secret=SECRET) as crm:
+        status, text = await send(session, crm, headers, body)
+        assert status == 401
+        assert why in text
+        assert not crm.received[0].verified
+        assert not crm.accepted
+
+
+async def test_without_a_secret_everything_is_taken_but_nothing_is_verified(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with StandInCrm() as crm:
+        assert (await send(session, crm, {"webhook-id": "a"}, "no json"))[0] == 200
+        assert (crm.received[0].json, crm.received[0].verified) == (None, False)
+
+
+async def test_a_repeat_is_accepted_again_but_changes_nothing(session: aiohttp.ClientSession) -> None:
+    async with StandInCrm() as crm:
+        for body in ("1", "2"):
+            assert (await send(session, crm, {"webhook-id": "a"}, body))[0] == 200
+        assert (crm.deliveries, crm.by_id["a"], crm.accepted["a"].body) == (2, 2, b"1")
+
+
+async def test_it_refuses_by_script_and_by_id(session: aiohttp.ClientSession) -> None:
+    async with StandInCrm() as crm:
+        crm.script = [500, 429]
+        crm.retry_after = 7
+        crm.fail_ids["b"] = [410]
+        statuses = [(await send(session, crm, {"webhook-id": each}))[0] for each in ("a", "b", "b", "a")]
+        assert statuses == [500, 410, 429, 200]
+        crm.script = lambda seen: 400 if seen.id == "c" else None
+        assert [(await send(session, crm, {"webhook-id": each}))[0] for each in ("c", "d")] == [400, 200]
+        assert crm.by_status == {200: 2, 400: 1, 410: 1, 429: 1, 500: 1}
+        crm.script = [503]
+        async with session.post(crm.url, data=b"{}") as response:
+            assert response.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("fault", ["hang", "reset", "cut", "drip", "garbage"])
+async def test_a_fault_eats_the_answer_but_the_delivery_is_remembered(fault: Fault) -> None:
+    quick = aiohttp.ClientTimeout(total=0.3)
+    async with StandInCrm() as crm, aiohttp.ClientSession(timeout=quick) as session:
+        crm.fault = fault
+        with pytest.raises((aiohttp.ClientError, TimeoutError)):
+            await send(session, crm, {"webhook-id": "a"})
+        assert [(each.id, each.status) for each in crm.received] == [("a", 0)]
+        assert not crm.accepted
+
+
+async def test_it_can_count_without_keeping(session: aiohttp.ClientSession) -> None:
+    async with StandInCrm(keep=False) as crm:
+        for number in range(3):
+            await send(session, crm, {"webhook-id": str(number)})
+        assert (crm.deliveries, crm.by_status[200]) == (3, 3)
+        assert [len(each) for each in (crm.received, crm.by_id, crm.accepted)] == [0, 0, 0]
+
+
+async def test_as_a_program_it_is_controlled_over_http(session: aiohttp.ClientSession) -> None:
+    command = [sys.executable, "-m", "worker.demo.crm", "--secret", SECRET]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        line = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+        control = f"http://127.0.0.1:{line['port']}/control"
+        async with session.post(control, json={"script": [503], "retry_after": 1}) as response:
+            assert response.status == 200, await response.text()
+        for expected in (503, 200):
+            async with session.post(line["url"], data=BODY.encode(), headers=signed()) as response:
+                assert response.status == expected
+        async with session.get(control) as response:
+            report = await response.json()
+        assert (report["deliveries"], report["accepted"], report["by_id"]) == (2, 1, {"evt-1": 2})
+        assert report["received"][1]["body"] == BODY
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
