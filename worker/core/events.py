@@ -19,7 +19,7 @@ from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.core.errors import InvalidEvent
 
@@ -88,26 +88,27 @@ def _to_id(value: object) -> object:
     return value
 
 
-_Id = Annotated[str, BeforeValidator(_to_id), Field(min_length=1, max_length=255)]
+_Id = Annotated[str, Field(min_length=1, max_length=255)]
+_Text = Annotated[str, Field(strict=True)]
 
 
 class _CallEnded(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     call_id: _Id
     uniqueid: _Id | None = None
     lead_id: _Id | None = None
     agent_user: _Id | None = None
     campaign_id: _Id | None = None
     event_id: _Id | None = None
-    occurred_at: str | None = None
+    occurred_at: _Text | None = None
 
 
 class _AgentOnboarded(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     agent_user: _Id
     expected_campaigns: list[_Id] | None = None
     event_id: _Id | None = None
-    occurred_at: str | None = None
+    occurred_at: _Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
     subject = fields.call_id if isinstance(fields, _CallEnded) else fields.agent_user
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
     event_id = (
-        inbound.event_id
+        _usable_id(inbound.event_id)
         or _checked_id(fields.event_id, "event_id")
         or _checked_id(envelope.id, "the CloudEvents id")
         or _usable_id(inbound.message_id)
@@ -151,8 +152,8 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
 
 def claimed_id(inbound: Inbound) -> str | None:
     """Give the id by which a person can find a message that can't be decoded, if it has one."""
-    if inbound.event_id is not None:
-        return inbound.event_id
+    if (ours := _usable_id(inbound.event_id)) is not None:
+        return ours
     try:
         said = _open(inbound)
         return _usable_id(_to_id(said.data.get("event_id"))) or _usable_id(_to_id(said.id))
@@ -169,7 +170,9 @@ def _open(inbound: Inbound) -> _Envelope:
     attributes = _binary_attributes(inbound.headers)
     data = _parse(inbound.body)
     if "specversion" in attributes or "id" in attributes:
-        return _Envelope(data, attributes.get("type"), attributes.get("id"), attributes.get("time"))
+        return _Envelope(
+            data, attributes.get("type", data.get("type")), attributes.get("id"), attributes.get("time")
+        )
     return _Envelope(data, type=data.get("type"))
 
 
@@ -183,7 +186,7 @@ def _open_structured(outer: dict[str, Any]) -> _Envelope:
         data = outer["data"]
     else:
         raise InvalidEvent("the data of the CloudEvent is not a JSON object")
-    return _Envelope(data, outer.get("type"), outer.get("id"), outer.get("time"))
+    return _Envelope(data, outer.get("type", data.get("type")), outer.get("id"), outer.get("time"))
 
 
 def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:

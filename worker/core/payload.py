@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from worker.core.events import Event
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 EventId = Field(description="The same over retries, redeliveries, restarts and replays: drop repeats by it.")
@@ -37,9 +38,11 @@ class CallData(_Model):
 class AgentData(_Model):
     """What is known of an agent. `access_check` is present where the event named campaigns."""
 
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
     event_id: str = EventId
     agent: AgentRecord
-    access_check: AccessCheck | None = None
+    access_check: AccessCheck | SkipJsonSchema[None] = Field(default=None, exclude_if=lambda it: it is None)
     event: dict[str, Any] = AsReceived
 
 
@@ -90,8 +93,7 @@ def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
         check = check_access(event.expected_campaigns, enrichment)
     data = AgentData(event_id=event.id, agent=enrichment.agent, access_check=check, event=event.data)
     model = AgentEnriched(timestamp=event.occurred_at, data=data)
-    left_out = {"data": {"access_check"}} if check is None else None
-    return Payload(event.id, model.type, model.model_dump_json(exclude=left_out).encode())
+    return Payload(event.id, model.type, model.model_dump_json().encode())
 
 
 def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> AccessCheck:
@@ -102,12 +104,13 @@ def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> Acce
     """
     has = [campaign.campaign_id for campaign in enrichment.agent.campaigns]
     joined = f"-{enrichment.campaigns_text or ''}-"
+    expected = tuple(dict.fromkeys(expected))
     present = {name for name in expected if name in has or f"-{name}-" in joined}
     covered = set(present)
     if enrichment.campaigns_text is not None:
         covered.update(part for name in present for part in name.split("-"))
     return AccessCheck(
-        ok=len(present) == len(set(expected)),
+        ok=len(present) == len(expected),
         missing=tuple(name for name in expected if name not in present),
         unexpected=tuple(name for name in has if name not in covered),
     )

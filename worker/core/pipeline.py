@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from worker.core.disposition import Ack, Disposition, Stage
 from worker.core.errors import NotReady
-from worker.core.events import Event, Inbound, decode
+from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.payload import build_payload
 from worker.core.ports import Enricher, Sink
-from worker.core.records import Enrichment, enrichment_from_json
+from worker.core.records import CallEnrichment, Enrichment, enrichment_from_json
 from worker.core.retry import RetryPolicy
 
 
@@ -100,5 +100,8 @@ def carried(inbound: Inbound, event: Event) -> Enrichment | None:
     found = enrichment_from_json(inbound.enrichment)
     if found is None:
         return None
-    about = found.call.call_id if found.kind == "call" else found.agent.agent_user
-    return found if about == event.subject else None
+    if isinstance(found, CallEnrichment):
+        about = EventType.CALL_ENDED, found.call.call_id
+    else:
+        about = EventType.AGENT_ONBOARDED, found.agent.agent_user
+    return found if about == (event.type, event.subject) else None

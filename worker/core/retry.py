@@ -17,6 +17,7 @@ from worker.core.errors import (
     Fault,
     InvalidEvent,
     NotReady,
+    ProcessingError,
     Reason,
 )
 
@@ -56,7 +57,7 @@ class RetryPolicy:
         return age < self.ready_within
 
     def _look_again(self, error: NotReady, attempt: int, age: timedelta) -> Retry | DeadLetter:
-        if not self.still_waits(age):
+        if error.enrichment is None and not self.still_waits(age):
             return DeadLetter(Reason.NOT_FOUND, str(error))
         return Retry(self._look_again_tier(age), attempt, error.label, str(error))
 
@@ -70,9 +71,8 @@ class RetryPolicy:
     ) -> timedelta | None:
         if error.fault is Fault.REFUSED:
             return self.refused_probe
-        if isinstance(error, DeliveryUnavailable):
-            return error.retry_after
-        return None
+        asked_for = error.retry_after if isinstance(error, DeliveryUnavailable) else None
+        return timedelta(0) if asked_for is None and error.fault is Fault.BUSY else asked_for
 
     def _tier_of_at_least(self, wait: timedelta) -> timedelta:
         return next((delay for delay in self.delays if delay >= wait), self.delays[-1])
@@ -86,7 +86,8 @@ class RetryPolicy:
                 f"{text} (attempt {attempt} of {self.max_attempts})",
             )
         tier = self.delays[min(attempt, len(self.delays)) - 1]
-        return Retry(tier, attempt + 1, getattr(error, "label", "unexpected"), text)
+        label = error.label if isinstance(error, ProcessingError) else "unexpected"
+        return Retry(tier, attempt + 1, label, text)
 
 
 def format_delay(delay: timedelta) -> str:
@@ -104,6 +105,6 @@ def describe(error: BaseException) -> str:
     The text of an unexpected error is not shown: it was written by somebody
     who knew nothing of secrets; its class is enough to find the traceback.
     """
-    if hasattr(error, "label"):
+    if isinstance(error, ProcessingError):
         return str(error)
     return f"unexpected {type(error).__name__}; the worker's log has the traceback"

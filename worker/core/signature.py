@@ -4,7 +4,6 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 
@@ -18,7 +17,7 @@ def key_of(secret: SecretStr) -> bytes:
     text = secret.get_secret_value().removeprefix(_PREFIX)
     try:
         key = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # also for characters that are not ASCII
         key = b""
     if not key:
         raise ValueError(

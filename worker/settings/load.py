@@ -2,24 +2,31 @@
 
 Variables are named `CRM_SYNC_<SECTION>__<NAME>`. A secret can stand in a file
 instead: `…_FILE` names one, or `CRM_SYNC_SECRETS_DIR` names a directory with
-files such as `vicidial__password`.
+files such as `vicidial__password`. Either way of giving a secret wins over
+both ways of a weaker source.
 
 Every problem is named at once, and nothing is opened but those files.
 """
 
 import difflib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource
 
 from worker.settings.tree import PREFIX, BrokerCommandSettings, Settings
 
 SECRETS_DIR = PREFIX + "SECRETS_DIR"
+
+_SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+"""Variables that Kubernetes gives to every pod for each service beside it; `…_PORT` is told by its value."""
+
+_USERINFO = re.compile(r"//[^/]*@")
 
 _T = TypeVar("_T", bound=BrokerCommandSettings)
 
@@ -36,29 +43,29 @@ class SettingsError(Exception):
 def load(kind: type[_T], config: Path | None = None) -> _T:
     """Load the settings of one kind. Raises `SettingsError` with every problem there is."""
     problems: list[str] = []
-    from_yaml = _read_yaml(config, problems) if config is not None else {}
-    from_secrets = _read_secrets_dir(problems)
-    unknown = _unknown_variables(problems)
+    in_environment = _read_environment(problems)
+    in_files = _weaker(_read_secrets_dir(problems), in_environment.values())
+    in_yaml = {} if config is None else _read_yaml(config, problems)
+    in_yaml = _weaker(in_yaml, [*in_environment.values(), *in_files])
 
     class Loaded(kind):  # type: ignore[misc, valid-type]  # the sources differ from one call to the next
         @classmethod
         def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
+            cls, settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            del init_settings, dotenv_settings, file_secret_settings
-            secrets = InitSettingsSource(settings_cls, from_secrets)
-            return env_settings, secrets, InitSettingsSource(settings_cls, from_yaml)
+            environment = EnvSettingsSource(settings_cls)
+            environment.env_vars = {name.lower(): os.environ[name] for name in in_environment}
+            return (
+                environment,
+                InitSettingsSource(settings_cls, _nested(in_files)),
+                InitSettingsSource(settings_cls, _nested(in_yaml)),
+            )
 
     settings: _T | None = None
     try:
         settings = Loaded()
     except ValidationError as error:
-        problems += _explain(error, unknown)
+        problems += _explain(error)
     if settings is None or problems:
         raise SettingsError(problems)
     return settings
@@ -78,7 +85,26 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + name, field
 
 
+def _weaker(source: Mapping[str, Any], stronger: Iterable[str]) -> dict[str, Any]:
+    """Leave out a secret that a stronger source gives the other way, directly or by file."""
+    given = set(stronger)
+    return {
+        path: value
+        for path, value in source.items()
+        if (path.removesuffix("_file") if path.endswith("_file") else f"{path}_file") not in given
+    }
+
+
+def _nested(source: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in source.items():
+        section, _, name = path.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return tree
+
+
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read the file as a setting's path and value each; one with nothing after it is not given."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError) as error:
@@ -89,52 +115,74 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"--config {path}: not YAML{line}")
     else:
         if isinstance(data, dict):
-            return {str(key): value for key, value in data.items() if value is not None}
+            return _flattened(data, problems)
         if data is not None:
             problems.append(f"--config {path}: not a mapping of settings")
     return {}
 
 
-def _read_secrets_dir(problems: list[str]) -> dict[str, dict[str, Path]]:
+def _flattened(data: dict[Any, Any], problems: list[str]) -> dict[str, Any]:
+    known = dict(leaves(Settings))
+    sections = {path.partition(".")[0] for path in known if "." in path}
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in sections:
+            found[str(key)] = value
+        elif isinstance(value, dict):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        elif value is not None:
+            problems.append(f"{key}: is a section; write each of its settings on a line of its own below it")
+    problems += [_no_such(path, known) for path in found if path not in known]
+    return {path: value for path, value in found.items() if path in known and value is not None}
+
+
+def _read_secrets_dir(problems: list[str]) -> dict[str, Path]:
     """Turn each file of the secrets directory into the `…_file` setting that names it."""
     if not (name := os.environ.get(SECRETS_DIR)):
         return {}
-    found: dict[str, dict[str, Path]] = {}
-    secrets = [path.removesuffix("_file") for path, _ in leaves(Settings) if path.endswith("_file")]
-    known = [path.replace(".", "__") for path in secrets]
+    secrets = [path for path, _ in leaves(Settings) if path.endswith("_file")]
+    known = {path.removesuffix("_file").replace(".", "__"): path for path in secrets}
     try:
         files = sorted(path for path in Path(name).iterdir() if not path.name.startswith("."))
     except OSError as error:
         problems.append(f"{SECRETS_DIR}: can't list {name}: {error.strerror}")
         return {}
-    for path in files:
-        if path.name.lower() in known:
-            section, secret = path.name.lower().split("__")
-            found.setdefault(section, {})[f"{secret}_file"] = path
-        else:
-            problems.append(f"{SECRETS_DIR}: {path} is no secret; known are {', '.join(known)}")
+    problems += [
+        f"{SECRETS_DIR}: {path} is no secret; known are {', '.join(known)}"
+        for path in files
+        if path.name.lower() not in known
+    ]
+    return {known[path.name.lower()]: path for path in files if path.name.lower() in known}
+
+
+def _read_environment(problems: list[str]) -> dict[str, str]:
+    """Find the variables that are set, each with the path of its setting."""
+    known = variables()
+    found: dict[str, str] = {}
+    for name, value in sorted(os.environ.items()):
+        if (path := known.get(name.upper())) is not None:
+            found[name] = path
+        elif name.upper().startswith(PREFIX) and name.upper() != SECRETS_DIR and not _is_link(name, value):
+            problems.append(_no_such(name, [*known, SECRETS_DIR]))
     return found
 
 
-def _unknown_variables(problems: list[str]) -> set[str]:
-    known = {*variables(), SECRETS_DIR}
-    unknown = {name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known}
-    for name in sorted(unknown):
-        close = difflib.get_close_matches(name.upper(), known, 1)
-        problems.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
-    return {name.upper() for name in unknown}
+def _is_link(name: str, value: str) -> bool:
+    """Tell what Kubernetes sets where a service's name begins with `crm-sync`."""
+    is_port = name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+    return is_port or _SERVICE_LINK.fullmatch(name) is not None
 
 
-def _explain(error: ValidationError, unknown: set[str]) -> Iterator[str]:
+def _no_such(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name.upper() if name.upper().startswith(PREFIX) else name, known, 1)
+    return f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
     fields = dict(leaves(Settings))
     for problem in error.errors(include_url=False, include_context=False):
         path = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
         variable = PREFIX + path.upper().replace(".", "__")
-        if problem["type"] == "extra_forbidden":
-            if variable not in unknown:
-                close = difflib.get_close_matches(path, fields, 1)
-                yield f"{path}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
-            continue
         said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
         yield f"{path} ({variable}): {said}{_shown(path, problem['input'], fields)}"
 
@@ -143,4 +191,4 @@ def _shown(path: str, value: object, fields: dict[str, Any]) -> str:
     """Show what was given, unless it is a secret or nothing."""
     if value is None or path not in fields or f"{path}_file" in fields or isinstance(value, SecretStr):
         return ""
-    return f" (it is {value!r})"
+    return f" (it is {_USERINFO.sub('//***@', repr(value))})"

@@ -30,7 +30,9 @@ def parse_duration(value: object) -> timedelta:
 
 
 def _parse_list(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int | float) else value
 
 
 def _ascending(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
@@ -62,7 +64,7 @@ def secret_or_file(what: str | None) -> BeforeValidator:
     def read(value: object, info: ValidationInfo) -> object:
         path = info.data.get(f"{info.field_name}_file")
         if path is None:
-            if value is None and what is not None:
+            if value in (None, "") and what is not None:
                 raise required(what)
             return value
         if value is not None:
@@ -86,8 +88,12 @@ def read_secret(path: Path) -> str:
 
 
 def checked_url(secret: SecretStr, schemes: tuple[str, ...], example: str) -> SecretStr:
-    """Insist on an address with one of the schemes and a host. Raises `ValueError`."""
-    parts = urlsplit(secret.get_secret_value())
-    if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"is not an address such as {example}")
+    """Insist on an address with one of the schemes, a host and a sensible port. Raises `ValueError`."""
+    try:
+        parts = urlsplit(secret.get_secret_value())
+        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:  # whose text can repeat the password
+        usable = False
+    if not usable:
+        raise ValueError(f"is not an address such as {example} (write special characters as %XX)")
     return secret

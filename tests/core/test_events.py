@@ -1,0 +1,357 @@
+"""What a producer may write: three envelopes, and where type, id and time come from."""
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.core.events import Event, EventType, Inbound, claimed_id, decode
+
+SEEN = datetime(2026, 11, 20, 19, 8, tzinfo=UTC)
+NEW_YORK = ZoneInfo("America/New_York")
+CALL = {"call_id": "V1201405090000012345"}
+STRUCTURED = "application/cloudevents+json"
+PREFIXES = ("ce-", "cloudEvents:", "cloudEvents_")
+
+
+def inbound(body: object, **said: Any) -> Inbound:  # noqa: ANN401 - what an Inbound has
+    """Make an inbound; a body that is not bytes is written as JSON."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Inbound(**{"body": raw, "routing_key": "call.ended", "first_seen": SEEN, "headers": {}, **said})
+
+
+def binary(data: object, prefix: str = "ce-", **attributes: object) -> Inbound:
+    """Make a CloudEvent in binary mode."""
+    named = {f"{prefix}{name}": value for name, value in {"specversion": "1.0", **attributes}.items()}
+    return inbound(data, headers=named)
+
+
+def structured(data: object, **attributes: object) -> Inbound:
+    """Make a CloudEvent in structured mode."""
+    return inbound({"specversion": "1.0", "data": data, **attributes}, content_type=STRUCTURED)
+
+
+def structured_base64(data: object, **attributes: object) -> Inbound:
+    """Make a CloudEvent in structured mode whose data are base64."""
+    text = base64.b64encode(json.dumps(data).encode()).decode()
+    return inbound({"specversion": "1.0", "data_base64": text, **attributes}, content_type=STRUCTURED)
+
+
+# --- the whole event ------------------------------------------------------------------------------
+
+
+def test_a_call_event_is_read_with_everything_it_says() -> None:
+    body = {
+        "type": "call.ended",
+        "event_id": "9f1c",
+        "occurred_at": "2026-11-20T14:07:14-05:00",
+        "call_id": "V1201405090000012345",
+        "uniqueid": "1795269909.101",
+        "lead_id": 12345,
+        "agent_user": "1000",
+        "campaign_id": "SALES1",
+        "shift": {"of": ["the", "producer"]},
+    }
+    assert decode(inbound(body, routing_key="")) == Event(
+        type=EventType.CALL_ENDED,
+        id="9f1c",
+        occurred_at=datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC),
+        subject="V1201405090000012345",
+        data=body,
+        uniqueid="1795269909.101",
+        lead_id="12345",
+    )
+
+
+def test_an_agent_event_is_read_with_everything_it_says() -> None:
+    body = {
+        "type": "agent.onboarded",
+        "event_id": "a1",
+        "occurred_at": "2026-11-20T14:07:14-05:00",
+        "agent_user": 1001,
+        "expected_campaigns": ["SALES1", 7],
+    }
+    assert decode(inbound(body)) == Event(
+        type=EventType.AGENT_ONBOARDED,
+        id="a1",
+        occurred_at=datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC),
+        subject="1001",
+        data=body,
+        expected_campaigns=("SALES1", "7"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({}, None), ({"expected_campaigns": None}, None), ({"expected_campaigns": []}, ())],
+    ids=["left out", "null", "none"],
+)
+def test_no_expectation_differs_from_the_expectation_of_no_campaigns(
+    said: dict[str, Any], expected: tuple[str, ...] | None
+) -> None:
+    event = decode(inbound({"type": "agent.onboarded", "agent_user": "a", **said}))
+    assert event.expected_campaigns == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(12345, "12345"), (0, "0"), (-1, "-1"), (10**30, "1" + "0" * 30), (1795269909.101, "1795269909.101")],
+)
+def test_a_number_for_an_id_becomes_a_string(number: float, text: str) -> None:
+    event = decode(inbound({"call_id": number, "lead_id": number, "uniqueid": number, "event_id": number}))
+    assert (event.subject, event.lead_id, event.uniqueid, event.id) == (text, text, text, text)
+
+
+def test_a_byte_order_mark_is_no_hindrance() -> None:
+    assert decode(inbound(b"\xef\xbb\xbf" + json.dumps(CALL).encode())).subject == CALL["call_id"]
+
+
+def test_letters_outside_the_first_plane_survive_as_a_surrogate_pair() -> None:
+    event = decode(inbound(rb'{"call_id": "V1", "note": "\ud83d\ude00"}'))
+    assert event.data["note"] == "\N{GRINNING FACE}"
+
+
+# --- the envelopes --------------------------------------------------------------------------------
+
+ATTRIBUTES = {"type": "agent.onboarded", "id": "ce-7", "time": "2026-11-20T19:07:14Z"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        structured({"agent_user": "a"}, **ATTRIBUTES),
+        structured_base64({"agent_user": "a"}, **ATTRIBUTES),
+        *(binary({"agent_user": "a"}, prefix, **ATTRIBUTES) for prefix in PREFIXES),
+    ],
+    ids=["structured", "base64", *PREFIXES],
+)
+def test_a_cloud_event_gives_type_id_time_and_data(message: Inbound) -> None:
+    assert decode(message) == Event(
+        type=EventType.AGENT_ONBOARDED,
+        id="ce-7",
+        occurred_at=datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC),
+        subject="a",
+        data={"agent_user": "a"},
+    )
+
+
+@pytest.mark.parametrize("make", [structured, structured_base64, binary])
+def test_what_the_data_say_themselves_wins_over_the_envelope(make: Callable[..., Inbound]) -> None:
+    data = {**CALL, "event_id": "inner", "occurred_at": "2026-11-20T18:00:00Z"}
+    event = decode(make(data, type="call.ended", id="outer", time="2026-11-20T19:00:00Z"))
+    assert (event.id, event.occurred_at.hour) == ("inner", 18)
+
+
+@pytest.mark.parametrize("media", [f"{STRUCTURED}; charset=utf-8", "Application/CloudEvents+JSON"])
+def test_the_content_type_may_have_parameters_and_capitals(media: str) -> None:
+    message = inbound({"type": "call.ended", "id": "5", "data": CALL}, content_type=media)
+    assert decode(message).id == "5"
+
+
+def test_the_attributes_of_a_binary_cloud_event_are_read_whatever_their_case() -> None:
+    message = inbound(CALL, headers={"ce-SpecVersion": "1.0", "ce-Id": "7", "ce-Type": "call.ended"})
+    assert decode(message).id == "7"
+
+
+def test_a_header_that_only_looks_like_an_attribute_makes_no_cloud_event() -> None:
+    message = inbound({"type": "call.ended", **CALL}, headers={"ce-type": "agent.onboarded"})
+    assert decode(message).type is EventType.CALL_ENDED
+
+
+# --- the type -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            inbound({"type": "agent.onboarded", "agent_user": "a", "call_id": "c"}, type="call.ended"),
+            "agent.onboarded",
+        ),
+        (inbound({"agent_user": "a", "call_id": "c"}, type="agent.onboarded"), "agent.onboarded"),
+        (inbound({"agent_user": "a", "call_id": "c"}), "call.ended"),
+        (inbound({"type": None, "call_id": "c"}), "call.ended"),
+        (binary({"agent_user": "a"}, id="1", type="agent.onboarded"), "agent.onboarded"),
+        (binary({"call_id": "c"}, id="1"), "call.ended"),
+        (structured({"call_id": "c"}, id="1"), "call.ended"),
+    ],
+    ids=["body", "property", "routing key", "null", "binary", "binary without", "structured without"],
+)
+def test_the_type_falls_back_to_the_property_then_to_the_routing_key(message: Inbound, expected: str) -> None:
+    assert decode(message).type == expected
+
+
+# --- the id ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (inbound({**CALL, "event_id": "body"}, event_id="ours", message_id="message"), "ours"),
+        (inbound({**CALL, "event_id": "body"}, message_id="message"), "body"),
+        (binary({**CALL, "event_id": "body"}, id="envelope"), "body"),
+        (binary(CALL, id="envelope"), "envelope"),
+        (binary(CALL, id=12), "12"),
+        (inbound(CALL, message_id="message"), "message"),
+    ],
+    ids=["our header", "body", "body of a cloud event", "cloud event", "a number", "message id"],
+)
+def test_the_id_is_the_first_that_is_given(message: Inbound, expected: str) -> None:
+    assert decode(message).id == expected
+
+
+@pytest.mark.parametrize("nonsense", ["", "two words", "line\nbreak", "\N{SNOWMAN}", "x" * 256])
+def test_a_message_id_or_header_that_no_http_header_could_carry_counts_as_missing(nonsense: str) -> None:
+    derived = decode(inbound(CALL)).id
+    assert decode(inbound(CALL, message_id=nonsense)).id == derived
+    assert decode(inbound(CALL, event_id=nonsense)).id == derived
+
+
+def test_the_derived_id_is_this_one_for_ever() -> None:
+    """A change would hand the same event to the CRM under two ids."""
+    event = decode(inbound({"call_id": "V1", "occurred_at": "2026-11-20T14:07:14-05:00"}))
+    assert event.id == "cb7fed74-62e3-5957-9218-f5f010bbc6b3"
+
+
+SUBJECTS = st.text(min_size=1, max_size=30)
+
+
+@given(SUBJECTS, st.sampled_from([None, "2026-11-20T14:07:14-05:00"]), st.integers(1, 9))
+def test_the_derived_id_is_the_same_over_repeats_and_attempts(
+    subject: str, time: str | None, attempt: int
+) -> None:
+    body = {"call_id": subject, "occurred_at": time}
+    later = SEEN + timedelta(hours=1)
+    assert decode(inbound(body)).id == decode(inbound(body, attempt=attempt, first_seen=later)).id
+
+
+@given(SUBJECTS, SUBJECTS)
+def test_the_derived_id_differs_by_subject(one: str, other: str) -> None:
+    time = "2026-11-20T14:07:14-05:00"
+    ids = {decode(inbound({"call_id": subject, "occurred_at": time})).id for subject in (one, other)}
+    assert len(ids) == len({one, other})
+
+
+def test_the_derived_id_differs_by_type_and_by_time_and_without_a_time_by_body() -> None:
+    same = {"call_id": "1", "agent_user": "1"}
+    bodies = [
+        {**same, "type": "call.ended"},
+        {**same, "type": "agent.onboarded"},
+        {**same, "occurred_at": "2026-11-20T14:07:14Z"},
+        {**same, "occurred_at": "2026-11-20T14:07:15Z"},
+        {**same, "note": "x"},
+    ]
+    assert len({decode(inbound(body)).id for body in bodies}) == len(bodies)
+
+
+def test_with_a_time_the_derived_id_does_not_hang_on_how_the_body_is_written() -> None:
+    said = {"call_id": "1", "occurred_at": "2026-11-20T14:07:14Z"}
+    assert decode(inbound(said)).id == decode(inbound(json.dumps(said, indent=1).encode())).id
+
+
+@pytest.mark.parametrize("make", [inbound, structured, structured_base64, binary])
+def test_the_copy_of_an_event_without_an_id_has_the_id_of_its_first_attempt(
+    make: Callable[..., Inbound],
+) -> None:
+    first = make(CALL)
+    event = decode(first)
+    copy = Inbound(
+        first.body,
+        first.routing_key,
+        first.first_seen,
+        first.headers,
+        first.content_type,
+        message_id="invented-by-a-library",
+        attempt=2,
+        event_id=event.id,
+    )
+    assert decode(copy).id == event.id
+
+
+# --- the id of what can't be decoded --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (inbound({"event_id": "e1"}), "e1"),
+        (inbound({"event_id": 5}), "5"),
+        (inbound({"event_id": ["no"]}), None),
+        (inbound({"event_id": "two words"}), None),
+        (binary({"nothing": 1}, id="c1"), "c1"),
+        (structured({"nothing": 1}, id=3), "3"),
+        (inbound(b"not JSON"), None),
+        (inbound(b"not JSON", event_id="ours"), "ours"),
+        (inbound({"event_id": "e1"}, event_id="not ours"), "e1"),
+    ],
+)
+def test_a_message_that_can_not_be_decoded_is_found_by_the_id_that_it_claims(
+    message: Inbound, expected: str | None
+) -> None:
+    assert claimed_id(message) == expected
+
+
+# --- the time -------------------------------------------------------------------------------------
+
+EARLIER = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (inbound({**CALL, "occurred_at": "2026-11-20T10:00:00Z"}, timestamp=EARLIER), 10),
+        (binary({**CALL, "occurred_at": "2026-11-20T10:00:00Z"}, time="2026-11-20T11:00:00Z"), 10),
+        (binary(CALL, time="2026-11-20T11:00:00Z"), 11),
+        (binary(CALL, time=datetime(2026, 11, 20, 11, tzinfo=UTC)), 11),
+        (structured(CALL, time="2026-11-20T11:00:00Z"), 11),
+        (inbound(CALL, timestamp=EARLIER), 12),
+        (inbound({**CALL, "occurred_at": None}, timestamp=EARLIER), 12),
+        (inbound(CALL), SEEN.hour),
+    ],
+    ids=["body", "body of a cloud event", "binary", "AMQP time", "structured", "property", "null", "seen"],
+)
+def test_the_time_is_the_first_that_is_given(message: Inbound, expected: int) -> None:
+    assert decode(message).occurred_at.hour == expected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        inbound({**CALL, "occurred_at": "2026-11-20T19:08:01Z"}),
+        inbound({**CALL, "occurred_at": "9999-01-01T00:00:00Z"}),
+        inbound(CALL, timestamp=SEEN + timedelta(days=1)),
+        binary(CALL, time="2027-01-01T00:00:00Z"),
+    ],
+    ids=["just ahead", "far ahead", "property", "cloud event"],
+)
+def test_a_time_in_the_future_counts_as_first_seen(message: Inbound) -> None:
+    assert decode(message).occurred_at == SEEN
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "expected"),
+    [
+        ("2026-11-20T14:07:14", NEW_YORK, "2026-11-20T19:07:14+00:00"),
+        ("2026-07-01 14:07", NEW_YORK, "2026-07-01T18:07:00+00:00"),
+        ("2026-11-20T14:07:14", UTC, "2026-11-20T14:07:14+00:00"),
+        ("2026-11-20T14:07:14Z", NEW_YORK, "2026-11-20T14:07:14+00:00"),
+        ("2026-11-20T14:07:14.250-05:00", UTC, "2026-11-20T19:07:14.250000+00:00"),
+        ("20261120T140714Z", NEW_YORK, "2026-11-20T14:07:14+00:00"),
+    ],
+)
+def test_only_a_time_without_an_offset_is_in_the_zone(text: str, zone: ZoneInfo, expected: str) -> None:
+    assert decode(inbound({**CALL, "occurred_at": text}), zone).occurred_at.isoformat() == expected
+
+
+@given(st.datetimes(timezones=st.integers(-840, 840).map(lambda m: timezone(timedelta(minutes=m)))))
+def test_a_time_is_in_utc_and_never_after_the_message_was_first_seen(when: datetime) -> None:
+    if timedelta(days=1) < when.replace(tzinfo=UTC) - datetime.min.replace(tzinfo=UTC):
+        event = decode(inbound({**CALL, "occurred_at": when.isoformat()}))
+        assert event.occurred_at == min(when, SEEN)
+        assert event.occurred_at.tzinfo is UTC

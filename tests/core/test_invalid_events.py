@@ -1,0 +1,285 @@
+"""What no producer may write: each is named in a sentence, and nothing but `InvalidEvent` is raised."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from worker.core.errors import InvalidEvent
+from worker.core.events import MAX_BODY, MAX_DEPTH, Event, Inbound, claimed_id, decode
+
+SEEN = datetime(2026, 11, 20, 19, 8, tzinfo=UTC)
+STRUCTURED = "application/cloudevents+json"
+
+
+def inbound(body: object, **said: Any) -> Inbound:  # noqa: ANN401 - what an Inbound has
+    """Make an inbound; a body that is not bytes is written as JSON."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Inbound(**{"body": raw, "routing_key": "call.ended", "first_seen": SEEN, "headers": {}, **said})
+
+
+def call(**said: object) -> dict[str, object]:
+    """Make the body of a good call event, but for what is said."""
+    return {"type": "call.ended", "event_id": "e1", "call_id": "V1", **said}
+
+
+def agent(**said: object) -> dict[str, object]:
+    """Make the body of a good agent event, but for what is said."""
+    return {"type": "agent.onboarded", "event_id": "e1", "agent_user": "a1", **said}
+
+
+def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
+    """Make a call event with something that deep in it; the event itself is the first level."""
+    return b'{"call_id": "V1", "x": ' + opening * (depth - 1) + b"1" + closing * (depth - 1) + b"}"
+
+
+def refusal(message: Inbound) -> str:
+    """Give the sentence with which a message is refused."""
+    with pytest.raises(InvalidEvent) as caught:
+        decode(message)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "the body is not JSON"),
+        (b"call ended", "the body is not JSON"),
+        (b"{'call_id': 'V1'}", "the body is not JSON"),
+        (b'{"call_id": "V1"} {}', "the body is not JSON"),
+        (b'{"call_id": "V1", "x": NaN}', "NaN is not a JSON value"),
+        (b'{"call_id": "V1", "x": -Infinity}', "-Infinity is not a JSON value"),
+        (b'{"call_id": "V1", "x": 1e999}', "the number 1e999 is too large"),
+        (b'{"call_id": "V1", "x": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"call_id": ' + b"9" * 4000 + b"}", "call_id: "),
+        (b'{"call_id": "\xff"}', "the body is not UTF-8: invalid start byte at byte 13"),
+        ('{"call_id": "V1"}'.encode("utf-16"), "the body is not UTF-8"),
+        (rb'{"call_id": "\ud800"}', "half of a surrogate pair"),
+        (rb'{"call_id": "V1", "\uDC00": 1}', "half of a surrogate pair"),
+        (b"[]", "the body is not a JSON object but an array"),
+        (b'"V1"', "the body is not a JSON object but a string"),
+        (b"12", "the body is not a JSON object but a number"),
+        (b"1.5", "the body is not a JSON object but a number"),
+        (b"true", "the body is not a JSON object but a boolean"),
+        (b"null", "the body is not a JSON object but null"),
+        (nested(MAX_DEPTH + 1), "more than 100 deep"),
+        (nested(MAX_DEPTH + 1, b'{"a":', b"}"), "more than 100 deep"),
+        (b"[" * 200_000, "more than 100 deep"),
+        (b'{"a":' * 100_000, "more than 100 deep"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else repr(value[:24]),
+)
+def test_a_body_that_is_no_readable_json_object_is_refused(body: bytes, sentence: str) -> None:
+    assert sentence in refusal(inbound(body))
+
+
+@pytest.mark.parametrize("body", [nested(MAX_DEPTH), nested(MAX_DEPTH, b'{"a":', b"}")])
+def test_what_is_just_deep_enough_is_taken(body: bytes) -> None:
+    assert decode(inbound(body)).subject == "V1"
+
+
+def test_many_brackets_side_by_side_are_not_deep() -> None:
+    assert decode(inbound(call(x=[[]] * 1000, y="[" * 1000))).subject == "V1"
+
+
+def test_the_limit_of_a_body_is_one_mebibyte() -> None:
+    def padded(size: int) -> bytes:
+        return json.dumps(call()).encode().ljust(size)
+
+    assert decode(inbound(padded(MAX_BODY))).subject == "V1"
+    assert refusal(inbound(padded(MAX_BODY + 1))) == "the body has 1048577 bytes; the limit is 1048576"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"type": "call.ended"}, "not a usable call.ended event: call_id: Field required"),
+        ({"type": "agent.onboarded", "call_id": "V1"}, "agent_user: Field required"),
+        (call(call_id=None), "call_id: "),
+        (call(call_id=""), "call_id: "),
+        (call(call_id=True), "call_id: "),
+        (call(call_id=["V1"]), "call_id: "),
+        (call(call_id={"id": "V1"}), "call_id: "),
+        (call(call_id="x" * 256), "call_id: "),
+        (call(uniqueid=False), "uniqueid: "),
+        (call(lead_id=[]), "lead_id: "),
+        (call(agent_user={}), "agent_user: "),
+        (call(campaign_id=True), "campaign_id: "),
+        (call(occurred_at=1795269909), "occurred_at: "),
+        (call(event_id=True), "event_id: "),
+        (call(event_id=""), "event_id: "),
+        (call(event_id="two words"), "event_id 'two words' is not 1 to 255 visible ASCII characters"),
+        (call(event_id="line\nbreak"), "event_id 'line\\nbreak' is not"),
+        (agent(agent_user=None), "agent_user: "),
+        (agent(agent_user=True), "agent_user: "),
+        (agent(expected_campaigns="SALES1"), "expected_campaigns: "),
+        (agent(expected_campaigns=["SALES1", None]), "expected_campaigns.1: "),
+        (agent(expected_campaigns=[True]), "expected_campaigns.0: "),
+        (agent(expected_campaigns=[""]), "expected_campaigns.0: "),
+    ],
+    ids=str,
+)
+def test_a_missing_field_and_a_field_of_the_wrong_type_are_named(body: object, sentence: str) -> None:
+    assert sentence in refusal(inbound(body))
+
+
+def test_all_wrong_fields_are_named_at_once_up_to_ten() -> None:
+    assert refusal(inbound(call(call_id=None, lead_id=[], uniqueid=True))).count(": Input should") == 3
+    assert refusal(inbound(agent(expected_campaigns=[None] * 1000))).count("expected_campaigns") == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday",
+        "",
+        "2026-11-20",
+        "2026-13-20T14:07:14Z",
+        "2026-11-20T25:07:14Z",
+        "1795269909.0000000",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
+def test_a_time_that_can_not_be_read_is_refused(text: str) -> None:
+    assert f"occurred_at {text!r} is " in refusal(inbound(call(occurred_at=text)))
+
+
+@pytest.mark.parametrize("time", [1795269909, True, b"2026-11-20T14:07:14Z", {}, "soon"])
+def test_so_is_a_time_of_a_cloud_event(time: object) -> None:
+    headers = {"ce-specversion": "1.0", "ce-time": time}
+    assert "is not a time such as" in refusal(inbound(call(), headers=headers))
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (inbound(call(type="call.started")), "'call.started'"),
+        (inbound(call(type="CALL.ENDED")), "'CALL.ENDED'"),
+        (inbound(call(type="")), "''"),
+        (inbound(call(type=["call.ended"])), "['call.ended']"),
+        (inbound({"call_id": "V1"}, type="call.started"), "'call.started'"),
+        (inbound({"call_id": "V1"}, routing_key=""), "''"),
+        (inbound(call(), headers={"ce-id": "1", "ce-type": b"call.ended"}), "b'call.ended'"),
+        (inbound({"type": "x", "data": call()}, content_type=STRUCTURED), "'x'"),
+        (inbound(call(type="x" * 100)), f"'{'x' * 79}…"),
+    ],
+)
+def test_an_unknown_type_is_refused_and_the_known_ones_are_named(message: Inbound, shown: str) -> None:
+    assert refusal(message) == (f"unknown event type {shown}; known are call.ended and agent.onboarded")
+
+
+def structured(**members: object) -> Inbound:
+    """Make a CloudEvent in structured mode."""
+    return inbound(
+        {"specversion": "1.0", "id": "1", "type": "call.ended", **members}, content_type=STRUCTURED
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (structured(), "the data of the CloudEvent is not a JSON object"),
+        (structured(data=None), "the data of the CloudEvent is not a JSON object"),
+        (structured(data=[call()]), "the data of the CloudEvent is not a JSON object"),
+        (structured(data=json.dumps(call())), "the data of the CloudEvent is not a JSON object"),
+        (structured(data_base64="%%%"), "data_base64 of the CloudEvent is not base64"),
+        (structured(data_base64="e30"), "data_base64 of the CloudEvent is not base64"),
+        (structured(data_base64="\N{SNOWMAN}"), "data_base64 of the CloudEvent is not base64"),
+        (structured(data_base64=5), "data_base64 of the CloudEvent is not base64"),
+        (structured(data_base64=None), "data_base64 of the CloudEvent is not base64"),
+        (structured(data_base64=base64.b64encode(b"[]").decode()), "the body is not a JSON object"),
+        (structured(data_base64=base64.b64encode(b"{").decode()), "the body is not JSON"),
+        (structured(data=call(event_id=None), id=True), "the CloudEvents id True is not"),
+        (structured(data=call(event_id=None), id="a b"), "the CloudEvents id 'a b' is not"),
+        (
+            inbound(call(event_id=None), headers={"ce-specversion": "1.0", "ce-id": b"1"}),
+            "the CloudEvents id b'1' is not",
+        ),
+        (inbound(b"[]", content_type=STRUCTURED), "the body is not a JSON object but an array"),
+        (
+            inbound([call()], content_type="application/cloudevents-batch+json"),
+            "the body is a CloudEvents batch; publish one event a message",
+        ),
+    ],
+    ids=str,
+)
+def test_a_cloud_event_with_a_broken_envelope_is_refused(message: Inbound, sentence: str) -> None:
+    assert sentence in refusal(message)
+
+
+# --- nothing but InvalidEvent is ever raised ------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+TIMES = st.datetimes(timezones=st.none() | st.just(UTC))
+HEADER_VALUES = JSON | st.binary() | TIMES | st.decimals()
+NAMES = (
+    "type",
+    "event_id",
+    "occurred_at",
+    "call_id",
+    "agent_user",
+    "uniqueid",
+    "lead_id",
+    "expected_campaigns",
+    "data",
+    "data_base64",
+    "id",
+    "time",
+)
+KEYS = st.sampled_from(NAMES) | st.text()
+VALUES = JSON | st.sampled_from(["call.ended", "agent.onboarded", "2026-11-20T14:07:14", "e30="])
+EVENTS = st.dictionaries(KEYS, VALUES, max_size=8)
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [f"{prefix}{name}" for prefix in ("ce-", "cloudEvents:") for name in ("specversion", *NAMES)]
+    )
+    | st.text(),
+    HEADER_VALUES,
+    max_size=6,
+)
+CONTENT_TYPES = st.sampled_from([None, "application/json", STRUCTURED, "application/cloudevents-batch+json"])
+
+
+def read(message: Inbound) -> Event | None:
+    """Decode, and give nothing where the message is refused; any other error is the test's failure."""
+    claimed_id(message)
+    try:
+        event = decode(message)
+    except InvalidEvent:
+        return None
+    assert event.id.isascii()
+    assert event.id.isprintable()
+    assert event.subject
+    assert event.occurred_at <= message.first_seen
+    return event
+
+
+@given(st.binary(), CONTENT_TYPES)
+@example(b"\x00", None)
+@example(b"\xef\xbb\xbf", STRUCTURED)
+def test_arbitrary_bytes_are_refused_and_never_more(body: bytes, content_type: str | None) -> None:
+    assert read(inbound(body, content_type=content_type)) is None
+
+
+@given(JSON | EVENTS, CONTENT_TYPES)
+def test_arbitrary_json_is_read_or_refused(body: object, content_type: str | None) -> None:
+    read(inbound(body, content_type=content_type))
+    read(inbound({"data": body, "type": "call.ended"}, content_type=content_type))
+
+
+@given(EVENTS, HEADERS, st.none() | st.text(), st.none() | TIMES)
+def test_arbitrary_headers_and_properties_are_read_or_refused(
+    body: object, headers: dict[str, Any], text: str | None, timestamp: datetime | None
+) -> None:
+    said = {"message_id": text, "type": text, "event_id": text, "timestamp": timestamp}
+    read(inbound(body, headers=headers, **said))
+    read(inbound(call(), headers=headers, **(said | {"type": None})))

@@ -1,0 +1,123 @@
+"""The payload: what of the event and of the enrichment goes where."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.core.events import Event, EventType, Inbound, decode
+from worker.core.payload import AccessCheck, build_payload, check_access
+from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Campaign
+
+WHEN = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
+CALL = Event(EventType.CALL_ENDED, "e1", WHEN, "V1", {"call_id": "V1"})
+AGENT = Event(EventType.AGENT_ONBOARDED, "e2", WHEN, "a1", {"agent_user": "a1"})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def call(**known: Any) -> CallEnrichment:  # noqa: ANN401 - what a CallRecord has
+    """Make the enrichment of a call."""
+    return CallEnrichment(call=CallRecord(**{"call_id": "V1", **known}))
+
+
+def agent(*campaigns: str, text: str | None = None) -> AgentEnrichment:
+    """Make the enrichment of an agent; with a text, as the real dialer writes its list."""
+    has = tuple(Campaign(campaign_id=name) for name in campaigns)
+    return AgentEnrichment(agent=AgentRecord(agent_user="a1", campaigns=has), campaigns_text=text)
+
+
+def test_the_id_of_a_payload_is_that_of_the_event() -> None:
+    payload = build_payload(CALL, call())
+    assert (payload.id, payload.type) == ("e1", "call.enriched")
+    payload = build_payload(AGENT, agent())
+    assert (payload.id, payload.type) == ("e2", "agent.enriched")
+
+
+@pytest.mark.parametrize(
+    ("said", "answered", "expected"),
+    [("12345", None, "12345"), ("12345", "777", "777"), (None, "777", "777"), (None, None, None)],
+)
+def test_the_lead_is_the_dialers_and_else_the_events(
+    said: str | None, answered: str | None, expected: str | None
+) -> None:
+    event = Event(EventType.CALL_ENDED, "e1", WHEN, "V1", {}, lead_id=said)
+    payload = build_payload(event, call(lead_id=answered))
+    assert json.loads(payload.body)["data"]["call"]["lead_id"] == expected
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_the_event_is_passed_on_as_its_producer_wrote_it(extra: dict[str, Any]) -> None:
+    body = {**extra, "type": "call.ended", "event_id": "e1", "occurred_at": None, "call_id": "V1"}
+    body = {name: value for name, value in body.items() if name not in ("lead_id", "uniqueid", "agent_user")}
+    event = decode(Inbound(json.dumps(body).encode(), "", WHEN, {}))
+    assert json.loads(build_payload(event, call()).body)["data"]["event"] == body
+
+
+def test_so_is_the_largest_number_and_the_deepest_nesting_that_is_read() -> None:
+    raw = b'{"call_id": "V1", "n": ' + b"9" * 4000 + b', "x": ' + b"[" * 99 + b"]" * 99 + b"}"
+    event = decode(Inbound(raw, "call.ended", WHEN, {}))
+    assert json.loads(build_payload(event, call()).body)["data"]["event"] == json.loads(raw)
+
+
+def test_the_same_event_and_enrichment_give_the_same_bytes() -> None:
+    assert build_payload(CALL, call(status="SALE")) == build_payload(CALL, call(status="SALE"))
+
+
+# --- the access check -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expected", "has", "text", "check"),
+    [
+        (("A",), ("A",), None, (True, (), ())),
+        (("A", "B"), ("A",), None, (False, ("B",), ())),
+        (("A",), ("A", "B"), None, (True, (), ("B",))),
+        (("A",), ("B",), None, (False, ("A",), ("B",))),
+        ((), ("A",), None, (True, (), ("A",))),
+        ((), (), None, (True, (), ())),
+        (("A",), (), None, (False, ("A",), ())),
+        (("A", "A"), ("A",), None, (True, (), ())),
+        (("a",), ("A",), None, (False, ("a",), ("A",))),
+        # The dialer joins its list with dashes, which a campaign's id may hold too.
+        (("EU-1",), ("EU", "1"), "EU-1", (True, (), ())),
+        (("EU-1", "A"), ("EU", "1", "A"), "EU-1-A", (True, (), ())),
+        (("EU-1",), ("EU", "1", "A"), "EU-1-A", (True, (), ("A",))),
+        (("EU", "1"), ("EU", "1"), "EU-1", (True, (), ())),
+        (("U-1",), ("EU", "1"), "EU-1", (False, ("U-1",), ("EU", "1"))),
+        (("EU-1",), ("EU", "1"), None, (False, ("EU-1",), ("EU", "1"))),
+        (("EU-1",), ("EU-1", "EU"), None, (True, (), ("EU",))),
+        (("A",), (), "", (False, ("A",), ())),
+    ],
+)
+def test_the_access_check_compares_what_is_with_what_was_expected(
+    expected: tuple[str, ...],
+    has: tuple[str, ...],
+    text: str | None,
+    check: tuple[bool, tuple[str, ...], tuple[str, ...]],
+) -> None:
+    ok, missing, unexpected = check
+    assert check_access(expected, agent(*has, text=text)) == AccessCheck(
+        ok=ok, missing=missing, unexpected=unexpected
+    )
+
+
+NAMES = st.lists(st.text("AB1-", min_size=1, max_size=4), max_size=5, unique=True)
+
+
+@given(NAMES, NAMES)
+def test_access_is_in_order_exactly_where_nothing_is_missing(expected: list[str], has: list[str]) -> None:
+    check = check_access(tuple(expected), agent(*has))
+    assert check.ok is (not check.missing)
+    assert set(check.missing) == set(expected) - set(has)
+    assert set(check.unexpected) == set(has) - set(expected)
+
+
+def test_without_expectations_there_is_no_access_check() -> None:
+    assert "access_check" not in json.loads(build_payload(AGENT, agent("A")).body)["data"]

@@ -1,0 +1,347 @@
+"""The way of one event: what is asked and delivered, in which order, and what a failed step leads to."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from worker.core.disposition import Ack, DeadLetter, Retry, Stage
+from worker.core.errors import (
+    DeliveryRejected,
+    DeliveryUnavailable,
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    Fault,
+    InvalidEvent,
+    NotReady,
+    Reason,
+)
+from worker.core.events import Event, Inbound
+from worker.core.payload import Payload
+from worker.core.pipeline import Outcome, Pipeline
+from worker.core.ports import Receipt
+from worker.core.records import (
+    AgentEnrichment,
+    AgentRecord,
+    CallEnrichment,
+    CallRecord,
+    Enrichment,
+    enrichment_from_json,
+)
+from worker.core.retry import RetryPolicy
+
+HAPPENED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+DELAYS = (timedelta(seconds=5), timedelta(seconds=30), 2 * MINUTE, 10 * MINUTE)
+POLICY = RetryPolicy(delays=DELAYS, max_attempts=3, ready_within=15 * MINUTE, refused_probe=5 * MINUTE)
+
+BODY = {"event_id": "e1", "call_id": "V1", "occurred_at": "2026-11-20T19:07:14Z"}
+CALL = Inbound(json.dumps(BODY).encode(), "call.ended", HAPPENED, {})
+AGENT = replace(CALL, body=b'{"type": "agent.onboarded", "event_id": "e2", "agent_user": "V1"}')
+FOUND = CallEnrichment(call=CallRecord(call_id="V1", status="SALE"))
+NOT_FINAL = CallEnrichment(call=CallRecord(call_id="V1", status="INCALL"), final=False)
+FOUND_AGENT = AgentEnrichment(agent=AgentRecord(agent_user="V1"))
+
+
+@dataclass
+class FakeEnricher:
+    """Answers, or fails, as told; an unknown event is the test's mistake."""
+
+    log: list[str]
+    answer: Enrichment | BaseException = FOUND
+
+    async def enrich(self, event: Event) -> Enrichment:
+        self.log.append(f"enrich {event.id}")
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@dataclass
+class FakeSink:
+    """Keeps what is delivered, or fails as told."""
+
+    log: list[str]
+    failure: BaseException | None = None
+    delivered: list[Payload] = field(default_factory=list)
+
+    async def deliver(self, payload: Payload) -> Receipt:
+        self.log.append(f"deliver {payload.id}")
+        if self.failure is not None:
+            raise self.failure
+        self.delivered.append(payload)
+        return Receipt("200")
+
+
+class World:
+    """A pipeline between fakes that share one log of operations, at a given age of the event."""
+
+    def __init__(
+        self,
+        answer: Enrichment | BaseException = FOUND,
+        failure: BaseException | None = None,
+        age: timedelta = MINUTE,
+    ) -> None:
+        self.log: list[str] = []
+        self.enricher = FakeEnricher(self.log, answer)
+        self.sink = FakeSink(self.log, failure)
+        self.now = HAPPENED + age
+        ticks = count()
+        self.pipeline = Pipeline(
+            self.enricher, self.sink, POLICY, now=lambda: self.now, timer=lambda: float(next(ticks))
+        )
+
+    async def process(self, inbound: Inbound = CALL) -> Outcome:
+        return await self.pipeline.process(inbound)
+
+    def delivered(self) -> list[object]:
+        return [json.loads(payload.body)["data"] for payload in self.sink.delivered]
+
+
+# --- the good way ---------------------------------------------------------------------------------
+
+
+async def test_an_event_is_decoded_then_looked_up_then_delivered() -> None:
+    world = World()
+    outcome = await world.process()
+    assert world.log == ["enrich e1", "deliver e1"]
+    assert outcome.disposition == Ack()
+    assert outcome.stage is Stage.DELIVER
+    assert outcome.event is not None
+    assert (outcome.event.id, outcome.enrichment, outcome.detail) == ("e1", FOUND, "200")
+    assert outcome.error is None
+    assert outcome.seconds == {Stage.ENRICH: 1, Stage.DELIVER: 1}
+    assert [payload.type for payload in world.sink.delivered] == ["call.enriched"]
+
+
+async def test_times_without_an_offset_are_in_the_zone_of_the_pipeline() -> None:
+    world = World()
+    zone = ZoneInfo("America/New_York")
+    pipeline = Pipeline(world.enricher, world.sink, POLICY, zone=zone)
+    await pipeline.process(replace(CALL, body=b'{"call_id": "V1", "occurred_at": "2026-11-20T14:07:14"}'))
+    assert json.loads(world.sink.delivered[0].body)["timestamp"] == "2026-11-20T19:07:14Z"
+
+
+async def test_by_default_the_age_and_the_seconds_are_those_of_the_clock() -> None:
+    world = World(NotReady("not found"))
+    outcome = await Pipeline(world.enricher, world.sink, POLICY).process(
+        Inbound(b'{"call_id": "V1"}', "call.ended", datetime.now(UTC), {})
+    )
+    assert outcome.disposition == Retry(DELAYS[0], 1, "not_found", "not found")
+    assert 0 <= outcome.seconds[Stage.ENRICH] < 60
+
+
+# --- an enrichment that an earlier attempt has made -----------------------------------------------
+
+
+async def test_what_an_earlier_attempt_looked_up_is_not_looked_up_again_and_gives_the_same_bytes() -> None:
+    found = CallEnrichment(
+        call=FOUND.call.model_copy(
+            update={"started_at": datetime(2026, 11, 20, 14, 5, tzinfo=ZoneInfo("America/New_York"))}
+        )
+    )
+    first = World(found, failure=DeliveryUnavailable("500"))
+    outcome = await first.process()
+    assert outcome.enrichment == found
+    again = World()
+    await again.process(replace(CALL, attempt=2, enrichment=found.model_dump_json()))
+    direct = World(found)
+    await direct.process()
+    assert again.log == ["deliver e1"]
+    assert again.sink.delivered == direct.sink.delivered
+
+
+async def test_a_carried_enrichment_may_be_bytes_and_of_an_agent() -> None:
+    world = World()
+    outcome = await world.process(replace(AGENT, enrichment=FOUND_AGENT.model_dump_json().encode()))
+    assert outcome.enrichment == FOUND_AGENT
+    assert world.log == ["deliver e2"]
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        "",
+        "not JSON",
+        "{}",
+        b"\xff",
+        '{"kind": "call"}',
+        '{"kind": "other", "call": {"call_id": "V1"}}',
+        CallEnrichment(call=CallRecord(call_id="V2")).model_dump_json(),
+        FOUND_AGENT.model_dump_json().replace("V1", "V2"),
+    ],
+)
+async def test_a_carried_enrichment_that_is_none_or_of_another_subject_is_looked_up_again(
+    carried: str | bytes,
+) -> None:
+    world = World()
+    outcome = await world.process(replace(CALL, enrichment=carried))
+    assert world.log == ["enrich e1", "deliver e1"]
+    assert outcome.disposition == Ack()
+
+
+async def test_what_was_delivered_in_vain_as_not_final_is_not_looked_up_again() -> None:
+    world = World(FOUND)
+    await world.process(replace(CALL, enrichment=NOT_FINAL.model_dump_json()))
+    assert world.log == ["deliver e1"]
+
+
+# --- a step fails ---------------------------------------------------------------------------------
+
+
+async def test_a_message_that_can_not_be_decoded_is_dead_lettered_and_nobody_is_asked() -> None:
+    world = World()
+    outcome = await world.process(replace(CALL, body=b"[]"))
+    assert world.log == []
+    assert outcome.disposition == DeadLetter(
+        Reason.INVALID_EVENT, "the body is not a JSON object but an array"
+    )
+    assert outcome.stage is Stage.DECODE
+    assert outcome.event is None
+    assert isinstance(outcome.error, InvalidEvent)
+    assert outcome.seconds == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "disposition"),
+    [
+        (EnrichmentRejected("bad id"), DeadLetter(Reason.REJECTED_BY_DIALER, "bad id")),
+        (EnrichmentUnavailable("down"), Retry(DELAYS[0], 2, "dialer_outage", "down")),
+        (EnrichmentUnavailable("what?", Fault.UNREADABLE), Retry(DELAYS[0], 2, "dialer_unreadable", "what?")),
+        (EnrichmentUnavailable("login", Fault.REFUSED), Retry(DELAYS[3], 1, "dialer_refused", "login")),
+        (NotReady("not found"), Retry(DELAYS[2], 1, "not_found", "not found")),
+        (NotReady("INCALL", NOT_FINAL), Retry(DELAYS[2], 1, "not_final", "INCALL")),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Exception) else None,
+)
+async def test_a_look_up_that_fails_is_decided_by_the_policy_and_nothing_is_delivered(
+    answer: Exception, disposition: DeadLetter | Retry
+) -> None:
+    world = World(answer)
+    outcome = await world.process()
+    assert world.log == ["enrich e1"]
+    assert outcome.disposition == disposition
+    assert (outcome.stage, outcome.error, outcome.enrichment) == (Stage.ENRICH, answer, None)
+    assert outcome.seconds == {Stage.ENRICH: 1}
+
+
+@pytest.mark.parametrize(
+    ("failure", "disposition"),
+    [
+        (DeliveryRejected("422"), DeadLetter(Reason.REJECTED_BY_SINK, "422")),
+        (DeliveryUnavailable("500"), Retry(DELAYS[0], 2, "sink_outage", "500")),
+        (DeliveryUnavailable("403", Fault.REFUSED), Retry(DELAYS[3], 1, "sink_refused", "403")),
+        (DeliveryUnavailable("429", Fault.BUSY, MINUTE), Retry(DELAYS[2], 1, "sink_busy", "429")),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Exception) else None,
+)
+async def test_a_delivery_that_fails_is_decided_by_the_policy_and_keeps_the_enrichment(
+    failure: Exception, disposition: DeadLetter | Retry
+) -> None:
+    world = World(failure=failure)
+    outcome = await world.process()
+    assert world.log == ["enrich e1", "deliver e1"]
+    assert outcome.disposition == disposition
+    assert (outcome.stage, outcome.error, outcome.enrichment) == (Stage.DELIVER, failure, FOUND)
+    assert outcome.seconds == {Stage.ENRICH: 1, Stage.DELIVER: 1}
+
+
+@pytest.mark.parametrize(
+    ("world", "disposition"),
+    [
+        (World(EnrichmentUnavailable("down")), (Reason.ATTEMPTS_EXHAUSTED, "down (attempt 3 of 3)")),
+        (
+            World(EnrichmentUnavailable("what?", Fault.UNREADABLE)),
+            (Reason.UNREADABLE_ANSWER, "what? (attempt 3 of 3)"),
+        ),
+        (
+            World(failure=DeliveryUnavailable("500")),
+            (Reason.ATTEMPTS_EXHAUSTED, "500 (attempt 3 of 3)"),
+        ),
+        (
+            World(failure=RuntimeError("password=hunter2")),
+            (
+                Reason.ATTEMPTS_EXHAUSTED,
+                "unexpected RuntimeError; the worker's log has the traceback (attempt 3 of 3)",
+            ),
+        ),
+    ],
+    ids=["dialer", "unreadable", "sink", "unexpected"],
+)
+async def test_used_up_attempts_end_in_the_dead_letters_with_the_last_error(
+    world: World, disposition: tuple[Reason, str]
+) -> None:
+    outcome = await world.process(replace(CALL, attempt=3))
+    assert outcome.disposition == DeadLetter(*disposition)
+
+
+async def test_an_unexpected_error_is_a_bounded_transient_whose_text_is_not_shown() -> None:
+    error = RuntimeError("password=hunter2")
+    outcome = await World(error).process()
+    assert outcome.error is error  # for the log, with its traceback
+    assert outcome.disposition == Retry(
+        DELAYS[0], 2, "unexpected", "unexpected RuntimeError; the worker's log has the traceback"
+    )
+
+
+@pytest.mark.parametrize(
+    "world",
+    [World(asyncio.CancelledError()), World(failure=asyncio.CancelledError())],
+    ids=["looking up", "delivering"],
+)
+async def test_a_cancellation_passes_through_and_is_no_disposition(world: World) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await world.process()
+
+
+# --- not ready ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attempt", [1, 3, 50])
+async def test_what_is_not_found_in_time_is_looked_up_again_without_counting(attempt: int) -> None:
+    outcome = await World(NotReady("not found"), age=14 * MINUTE).process(replace(CALL, attempt=attempt))
+    assert outcome.disposition == Retry(DELAYS[2], attempt, "not_found", "not found")
+
+
+async def test_what_is_not_found_in_the_end_is_dead_lettered() -> None:
+    outcome = await World(NotReady("not found"), age=15 * MINUTE).process()
+    assert outcome.disposition == DeadLetter(Reason.NOT_FOUND, "not found")
+
+
+async def test_what_is_not_final_in_time_is_looked_up_again_without_counting() -> None:
+    world = World(NotReady("INCALL", NOT_FINAL), age=14 * MINUTE)
+    outcome = await world.process()
+    assert outcome.disposition == Retry(DELAYS[2], 1, "not_final", "INCALL")
+    assert world.delivered() == []
+
+
+async def test_what_is_not_final_in_the_end_is_delivered_as_such() -> None:
+    world = World(NotReady("INCALL", NOT_FINAL), age=15 * MINUTE)
+    outcome = await world.process()
+    assert outcome.disposition == Ack()
+    assert outcome.enrichment == NOT_FINAL
+    delivered = json.loads(world.sink.delivered[0].body)["data"]
+    assert (delivered["final"], delivered["call"]["status"]) == (False, "INCALL")
+
+
+async def test_what_is_not_final_is_not_lost_where_the_time_ends_between_two_glances_at_the_clock() -> None:
+    world = World(NotReady("INCALL", NOT_FINAL))
+    end = HAPPENED + POLICY.ready_within
+    clock = iter([end - timedelta.resolution, end])
+    outcome = await Pipeline(world.enricher, world.sink, POLICY, now=lambda: next(clock)).process(CALL)
+    assert outcome.disposition == Retry(DELAYS[2], 1, "not_final", "INCALL")
+
+
+async def test_the_age_counts_from_the_event_and_not_from_the_message() -> None:
+    late = replace(CALL, first_seen=HAPPENED + 15 * MINUTE)
+    outcome = await World(NotReady("not found"), age=15 * MINUTE).process(late)
+    assert outcome.disposition == DeadLetter(Reason.NOT_FOUND, "not found")
+
+
+@pytest.mark.parametrize("enrichment", [FOUND, NOT_FINAL, FOUND_AGENT], ids=["call", "not final", "agent"])
+def test_an_enrichment_survives_the_way_through_a_header(enrichment: Enrichment) -> None:
+    assert enrichment_from_json(enrichment.model_dump_json()) == enrichment

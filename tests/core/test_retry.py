@@ -1,0 +1,296 @@
+"""The retry policy: what is final, what waits, what counts as an attempt, and on which tier."""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.core.disposition import DeadLetter, Retry
+from worker.core.errors import (
+    DeliveryRejected,
+    DeliveryUnavailable,
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    Fault,
+    InvalidEvent,
+    NotReady,
+    ProcessingError,
+    Reason,
+)
+from worker.core.records import CallEnrichment, CallRecord
+from worker.core.retry import LOOK_AGAIN_AT_MOST, RetryPolicy, describe, format_delay
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+DELAYS = (5 * SECOND, 30 * SECOND, 2 * MINUTE, 10 * MINUTE, 60 * MINUTE)
+POLICY = RetryPolicy(delays=DELAYS, max_attempts=12, ready_within=15 * MINUTE, refused_probe=5 * MINUTE)
+NOT_FINAL = CallEnrichment(call=CallRecord(call_id="V1", status="INCALL"), final=False)
+
+
+class LabelledError(Exception):
+    """Somebody else's error that happens to have a label."""
+
+    label = "theirs"
+
+
+UNEXPECTED = (RuntimeError("password=hunter2"), LabelledError("password=hunter2"))
+
+
+# --- what is final --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InvalidEvent("no"), Reason.INVALID_EVENT),
+        (EnrichmentRejected("no"), Reason.REJECTED_BY_DIALER),
+        (DeliveryRejected("no"), Reason.REJECTED_BY_SINK),
+    ],
+    ids=["invalid", "dialer", "sink"],
+)
+def test_what_no_retry_would_help_is_dead_lettered_at_the_first_attempt(
+    error: Exception, reason: Reason
+) -> None:
+    assert POLICY.decide(error, attempt=1, age=timedelta(0)) == DeadLetter(reason, "no")
+
+
+# --- what counts as an attempt --------------------------------------------------------------------
+
+COUNTED = (
+    EnrichmentUnavailable("down"),
+    EnrichmentUnavailable("gibberish", Fault.UNREADABLE),
+    DeliveryUnavailable("down"),
+    *UNEXPECTED,
+)
+
+
+@pytest.mark.parametrize("error", COUNTED, ids=repr)
+def test_the_tiers_are_climbed_one_an_attempt_and_the_last_repeats(error: Exception) -> None:
+    decisions = [POLICY.decide(error, attempt=attempt, age=MINUTE) for attempt in range(1, 12)]
+    assert [(decision.tier, decision.attempt) for decision in decisions if isinstance(decision, Retry)] == [
+        (DELAYS[min(attempt - 1, 4)], attempt + 1) for attempt in range(1, 12)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "text"),
+    [
+        (EnrichmentUnavailable("down"), Reason.ATTEMPTS_EXHAUSTED, "down"),
+        (EnrichmentUnavailable("gibberish", Fault.UNREADABLE), Reason.UNREADABLE_ANSWER, "gibberish"),
+        (DeliveryUnavailable("500"), Reason.ATTEMPTS_EXHAUSTED, "500"),
+        *((error, Reason.ATTEMPTS_EXHAUSTED, describe(error)) for error in UNEXPECTED),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("attempt", [12, 13, 10**9])
+def test_used_up_attempts_are_dead_lettered_with_the_last_error(
+    error: Exception, reason: Reason, text: str, attempt: int
+) -> None:
+    decision = POLICY.decide(error, attempt=attempt, age=MINUTE)
+    assert decision == DeadLetter(reason, f"{text} (attempt {attempt} of 12)")
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=repr)
+def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
+    name = type(error).__name__
+    assert describe(error) == f"unexpected {name}; the worker's log has the traceback"
+    decision = POLICY.decide(error, attempt=1, age=MINUTE)
+    assert decision == Retry(DELAYS[0], 2, "unexpected", describe(error))
+
+
+# --- what is not the event's fault ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "tier"),
+    [
+        (EnrichmentUnavailable("login", Fault.REFUSED), 10 * MINUTE),
+        (DeliveryUnavailable("401", Fault.REFUSED), 10 * MINUTE),
+        (EnrichmentUnavailable("later", Fault.BUSY), 5 * SECOND),
+        (DeliveryUnavailable("429", Fault.BUSY), 5 * SECOND),
+        (DeliveryUnavailable("429", Fault.BUSY, timedelta(0)), 5 * SECOND),
+        (DeliveryUnavailable("429", Fault.BUSY, 5 * SECOND), 5 * SECOND),
+        (DeliveryUnavailable("429", Fault.BUSY, 6 * SECOND), 30 * SECOND),
+        (DeliveryUnavailable("503", Fault.OUTAGE, 31 * SECOND), 2 * MINUTE),
+        (DeliveryUnavailable("429", Fault.BUSY, timedelta(days=1)), 60 * MINUTE),
+    ],
+    ids=lambda value: value.label if isinstance(value, ProcessingError) else None,
+)
+def test_a_refusal_or_a_request_to_come_back_later_waits_at_least_that_long(
+    error: EnrichmentUnavailable | DeliveryUnavailable, tier: timedelta
+) -> None:
+    assert POLICY.decide(error, attempt=3, age=MINUTE) == Retry(tier, 3, error.label, str(error))
+
+
+WAITS = st.timedeltas(timedelta(0), timedelta(hours=2))
+AGES = st.timedeltas(timedelta(days=-1), timedelta(days=30))
+ATTEMPTS = st.integers(1, 2000)
+POLICIES = st.builds(
+    RetryPolicy,
+    delays=st.lists(st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)), min_size=1, unique=True).map(
+        lambda delays: tuple(sorted(delays))
+    ),
+    max_attempts=st.integers(1, 1000),
+    ready_within=st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
+    refused_probe=st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
+)
+NOT_THE_EVENTS_FAULT = (
+    st.builds(EnrichmentUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY]))
+    | st.builds(
+        DeliveryUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY]), st.none() | WAITS
+    )
+    | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(Fault), WAITS)
+)
+ERRORS = (
+    NOT_THE_EVENTS_FAULT
+    | st.builds(EnrichmentUnavailable, st.text(), st.sampled_from(Fault))
+    | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(Fault))
+    | st.builds(NotReady, st.text(), st.sampled_from([None, NOT_FINAL]))
+    | st.builds(RuntimeError, st.text())
+)
+
+
+@given(POLICIES, NOT_THE_EVENTS_FAULT, ATTEMPTS, AGES)
+def test_a_refusing_or_busy_dependency_never_costs_an_event_an_attempt(
+    policy: RetryPolicy, error: Exception, attempt: int, age: timedelta
+) -> None:
+    decision = policy.decide(error, attempt=attempt, age=age)
+    assert isinstance(decision, Retry)
+    assert decision.attempt == attempt
+
+
+@given(POLICIES, ERRORS, ATTEMPTS, AGES)
+def test_the_attempt_never_falls_and_the_tier_is_one_of_the_delays(
+    policy: RetryPolicy, error: Exception, attempt: int, age: timedelta
+) -> None:
+    decision = policy.decide(error, attempt=attempt, age=age)
+    if isinstance(decision, Retry):
+        assert decision.tier in policy.delays
+        assert decision.attempt in (attempt, attempt + 1)
+        assert decision.attempt <= max(attempt, policy.max_attempts)
+
+
+@given(POLICIES, st.sampled_from(COUNTED), AGES)
+def test_a_failure_that_counts_ends_after_the_given_number_of_attempts(
+    policy: RetryPolicy, error: Exception, age: timedelta
+) -> None:
+    attempt, decision = 1, policy.decide(error, attempt=1, age=age)
+    while isinstance(decision, Retry):
+        assert decision.attempt == attempt + 1
+        attempt += 1
+        decision = policy.decide(error, attempt=attempt, age=age)
+    assert attempt == policy.max_attempts
+
+
+# --- what is not ready ----------------------------------------------------------------------------
+
+
+def look_ups(policy: RetryPolicy, first: timedelta, latency: timedelta) -> list[timedelta]:
+    """Give how old an event is at each look-up, until it is given up."""
+    ages = [first]
+    while isinstance(decision := policy.decide(NotReady("not found"), attempt=1, age=ages[-1]), Retry):
+        assert decision.attempt == 1
+        ages.append(ages[-1] + decision.tier + latency)
+    assert decision == DeadLetter(Reason.NOT_FOUND, "not found")
+    return ages
+
+
+@given(
+    st.timedeltas(-5 * SECOND, 10 * SECOND),
+    st.timedeltas(timedelta(0), 5 * SECOND),
+)
+def test_what_is_not_ready_is_looked_up_three_times_in_the_first_minute_and_given_up_in_time(
+    first: timedelta, latency: timedelta
+) -> None:
+    ages = look_ups(POLICY, first, latency)
+    assert sum(age <= MINUTE for age in ages) >= 3
+    assert POLICY.ready_within <= ages[-1] <= POLICY.ready_within + LOOK_AGAIN_AT_MOST + latency
+    assert len(ages) < 20  # nor is the dialer asked all the time
+
+
+@pytest.mark.parametrize(
+    ("age", "tier"),
+    [
+        (timedelta(days=-1), 5 * SECOND),
+        (timedelta(0), 5 * SECOND),
+        (14.9 * SECOND, 5 * SECOND),
+        (15 * SECOND, 30 * SECOND),
+        (59.9 * SECOND, 30 * SECOND),
+        (60 * SECOND, 2 * MINUTE),
+        (14 * MINUTE, 2 * MINUTE),
+    ],
+)
+def test_the_next_look_up_is_about_as_far_away_as_the_event_is_old(age: timedelta, tier: timedelta) -> None:
+    decision = POLICY.decide(NotReady("not yet"), attempt=7, age=age)
+    assert decision == Retry(tier, 7, "not_found", "not yet")
+
+
+def test_where_all_tiers_are_long_the_first_is_used() -> None:
+    policy = replace(POLICY, delays=(10 * MINUTE, 60 * MINUTE))
+    decision = policy.decide(NotReady("not yet"), attempt=1, age=14 * MINUTE)
+    assert decision == Retry(10 * MINUTE, 1, "not_found", "not yet")
+
+
+@pytest.mark.parametrize("age", [timedelta(0), 15 * MINUTE, timedelta(days=30)])
+def test_what_was_found_and_is_not_final_is_never_dead_lettered(age: timedelta) -> None:
+    """The pipeline delivers it once it has waited enough, also where the clock ticks in between."""
+    decision = POLICY.decide(NotReady("INCALL", NOT_FINAL), attempt=1, age=age)
+    assert isinstance(decision, Retry)
+    assert decision.label == "not_final"
+
+
+def test_waiting_ends_when_the_event_is_as_old_as_the_setting_says() -> None:
+    assert POLICY.still_waits(15 * MINUTE - timedelta.resolution)
+    assert not POLICY.still_waits(15 * MINUTE)
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "label"),
+    [
+        (InvalidEvent(""), "invalid_event"),
+        (EnrichmentRejected(""), "rejected_by_dialer"),
+        (DeliveryRejected(""), "rejected_by_sink"),
+        (NotReady(""), "not_found"),
+        (NotReady("", NOT_FINAL), "not_final"),
+        *((EnrichmentUnavailable("", fault), f"dialer_{fault}") for fault in Fault),
+        *((DeliveryUnavailable("", fault), f"sink_{fault}") for fault in Fault),
+        (EnrichmentUnavailable(""), "dialer_outage"),
+        (DeliveryUnavailable(""), "sink_outage"),
+    ],
+)
+def test_each_kind_of_failure_has_a_label(error: InvalidEvent, label: str) -> None:
+    assert error.label == label
+
+
+@pytest.mark.parametrize(
+    ("delay", "text"),
+    [
+        (timedelta(milliseconds=1), "1ms"),
+        (timedelta(milliseconds=1500), "1500ms"),
+        (5 * SECOND, "5s"),
+        (90 * SECOND, "90s"),
+        (2 * MINUTE, "2m"),
+        (60 * MINUTE, "1h"),
+        (timedelta(days=7), "168h"),
+    ],
+)
+def test_a_delay_is_written_in_the_largest_unit_that_fits(delay: timedelta, text: str) -> None:
+    assert format_delay(delay) == text
+
+
+@given(st.integers(1, 7 * 24 * 3_600_000), st.integers(1, 7 * 24 * 3_600_000))
+def test_two_delays_never_share_a_name(one: int, other: int) -> None:
+    names = {format_delay(timedelta(milliseconds=delay)) for delay in (one, other)}
+    assert len(names) == len({one, other})
+    assert all(re.fullmatch(r"[1-9]\d*(ms|s|m|h)", name) for name in names)
+
+
+def test_the_policy_can_not_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        POLICY.max_attempts = 1  # type: ignore[misc]

@@ -1,0 +1,535 @@
+"""Where settings come from, what they default to, and that every problem is named at once."""
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+from pydantic import SecretStr, ValidationError
+
+from worker.settings import BrokerCommandSettings, Settings, SettingsError, load
+from worker.settings.load import variables
+
+SECRET = "hunter2-hunter2"
+SIGNING_SECRET = "whsec_" + base64.b64encode(SECRET.encode()).decode()
+DIALER = "https://dialer.example/vicidial/non_agent_api.php"
+REQUIRED = {
+    "CRM_SYNC_VICIDIAL__URL": DIALER,
+    "CRM_SYNC_VICIDIAL__USER": "api",
+    "CRM_SYNC_VICIDIAL__PASSWORD": SECRET,
+    "CRM_SYNC_SINK__URL": "https://crm.example/hooks/calls",
+}
+SECONDS = timedelta(seconds=1)
+MINUTES = timedelta(minutes=1)
+
+Loader = Callable[..., Settings]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
+    """Load settings from the required variables, others, and a tree that is written as YAML."""
+    for name in [name for name in os.environ if name.upper().startswith("CRM_SYNC_")]:
+        monkeypatch.delenv(name)
+
+    def load_these(
+        environment: Mapping[str, str] = {}, tree: object = None, kind: type[Any] = Settings, **settings: str
+    ) -> Any:  # noqa: ANN401 - of the kind that was asked for
+        given = {**environment, **{f"CRM_SYNC_{name}": value for name, value in settings.items()}}
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        config = None
+        if tree is not None:
+            config = tmp_path / "crm-sync.yaml"
+            config.write_text(
+                tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False), encoding="utf-8"
+            )
+        return load(kind, config)
+
+    return load_these
+
+
+def problems(load_these: Loader, *args: object, **settings: object) -> list[str]:
+    """Load what can't be used, and give what is said of it."""
+    with pytest.raises(SettingsError) as caught:
+        load_these(*args, **settings)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def leaf(settings: Settings, path: str) -> Any:  # noqa: ANN401 - whatever the setting is
+    """Follow a path such as `broker.url`."""
+    value: Any = settings
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+# --- defaults and sources -------------------------------------------------------------------------
+
+DEFAULTS = {
+    "broker.url": "amqp://guest:guest@127.0.0.1:5672/",
+    "broker.namespace": "crm-sync",
+    "broker.events_exchange": "crm-sync.events",
+    "max_in_flight": 64,
+    "drain": 20 * SECONDS,
+    "vicidial.source": "crmsync",
+    "vicidial.method": "GET",
+    "vicidial.timeout": 10 * SECONDS,
+    "vicidial.max_concurrency": 8,
+    "vicidial.timezone": None,
+    "vicidial.ready_within": 15 * MINUTES,
+    "vicidial.ignore_agentdirect": False,
+    "sink.kind": "webhook",
+    "sink.signing_secret": None,
+    "sink.timeout": 15 * SECONDS,
+    "sink.exchange": None,
+    "retry.delays": (5 * SECONDS, 30 * SECONDS, 2 * MINUTES, 10 * MINUTES, 60 * MINUTES),
+    "retry.max_attempts": 12,
+    "gates.probe_max": 30 * SECONDS,
+    "gates.refused_probe": 5 * MINUTES,
+    "http.host": "0.0.0.0",  # noqa: S104 - as documented
+    "http.port": 8080,
+    "log.level": "info",
+    "log.format": "json",
+    "log.mask_phone_numbers": True,
+}
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_what_is_not_set_has_the_documented_default(loaded: Loader, path: str) -> None:
+    assert leaf(loaded(REQUIRED), path) == DEFAULTS[path]
+
+
+def test_every_setting_is_required_or_has_a_documented_default_or_names_a_file() -> None:
+    required = {"vicidial.url", "vicidial.user", "vicidial.password", "sink.url"}
+    files = {path for path in variables().values() if path.endswith("_file")}
+    assert set(variables().values()) == required | files | set(DEFAULTS)
+
+
+def test_the_events_exchange_follows_the_namespace(loaded: Loader) -> None:
+    assert loaded(REQUIRED, BROKER__NAMESPACE="west").broker.events_exchange == "west.events"
+    assert loaded(BROKER__EVENTS_EXCHANGE="theirs").broker.events_exchange == "theirs"
+
+
+TREE = {
+    "broker": {"url": "amqps://a:b@broker.example/", "namespace": "west"},
+    "vicidial": {"url": DIALER, "user": 6666, "password": SECRET, "timezone": "America/New_York"},
+    "sink": {"kind": "queue"},
+    "retry": {"delays": ["1s", 90], "max_attempts": 3},
+    "drain": 1.5,
+}
+
+
+def test_a_yaml_file_alone_is_enough(loaded: Loader) -> None:
+    settings = loaded(tree=TREE)
+    assert leaf(settings, "broker.url") == "amqps://a:b@broker.example/"
+    assert settings.vicidial.user == "6666"
+    assert settings.vicidial.timezone == ZoneInfo("America/New_York")
+    assert settings.retry.delays == (1 * SECONDS, 90 * SECONDS)
+    assert settings.drain == 1.5 * SECONDS
+
+
+def test_the_environment_wins_over_the_yaml_file_setting_by_setting(loaded: Loader) -> None:
+    settings = loaded(tree=TREE, BROKER__NAMESPACE="east", DRAIN="3s", RETRY__DELAYS="2s, 4s")
+    assert (settings.broker.namespace, settings.drain) == ("east", 3 * SECONDS)
+    assert leaf(settings, "broker.url") == "amqps://a:b@broker.example/"
+    assert settings.retry.delays == (2 * SECONDS, 4 * SECONDS)
+    assert settings.retry.max_attempts == 3
+
+
+def test_a_variable_may_be_written_in_small_letters(loaded: Loader) -> None:
+    assert loaded({**REQUIRED, "crm_sync_http__port": "0"}).http.port == 0
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "broker:\nsink: {}\ndrain:\nvicidial:\n  timezone:\n"])
+def test_a_name_with_nothing_after_it_counts_as_not_given(loaded: Loader, text: str) -> None:
+    assert loaded(REQUIRED, tree=text).drain == 20 * SECONDS
+
+
+def test_the_settings_can_not_be_changed(loaded: Loader) -> None:
+    settings = loaded(REQUIRED)
+    for section, name in ((settings, "drain"), (settings.broker, "namespace"), (settings.sink, "kind")):
+        with pytest.raises(ValidationError):
+            setattr(section, name, "x")
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+SECRETS = {
+    "broker.url": "amqp://user:secret@broker.example/",
+    "vicidial.password": SECRET,
+    "sink.url": "https://crm.example/hooks/secret",
+    "sink.signing_secret": SIGNING_SECRET,
+}
+
+
+def variable(path: str) -> str:
+    """Give the name of a setting's variable."""
+    return "CRM_SYNC_" + path.upper().replace(".", "__")
+
+
+@pytest.mark.parametrize("path", SECRETS)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_secret_may_stand_in_a_file(loaded: Loader, tmp_path: Path, path: str, end: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRETS[path] + end, encoding="utf-8", newline="")
+    environment = {name: value for name, value in REQUIRED.items() if name != variable(path)}
+    assert leaf(loaded({**environment, f"{variable(path)}_FILE": str(file)}), path) == SECRETS[path]
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_a_secret_may_stand_in_the_secrets_directory(loaded: Loader, tmp_path: Path, path: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / path.replace(".", "__")).write_text(SECRETS[path])
+    (tmp_path / "run" / "..data").mkdir()  # as Kubernetes mounts secrets
+    environment = {name: value for name, value in REQUIRED.items() if name != variable(path)}
+    assert leaf(loaded(environment, SECRETS_DIR=str(tmp_path / "run")), path) == SECRETS[path]
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_of_two_sources_the_stronger_wins_whichever_way_it_gives_the_secret(
+    loaded: Loader, tmp_path: Path, path: str
+) -> None:
+    section, name = path.split(".")
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / f"{section}__{name}"
+    file.write_text(SECRETS[path])
+    directory = {"CRM_SYNC_SECRETS_DIR": str(file.parent)}
+    required = {name: value for name, value in REQUIRED.items() if name != variable(path)}
+    weak = {section: {name: "weak"}}
+    missing = {section: {f"{name}_file": "/nowhere"}}
+    assert leaf(loaded({**required, **directory}, tree=weak), path) == SECRETS[path]
+    assert leaf(loaded(tree=missing), path) == SECRETS[path]
+    file.write_text("weak")
+    assert leaf(loaded({variable(path): SECRETS[path]}, tree=missing), path) == SECRETS[path]
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_of_one_source_a_secret_is_taken_one_way_only(loaded: Loader, path: str) -> None:
+    given = {**REQUIRED, variable(path): SECRETS[path], f"{variable(path)}_FILE": "/nowhere"}
+    assert problems(loaded, given) == [
+        (
+            f"{path} ({variable(path)}): is given twice, directly and by {path.split('.')[1]}_file;"
+            " keep one of them"
+        ),
+    ]
+
+
+def test_a_secret_file_that_can_not_be_read_is_named_with_the_reason(loaded: Loader, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    given = {name: value for name, value in REQUIRED.items() if "PASSWORD" not in name and "SINK" not in name}
+    assert problems(
+        loaded,
+        given,
+        BROKER__URL_FILE=str(tmp_path / "none"),
+        VICIDIAL__PASSWORD_FILE=str(tmp_path / "empty"),
+        SINK__URL_FILE=str(tmp_path / "binary"),
+        SINK__SIGNING_SECRET_FILE=str(tmp_path),
+    ) == [
+        f"broker.url (CRM_SYNC_BROKER__URL): can't read {tmp_path}/none: No such file or directory",
+        f"sink.url (CRM_SYNC_SINK__URL): can't read {tmp_path}/binary: not UTF-8 text",
+        f"sink.signing_secret (CRM_SYNC_SINK__SIGNING_SECRET): can't read {tmp_path}: Is a directory",
+        f"vicidial.password (CRM_SYNC_VICIDIAL__PASSWORD): {tmp_path}/empty is empty",
+    ]
+
+
+def test_a_secrets_directory_that_can_not_be_used_is_named(loaded: Loader, tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    assert problems(loaded, REQUIRED, SECRETS_DIR=str(missing)) == [
+        f"CRM_SYNC_SECRETS_DIR: can't list {missing}: No such file or directory"
+    ]
+    (tmp_path / "passwd").write_text("x")
+    assert problems(loaded, REQUIRED, SECRETS_DIR=str(tmp_path)) == [
+        (
+            f"CRM_SYNC_SECRETS_DIR: {tmp_path}/passwd is no secret; known are"
+            " broker__url, sink__url, sink__signing_secret, vicidial__password"
+        ),
+    ]
+
+
+def test_no_secret_is_shown_in_a_repr(loaded: Loader) -> None:
+    settings = loaded({**REQUIRED, **{variable(path): value for path, value in SECRETS.items()}})
+    for secret in (*SECRETS.values(), "secret@"):
+        assert secret not in repr(settings)
+        assert secret not in str(settings)
+
+
+def test_every_secret_is_listed_for_the_log_to_leave_out(loaded: Loader) -> None:
+    settings = loaded(
+        {**REQUIRED, **{variable(path): value for path, value in SECRETS.items()}},
+        BROKER__URL="amqp://user:p%40ss@broker.example/",
+    )
+    expected = {*SECRETS.values(), "p%40ss", "p@ss", "amqp://user:p%40ss@broker.example/"}
+    assert expected - {SECRETS["broker.url"]} == set(settings.secrets())
+
+
+BROKEN = {
+    "CRM_SYNC_BROKER__URL": f"http://user:{SECRET}@broker.example/",
+    "CRM_SYNC_VICIDIAL__URL": f"ftp://user:{SECRET}@dialer.example/",
+    "CRM_SYNC_SINK__URL": f"crm.example/{SECRET}",
+    "CRM_SYNC_SINK__SIGNING_SECRET": f"{SECRET}!",
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {**REQUIRED, **BROKEN},
+        {**REQUIRED, "CRM_SYNC_BROKER__URL": f"amqp://user:{SECRET}\u2100@broker.example/"},
+        {**REQUIRED, "CRM_SYNC_BROKER__URL": f"amqp://user:[{SECRET}]@broker.example/"},
+        {**REQUIRED, "CRM_SYNC_BROKER__URL": f"amqp://user:{SECRET}/x@broker.example/"},
+        {**REQUIRED, "CRM_SYNC_BROKER__URL": f"amqp://user:{SECRET}#x@broker.example/"},
+        {**REQUIRED, "CRM_SYNC_VICIDIAL__PASWORD": SECRET},
+        {**REQUIRED, "CRM_SYNC_VICIDIAL": SECRET},
+    ],
+    ids=["all", "NFKC", "brackets", "slash", "hash", "misspelt", "section"],
+)
+def test_no_secret_is_shown_in_a_problem(loaded: Loader, given: dict[str, str]) -> None:
+    assert SECRET not in str(problems(loaded, given))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"vicidial": {"password": [SECRET]}},
+        {"vicidial": {"passwort": SECRET}},
+        {"vicidial": SECRET},
+        {"password": SECRET},
+        f"vicidial: {{password: {SECRET}",
+        f"- {SECRET}",
+    ],
+    ids=str,
+)
+def test_nor_in_a_problem_of_the_yaml_file(loaded: Loader, tree: object) -> None:
+    given = {name: value for name, value in REQUIRED.items() if "PASSWORD" not in name}
+    assert SECRET not in str(problems(loaded, given, tree=tree))
+
+
+def test_the_password_file_is_read_again_when_asked(loaded: Loader, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("old")
+    given = {name: value for name, value in REQUIRED.items() if "PASSWORD" not in name}
+    settings = loaded(given, VICIDIAL__PASSWORD_FILE=str(file)).vicidial
+    file.write_text("new\n")
+    assert settings.password.get_secret_value() == "old"
+    assert settings.reread().password.get_secret_value() == "new"
+    assert settings.reread().user == settings.user
+    file.unlink()
+    with pytest.raises(ValueError, match="can't read"):
+        settings.reread()
+
+
+def test_a_password_given_directly_stays_when_read_again(loaded: Loader) -> None:
+    settings = loaded(REQUIRED).vicidial
+    assert settings.reread() == settings
+
+
+# --- problems -------------------------------------------------------------------------------------
+
+
+def test_nothing_given_names_everything_required(loaded: Loader) -> None:
+    assert problems(loaded) == [
+        "sink.url (CRM_SYNC_SINK__URL): is required: the CRM's address, as sink.kind is webhook",
+        (
+            "vicidial.url (CRM_SYNC_VICIDIAL__URL): is required: the full address of non_agent_api.php,"
+            f" such as {DIALER}"
+        ),
+        "vicidial.user (CRM_SYNC_VICIDIAL__USER): is required: the API user's name",
+        "vicidial.password (CRM_SYNC_VICIDIAL__PASSWORD): is required: the API user's password",
+    ]
+
+
+def test_what_is_required_may_not_be_empty(loaded: Loader) -> None:
+    said = problems(loaded, dict.fromkeys(REQUIRED, ""))
+    assert [line.partition(" ")[0] for line in said] == [
+        "sink.url",
+        "vicidial.url",
+        "vicidial.user",
+        "vicidial.password",
+    ]
+
+
+def test_every_problem_of_every_source_is_named_at_once(loaded: Loader) -> None:
+    tree = {"brokr": {"url": "x"}, "vicidial": {"usr": "x"}, "log": "debug", "max_in_flight": 0, 5: "x"}
+    given = {"CRM_SYNC_SINK_URL": "x", "CRM_SYNC_HTTP": "x", "CRM_SYNC_VICIDIAL__URL__X": "x"}
+    said = problems(loaded, {**REQUIRED, **given}, tree=tree, DRAIN="26m", HTTP__PORT="65536")
+    assert said == [
+        "CRM_SYNC_HTTP: no such setting; did you mean CRM_SYNC_HTTP__PORT?",
+        "CRM_SYNC_SINK_URL: no such setting; did you mean CRM_SYNC_SINK__URL?",
+        "CRM_SYNC_VICIDIAL__URL__X: no such setting; did you mean CRM_SYNC_VICIDIAL__URL?",
+        "log: is a section; write each of its settings on a line of its own below it",
+        "brokr: no such setting; did you mean broker.url?",
+        "vicidial.usr: no such setting; did you mean vicidial.user?",
+        "5: no such setting",
+        "http.port (CRM_SYNC_HTTP__PORT): should be less than or equal to 65535 (it is '65536')",
+        "max_in_flight (CRM_SYNC_MAX_IN_FLIGHT): should be greater than or equal to 1 (it is 0)",
+        (
+            "drain (CRM_SYNC_DRAIN): must be at most 25m, as RabbitMQ gives up on a consumer after 30"
+            " (it is '26m')"
+        ),
+    ]
+
+
+DURATION = "write a duration such as 500ms, 5s, 2m, 1h or a number of seconds"
+LADDER = "name at least one delay, each longer than the one before it, such as 5s,30s,2m"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("broker.namespace", "two words", "use 1 to 100 letters, digits, dots, dashes and underscores"),
+        ("broker.namespace", "", "use 1 to 100 letters"),
+        ("vicidial.source", "crm-sync", "String should match pattern"),
+        ("vicidial.method", "PUT", "should be 'GET' or 'POST' (it is 'PUT')"),
+        ("vicidial.url", "dialer.example", f"is not an address such as {DIALER}"),
+        ("vicidial.url", "https://dialer.example:0/", "is not an address"),
+        ("vicidial.max_concurrency", "0", "should be greater than or equal to 1 (it is '0')"),
+        ("vicidial.timezone", "EST5", "is no IANA time zone; write one such as America/New_York"),
+        ("vicidial.timezone", "../etc/passwd", "is no IANA time zone"),
+        ("vicidial.timeout", "10 parsecs", DURATION),
+        ("sink.kind", "mail", "should be 'webhook' or 'queue' (it is 'mail')"),
+        ("sink.url", "crm.example", "is not an address such as https://crm.example/hooks/calls"),
+        ("sink.signing_secret", "letmein", "is not whsec_ followed by base64; make one with"),
+        ("retry.delays", "", DURATION),
+        ("retry.delays", "5s,", DURATION),
+        ("retry.delays", "5s,5s", LADDER),
+        ("retry.delays", "30s,5s", LADDER),
+        ("retry.max_attempts", "many", "should be a valid integer"),
+        ("http.port", "-1", "should be greater than or equal to 0 (it is '-1')"),
+        ("log.level", "loud", "should be 'debug', 'info', 'warning' or 'error' (it is 'loud')"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(
+    loaded: Loader, path: str, value: str, said: str
+) -> None:
+    (line,) = problems(loaded, {**REQUIRED, variable(path): value})
+    assert line.startswith(f"{path} ({variable(path)}): {said}")
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ("a: [", "not YAML in line 1"),
+        ("ok: 1\n\ta: 1", "not YAML in line 2"),
+        ("!!python/object:os.system {}", "not YAML in line 1"),
+        ("\x00", "not YAML"),
+        ("- drain: 1s", "not a mapping of settings"),
+        ("drain", "not a mapping of settings"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_named(loaded: Loader, tmp_path: Path, tree: str, said: str) -> None:
+    assert problems(loaded, REQUIRED, tree=tree) == [f"--config {tmp_path}/crm-sync.yaml: {said}"]
+
+
+def test_a_file_that_can_not_be_read_is_named(loaded: Loader, tmp_path: Path) -> None:
+    loaded(REQUIRED)
+    (tmp_path / "latin").write_bytes(b"# \xe9")
+    for name, said in (("none", "No such file or directory"), ("latin", "not UTF-8")):
+        with pytest.raises(SettingsError, match=f"--config {tmp_path}/{name}: can't be read: {said}"):
+            load(Settings, tmp_path / name)
+
+
+KUBERNETES = {
+    "CRM_SYNC_SERVICE_HOST": "10.0.0.1",
+    "CRM_SYNC_SERVICE_PORT": "8080",
+    "CRM_SYNC_SERVICE_PORT_HTTP": "8080",
+    "CRM_SYNC_PORT": "tcp://10.0.0.1:8080",
+    "CRM_SYNC_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "CRM_SYNC_PORT_8080_TCP_PROTO": "tcp",
+    "CRM_SYNC_PORT_8080_TCP_PORT": "8080",
+    "CRM_SYNC_PORT_8080_TCP_ADDR": "10.0.0.1",
+    "CRM_SYNC_METRICS_SERVICE_HOST": "10.0.0.2",
+    "CRM_SYNC_METRICS_PORT": "tcp://10.0.0.2:9090",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_with_our_name_are_no_settings(loaded: Loader) -> None:
+    assert loaded({**REQUIRED, **KUBERNETES}).http.port == 8080
+
+
+@pytest.mark.parametrize("name", ["CRM_SYNC_PORT", "CRM_SYNC_HTTP_PORT", "CRM_SYNC_SERVICE"])
+def test_what_only_looks_like_one_is_still_named(loaded: Loader, name: str) -> None:
+    (line,) = problems(loaded, {**REQUIRED, name: "8080"})
+    assert line.startswith(f"{name}: no such setting")
+
+
+def test_a_queue_needs_no_address(loaded: Loader) -> None:
+    given = {name: value for name, value in REQUIRED.items() if name != "CRM_SYNC_SINK__URL"}
+    sink = loaded(given, SINK__KIND="queue", SINK__EXCHANGE="theirs").sink
+    assert (sink.url, sink.exchange) == (None, "theirs")
+
+
+# --- the commands that only talk to the broker ----------------------------------------------------
+
+
+def test_a_broker_command_needs_no_setting_at_all(loaded: Loader) -> None:
+    settings = loaded(kind=BrokerCommandSettings)
+    assert leaf(settings, "broker.url") == DEFAULTS["broker.url"]
+    assert settings.retry.delays == DEFAULTS["retry.delays"]
+    assert not hasattr(settings, "vicidial")
+
+
+def test_a_broker_command_looks_at_nothing_else(loaded: Loader) -> None:
+    given = {"CRM_SYNC_VICIDIAL__URL": "wrong", "CRM_SYNC_SINK__URL": "wrong", "CRM_SYNC_HTTP__PORT": "wrong"}
+    tree = {"drain": "wrong", "sink": {"kind": "queue", "timeout": "wrong", "exchange": "out"}}
+    settings = loaded(given, tree=tree, kind=BrokerCommandSettings)
+    assert (settings.sink.kind, settings.sink.exchange) == ("queue", "out")
+
+
+def test_a_broker_command_is_still_strict_about_names(loaded: Loader) -> None:
+    tree = {"brokr": {}, "sink": {"knd": "queue"}, "vicidial": {"usr": "x"}, "broker": {"ulr": "x"}}
+    assert problems(loaded, {"CRM_SYNC_BROKER_URL": "x"}, tree=tree, kind=BrokerCommandSettings) == [
+        "CRM_SYNC_BROKER_URL: no such setting; did you mean CRM_SYNC_BROKER__URL?",
+        "brokr: no such setting; did you mean broker.url?",
+        "sink.knd: no such setting; did you mean sink.kind?",
+        "vicidial.usr: no such setting; did you mean vicidial.user?",
+        "broker.ulr: no such setting; did you mean broker.url?",
+    ]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_run_with_wrong_settings_names_them_all_exits_with_2_and_opens_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)  # noqa: FBT003 - positional only
+        port = server.getsockname()[1]
+        given = {
+            "CRM_SYNC_BROKER__URL": f"amqp://guest:{SECRET}@127.0.0.1:{port}/",
+            "CRM_SYNC_VICIDIAL__URL": f"http://127.0.0.1:{port}/non_agent_api.php",
+            "CRM_SYNC_VICIDIAL__PASSWORT": SECRET,
+            "CRM_SYNC_SINK__URL": f"http://127.0.0.1:{port}/",
+            "CRM_SYNC_HTTP__PORT": "http",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "worker", "run"],
+            env={"PATH": os.environ["PATH"], **given},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "crm-sync: 4 settings are wrong:",
+        "  CRM_SYNC_VICIDIAL__PASSWORT: no such setting; did you mean CRM_SYNC_VICIDIAL__PASSWORD?",
+        "  vicidial.user (CRM_SYNC_VICIDIAL__USER): is required: the API user's name",
+        "  vicidial.password (CRM_SYNC_VICIDIAL__PASSWORD): is required: the API user's password",
+        (
+            "  http.port (CRM_SYNC_HTTP__PORT): should be a valid integer, unable to parse string"
+            " as an integer (it is 'http')"
+        ),
+    ]

@@ -1,0 +1,255 @@
+"""The house keeps its shape: which room may import which, and how large a file or function may be.
+
+Every rule is a function from the modules to the sentences about what breaks it,
+so that the rules themselves can be tried on a house that breaks them all.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILE_LIMIT = 350
+FUNCTION_LIMIT = 50
+
+ADAPTERS = frozenset({"rabbitmq", "vicidial", "sinks", "observe"})
+KNOW_EVERY_ROOM = frozenset({"worker.app", "worker.check"})
+CORE_LIBRARIES = frozenset({"pydantic", "pydantic_core"})
+MAY_IMPORT = {
+    "core": {"core"},
+    "settings": {"core", "settings"},
+    **{room: {"core", "settings", room, "worker"} for room in ADAPTERS},
+    "app": {"core", "settings", "app", "worker", *ADAPTERS},
+    "check": {"core", "settings", "app", "check", "worker", *ADAPTERS},
+    "commands": {"core", "settings", "app", "check", "commands", "demo", "worker", *ADAPTERS},
+    "cli": {"commands"},
+    "__main__": {"cli"},
+    "demo": {"demo"},
+    "worker": set(),
+}
+"""By room: the first name below `worker`, or `worker` itself, which holds the version."""
+
+DEMO_KNOWS_SETTINGS = {
+    "worker.demo.scenario": "runs the real worker, whose settings it writes",
+    "worker.demo.display": "shows a person the settings that the worker runs with",
+}
+"""The stand-ins know nothing of the worker, so that they can't share a mistake with it; these are none."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file: its place, its text, and the modules that it imports, wherever in it."""
+
+    path: str
+    lines: int
+    tree: ast.Module
+    imports: frozenset[str]
+
+    @property
+    def libraries(self) -> set[str]:
+        """The third-party packages that it imports."""
+        tops = {name.partition(".")[0] for name in self.imports}
+        return {top for top in tops if top not in sys.stdlib_module_names and top != "worker"}
+
+    @property
+    def ours(self) -> set[str]:
+        """The modules of the worker that it imports."""
+        return {name for name in self.imports if room_of(name) is not None}
+
+
+House = Mapping[str, Module]
+Rule = Callable[[House], Iterator[str]]
+
+
+def room_of(name: str) -> str | None:
+    """Give the room of a module of the worker, `worker` for the package itself; `None` for any other."""
+    top, _, below = name.partition(".")
+    return (below.partition(".")[0] or "worker") if top == "worker" else None
+
+
+def read_house(folder: Path) -> dict[str, Module]:
+    """Read all modules of the worker and of its tests, by their names."""
+    found = [path for part in ("worker", "tests") for path in sorted((folder / part).rglob("*.py"))]
+    files = {path.relative_to(folder): path for path in found}
+    names = {place: ".".join(place.with_suffix("").parts).removesuffix(".__init__") for place in files}
+    house = {}
+    for place, path in files.items():
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        imports = frozenset(imported(tree, names[place], place.name, frozenset(names.values())))
+        house[names[place]] = Module(place.as_posix(), len(text.splitlines()), tree, imports)
+    return house
+
+
+def imported(tree: ast.Module, name: str, file: str, known: frozenset[str]) -> Iterator[str]:
+    """Give the modules that a module imports; of `from worker import app`, that is `worker.app`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            up = node.level - (file == "__init__.py")
+            base = name.rsplit(".", up)[0] if up > 0 else name
+            source = ".".join(filter(None, [base, node.module])) if node.level else node.module or ""
+            for alias in node.names:
+                whole = f"{source}.{alias.name}"
+                yield whole if whole in known else source
+
+
+# --- the rules ------------------------------------------------------------------------------------
+
+
+def the_core_imports_nothing_but_the_standard_library_and_pydantic(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        if room_of(name) == "core" and (others := module.libraries - CORE_LIBRARIES):
+            yield f"{module.path} imports {', '.join(sorted(others))}"
+
+
+def each_room_imports_only_what_it_may(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        room = room_of(name)
+        if room is None:
+            continue
+        allowed = MAY_IMPORT.get(room)
+        if allowed is None:
+            yield f"{module.path} is in a room that MAY_IMPORT does not know"
+            continue
+        if name in DEMO_KNOWS_SETTINGS:
+            allowed = allowed | {"settings"}
+        for other in sorted(module.ours):
+            if room_of(other) not in allowed:
+                yield f"{module.path} imports {other}; {room} may import {sorted(allowed)}"
+
+
+def only_the_composition_root_knows_every_room(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        known = {room_of(other) for other in module.ours} & ADAPTERS
+        if room_of(name) is not None and known == ADAPTERS and name not in KNOW_EVERY_ROOM:
+            yield f"{module.path} imports every adapter; only {sorted(KNOW_EVERY_ROOM)} may"
+
+
+def only_the_demo_commands_import_the_demo(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        if room_of(name) in (None, "demo") or name.startswith("worker.commands.demo"):
+            continue
+        for other in sorted(module.ours):
+            if room_of(other) == "demo":
+                yield f"{module.path} imports {other}; only worker/commands/demo*.py may"
+
+
+def no_arrows_run_in_a_circle(house: House) -> Iterator[str]:
+    graph = {name: module.ours - {name} for name, module in house.items() if room_of(name) is not None}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        yield f"the modules import each other in a circle: {' <- '.join(error.args[1])}"
+
+
+def no_file_is_too_long(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        if room_of(name) is not None and module.lines >= FILE_LIMIT:
+            yield f"{module.path} has {module.lines} lines; it must be under {FILE_LIMIT}"
+
+
+def no_function_is_too_long(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        for node in ast.walk(module.tree) if room_of(name) is not None else ():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines >= FUNCTION_LIMIT:
+                    where = f"{module.path}:{node.lineno}"
+                    yield f"{where} {node.name} has {lines} lines; it must be under {FUNCTION_LIMIT}"
+
+
+def the_system_tests_import_nothing_of_the_worker(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        if name.startswith("tests.system.") and module.ours:
+            yield f"{module.path} imports {', '.join(sorted(module.ours))}; system tests see it from outside"
+
+
+RULES: tuple[Rule, ...] = (
+    the_core_imports_nothing_but_the_standard_library_and_pydantic,
+    each_room_imports_only_what_it_may,
+    only_the_composition_root_knows_every_room,
+    only_the_demo_commands_import_the_demo,
+    no_arrows_run_in_a_circle,
+    no_file_is_too_long,
+    no_function_is_too_long,
+    the_system_tests_import_nothing_of_the_worker,
+)
+
+
+@pytest.fixture(scope="module")
+def our_house() -> House:
+    """Read this project."""
+    return read_house(ROOT)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_house_keeps_the_rule(our_house: House, rule: Rule) -> None:
+    assert {"worker", "worker.app", "worker.core.pipeline", "tests.test_architecture"} <= our_house.keys()
+    broken = list(rule(our_house))
+    assert not broken, "\n".join(["", *broken])
+
+
+def test_the_files_that_may_break_a_rule_exist_for_as_long_as_they_are_named(our_house: House) -> None:
+    demo_is_complete = "worker.demo.scenario" in our_house
+    gone = sorted(set(DEMO_KNOWS_SETTINGS) - our_house.keys()) if demo_is_complete else []
+    assert not gone, f"take these out of DEMO_KNOWS_SETTINGS: {gone}"
+
+
+# --- the rules see what breaks them ---------------------------------------------------------------
+
+BROKEN_HOUSE = {
+    "worker/__init__.py": "",
+    "worker/core/a.py": "import aiohttp.web\nfrom worker.core import b\nfrom worker import settings\n",
+    "worker/core/b.py": "def f():\n    from . import a\n",
+    "worker/settings/__init__.py": "from worker.sinks.web import x",
+    "worker/sinks/__init__.py": "",
+    "worker/sinks/web.py": "from worker import app, demo\nfrom .. import vicidial",
+    "worker/vicidial/__init__.py": "",
+    "worker/vicidial/client.py": "\n" * FILE_LIMIT,
+    "worker/rabbitmq/intake.py": "async def f():\n" + "    pass\n" * (FUNCTION_LIMIT - 1),
+    "worker/observe/log.py": "",
+    "worker/demo/__init__.py": "",
+    "worker/demo/dialer.py": "from worker.vicidial import client",
+    "worker/demo/scenario.py": "import worker.settings",
+    "worker/app.py": "from worker.sinks import web",
+    "worker/commands/all.py": "from worker.rabbitmq import intake\nfrom worker.sinks import web\n"
+    "from worker.vicidial import client\nfrom worker.observe import log\n",
+    "worker/commands/demo_it.py": "from worker.demo import dialer",
+    "worker/cli.py": "from worker.app import run",
+    "worker/attic/x.py": "",
+    "tests/system/test_it.py": "import worker.app",
+}
+EXPECTED = [
+    "worker/core/a.py imports aiohttp",
+    "worker/attic/x.py is in a room that MAY_IMPORT does not know",
+    "worker/cli.py imports worker.app; cli may import ['commands']",
+    "worker/core/a.py imports worker.settings; core may import ['core']",
+    "worker/demo/dialer.py imports worker.vicidial.client; demo may import ['demo']",
+    "worker/settings/__init__.py imports worker.sinks.web; settings may import ['core', 'settings']",
+    "worker/sinks/web.py imports worker.app; sinks may import ['core', 'settings', 'sinks', 'worker']",
+    "worker/sinks/web.py imports worker.demo; sinks may import ['core', 'settings', 'sinks', 'worker']",
+    "worker/sinks/web.py imports worker.vicidial; sinks may import ['core', 'settings', 'sinks', 'worker']",
+    "worker/commands/all.py imports every adapter; only ['worker.app', 'worker.check'] may",
+    "worker/sinks/web.py imports worker.demo; only worker/commands/demo*.py may",
+    "worker/vicidial/client.py has 350 lines; it must be under 350",
+    "worker/rabbitmq/intake.py:1 f has 50 lines; it must be under 50",
+    "tests/system/test_it.py imports worker.app; system tests see it from outside",
+]
+
+
+def test_each_rule_names_the_file_that_breaks_it(tmp_path: Path) -> None:
+    for place, text in BROKEN_HOUSE.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(text, encoding="utf-8")
+    house = read_house(tmp_path)
+    said = [sentence for rule in RULES for sentence in rule(house)]
+    (circle,) = [sentence for sentence in said if "in a circle" in sentence]
+    assert "worker.core.a" in circle or "worker.sinks.web" in circle
+    assert [sentence for sentence in said if sentence != circle] == EXPECTED
