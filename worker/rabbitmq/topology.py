@@ -25,7 +25,9 @@ _MISMATCH = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for (?:queue|exchange) .*?: "
     r"received (?P<wanted>.+?) but current is (?P<found>.+?)$"
 )
-_VALUE = re.compile(r"(?:the value )?'(?P<text>[^']*)'(?: of type '[^']*')?$")
+_VALUE = re.compile(r"(?:the value )?'(?P<text>[^']*)'(?: of type '(?P<type>[^']*)')?$")
+_ATTRIBUTES = {"durable": True, "auto_delete": False}
+_READ_AS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,16 @@ class Topology:
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands of one exchange or queue. Messages (those nobody holds) and consumers are a queue's."""
+
+    item: Exchange | Queue
+    exists: bool
+    messages: int = 0
+    consumers: int = 0
 
 
 def plan(settings: BrokerCommandSettings) -> Topology:
@@ -125,27 +137,47 @@ async def differences(
 ) -> list[str]:
     """Name each thing that is missing (where wanted) or stands with other arguments. Changes nothing."""
     found: list[str] = []
-    items: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
-    for item in items:
-        if not await exists(connection, item):
+    for standing in await survey(connection, topology):
+        item = standing.item
+        if not standing.exists:
             if missing:
-                found.append(f"{_label(item)}: missing")
+                found.append(f"{label(item)}: missing")
         elif isinstance(item, Queue) or item.ours:
             found += await _compare(connection, item)
     return found
 
 
+async def survey(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> list[Standing]:
+    """Tell of each exchange and queue whether it stands, whatever its arguments. Changes nothing."""
+    items: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
+    return [await _look_at(connection, item) for item in items]
+
+
 async def exists(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> bool:
     """Tell whether an exchange or queue of that name stands, whatever its arguments."""
+    return (await _look_at(connection, item)).exists
+
+
+def label(item: Exchange | Queue) -> str:
+    """Name an exchange or queue, for a person."""
+    return f"{type(item).__name__.lower()} {item.name}"
+
+
+async def _look_at(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> Standing:
     try:
         async with connection.channel() as channel:
-            if isinstance(item, Queue):
-                await channel.declare_queue(item.name, passive=True, timeout=_RPC_TIMEOUT)
-            else:
+            if isinstance(item, Exchange):
                 await channel.declare_exchange(item.name, passive=True, timeout=_RPC_TIMEOUT)
+                return Standing(item, exists=True)
+            queue = await channel.declare_queue(item.name, passive=True, timeout=_RPC_TIMEOUT)
+            counts = queue.declaration_result
+            return Standing(
+                item, exists=True, messages=counts.message_count or 0, consumers=counts.consumer_count or 0
+            )
     except aiormq.ChannelNotFoundEntity:
-        return False
-    return True
+        return Standing(item, exists=False)
+    except aiormq.ChannelLockedResource:  # exclusive to another connection
+        return Standing(item, exists=True)
 
 
 async def _compare(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> list[str]:
@@ -153,48 +185,68 @@ async def _compare(connection: aio_pika.abc.AbstractConnection, item: Exchange |
 
     The broker names one at a time, so each is taken over and the item declared again.
     """
-    wanted: dict[str, Any] = _arguments(item) if isinstance(item, Queue) else {"type": item.kind}
-    found: list[str] = []
+    kind = _arguments(item) if isinstance(item, Queue) else {"type": item.kind, "internal": False}
+    wanted: dict[str, Any] = _ATTRIBUTES | kind
+    found: dict[str, str] = {}
     while True:
         try:
             await _declare_as(connection, item, wanted)
+        except aiormq.ChannelLockedResource:
+            return [f"{label(item)}: is exclusive to another connection, wanted one that all can use"]
         except aiormq.ChannelPreconditionFailed as error:
             match = _MISMATCH.search(str(error.args[0]) if error.args else "")
-            if match is None or match["name"] in {line.split(": ")[1].split(" is ")[0] for line in found}:
-                return [*found, f"{_label(item)}: {error}"]
+            if match is None or match["name"] in found:
+                # A queue of another type may refuse arguments of ours: its type is then all there is to say.
+                return [*found.values(), *([] if "x-queue-type" in found else [f"{label(item)}: {error}"])]
             name, current = match["name"], _read_value(match["found"])
-            found.append(f"{_label(item)}: {name} is {_show(current)}, wanted {_show(wanted.get(name))}")
-            if name not in wanted and not name.startswith("x-"):
-                return found
+            found[name] = f"{label(item)}: {name} is {_show(current)}, wanted {_show(wanted.get(name))}"
             wanted = {key: value for key, value in (wanted | {name: current}).items() if value is not None}
         else:
-            return found
+            return list(found.values())
 
 
 async def _declare_as(
     connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue, wanted: dict[str, Any]
 ) -> None:
+    arguments = dict(wanted)
+    durable, auto_delete = arguments.pop("durable"), arguments.pop("auto_delete")
     async with connection.channel() as channel:
         if isinstance(item, Queue):
-            await channel.declare_queue(item.name, durable=True, arguments=wanted, timeout=_RPC_TIMEOUT)
+            await channel.declare_queue(
+                item.name,
+                durable=durable,
+                auto_delete=auto_delete,
+                arguments=arguments,
+                timeout=_RPC_TIMEOUT,
+            )
         else:
-            await channel.declare_exchange(item.name, wanted["type"], durable=True, timeout=_RPC_TIMEOUT)
+            await channel.declare_exchange(
+                item.name,
+                arguments.pop("type"),
+                durable=durable,
+                auto_delete=auto_delete,
+                internal=arguments.pop("internal"),
+                arguments=arguments,
+                timeout=_RPC_TIMEOUT,
+            )
 
 
 def _arguments(queue: Queue) -> dict[str, Any]:
     return {"x-queue-type": "quorum"} | queue.arguments
 
 
-def _read_value(text: str) -> str | int | None:
+def _read_value(text: str) -> str | int | bool | None:
+    """Read the broker's word for a value: `none`, `'10'`, or `the value '10' of type 'signedint'`."""
     match = _VALUE.match(text)
     if match is None:
-        return None  # "none"
-    return int(match["text"]) if match["text"].isdigit() else match["text"]
+        return None
+    value, kind = match["text"], match["type"]
+    if value in _READ_AS and kind != "longstr":
+        return _READ_AS[value]
+    return int(value) if value.isdigit() and kind != "longstr" else value
 
 
 def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "not set" if value is None else str(value)
-
-
-def _label(item: Exchange | Queue) -> str:
-    return f"{type(item).__name__.lower()} {item.name}"

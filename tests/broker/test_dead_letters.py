@@ -1,0 +1,233 @@
+"""The dead letters are read as they are, and leave only for where they belong."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aio_pika
+import aiormq
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
+from pamqp.header import ContentHeader
+
+from tests.broker.letters import CALL, FAILED_AT, HEADERS, Letters, open_letters, settings_for
+from worker.core.errors import PublishError
+from worker.core.events import EventType
+from worker.rabbitmq import headers
+from worker.rabbitmq.dead_letters import (
+    Letter,
+    Selection,
+    discarding,
+    read_letter,
+    record,
+    replaying,
+)
+from worker.settings import BrokerCommandSettings
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+def settings(broker_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> BrokerCommandSettings:
+    return settings_for(broker_url, namespace, monkeypatch)
+
+
+@pytest.fixture
+async def bench(settings: BrokerCommandSettings) -> AsyncIterator[Letters]:
+    async with open_letters(settings) as opened:
+        yield opened
+
+
+def not_the_brokers(message: AbstractIncomingMessage) -> dict[str, Any]:
+    return {name: value for name, value in message.headers.items() if not name.startswith("x-")}
+
+
+async def test_a_letter_of_ours_tells_all_it_knows(bench: Letters) -> None:
+    await bench.bury(CALL, HEADERS)
+    (letter,) = await bench.letters(1)
+    assert letter == Letter(
+        id="e-1",
+        event_id="e-1",
+        type="call.ended",
+        reason="rejected_by_sink",
+        stage="deliver",
+        error="the webhook answered 422",
+        attempts=12,
+        first_seen=datetime(2026, 11, 20, 19, tzinfo=UTC),
+        failed_at=FAILED_AT,
+        queue=EventType.CALL_ENDED,
+    )
+
+
+async def test_a_letter_that_the_broker_put_there(bench: Letters) -> None:
+    queue = bench.topology.work_queues[EventType.AGENT_ONBOARDED]
+    body = b'{"agent_user": "agent001"}'
+    await bench.publisher.publish_message(
+        bench.topology.work_exchange, "agent.onboarded", aio_pika.Message(body, message_id="m-1")
+    )
+    await bench.wear_out(queue)
+    (letter,) = await bench.letters(1)
+    assert (letter.id, letter.event_id, letter.type) == ("m-1", "m-1", "agent.onboarded")
+    assert (letter.reason, letter.queue) == ("delivery_limit", EventType.AGENT_ONBOARDED)
+    assert letter.failed_at is not None
+    assert abs(letter.failed_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+    tally = await bench.settle(Selection(), bench.replaying())
+    assert tally.done == 1
+    message = await bench.take(queue)
+    assert message.body == body
+    assert not_the_brokers(message) == {
+        headers.EVENT_ID: "m-1",
+        headers.ROUTING_KEY: "agent.onboarded",
+        headers.FIRST_SEEN: letter.failed_at.isoformat(),
+    }
+
+
+async def test_a_retry_copy_that_the_broker_gave_up_on(bench: Letters) -> None:
+    """Its first death is the tier's expiry, which is not why it lies here."""
+    (tier,) = bench.topology.tiers.values()
+    said: dict[str, Any] = {headers.ATTEMPT: 3, headers.EVENT_ID: "e-1", headers.ROUTING_KEY: "some.key"}
+    await bench.publisher.publish_message(tier, "call.ended", aio_pika.Message(CALL, headers=dict(said)))
+    await bench.wear_out(bench.topology.work_queues[EventType.CALL_ENDED])
+    (letter,) = await bench.letters(1)
+    assert (letter.id, letter.reason, letter.attempts) == ("e-1", "delivery_limit", 3)
+    assert letter.queue is EventType.CALL_ENDED
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "properties", "expected"),
+    [
+        (b"\xff\x00", {}, {"message_id": "m-1"}, ("m-1", "unknown", "unknown", None)),
+        (b'{"event_id": "e-9"}', {}, {}, ("e-9", "unknown", "unknown", None)),
+        (b'{"event_id": 9}', {}, {"type": "call.ended"}, ("9", "call.ended", "unknown", "call.ended")),
+        (
+            *(b"[]", {"x-first-death-reason": "delivery_limit", "x-first-death-queue": "a.b.call-ended"}),
+            *({"message_id": "m"}, ("m", "call.ended", "delivery_limit", "call.ended")),
+        ),
+        (
+            *(b"[]", {headers.ROUTING_KEY: "agent.onboarded", headers.REASON: 5, headers.ATTEMPT: "x"}),
+            *({"message_id": "m"}, ("m", "agent.onboarded", "unknown", "agent.onboarded")),
+        ),
+        (
+            *(b"[]", {"x-death": [7, {"reason": "expired"}, {"reason": "delivery_limit", "time": "?"}]}),
+            *({"message_id": "m"}, ("m", "unknown", "delivery_limit", None)),
+        ),
+    ],
+)
+async def test_nonsense_counts_as_missing(
+    bench: Letters, body: bytes, said: dict[str, Any], properties: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    await bench.bury(body, said, "other", **properties)
+    (letter,) = await bench.letters(1)
+    assert (letter.id, letter.type, letter.reason, letter.queue) == expected
+    assert letter.attempts == 1
+
+
+def test_a_letter_without_any_id_has_one_all_the_same() -> None:
+    """aiormq gives each message an id, so only another client's comes without."""
+    delivery = aiormq.spec.Basic.GetOk(routing_key="call.ended", exchange="x", delivery_tag=1)
+    header = ContentHeader(properties=aiormq.spec.Basic.Properties(headers={}))
+    bare = DeliveredMessage(delivery=delivery, header=header, body=b"not JSON", channel=None)  # type: ignore[arg-type]
+    letter = read_letter(aio_pika.IncomingMessage(bare))
+    assert (letter.id, letter.event_id) == ("body-62b8125a6f6d924e", None)
+
+
+async def test_a_replay_begins_anew_as_the_same_event(bench: Letters) -> None:
+    said = HEADERS | {"ce-source": "pbx", headers.ROUTING_KEY: "their.key"}
+    await bench.bury(CALL, said, content_type="application/json", message_id="m-1", type="t", priority=3)
+    await bench.letters(1)
+    await bench.holds(bench.topology.dead_letters, 1)
+    tally = await bench.settle(Selection(), bench.replaying())
+    assert (tally.done, tally.stuck, tally.found) == (1, [], {"e-1"})
+    message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
+    assert message.body == CALL
+    assert not_the_brokers(message) == {
+        "ce-source": "pbx",
+        headers.EVENT_ID: "e-1",
+        headers.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
+        headers.ROUTING_KEY: "their.key",
+        headers.ENRICHMENT: '{"kind": "call"}',
+    }
+    assert (message.message_id, message.content_type, message.type) == ("m-1", "application/json", "t")
+    assert await bench.count(bench.topology.dead_letters) == 0
+
+
+async def test_what_is_selected_is_settled_and_the_rest_goes_back(bench: Letters) -> None:
+    for number in range(6):
+        reason = "not_found" if number % 2 else "rejected_by_sink"
+        body = json.dumps({"call_id": "V1"}).encode()
+        await bench.bury(body, HEADERS | {headers.EVENT_ID: f"e-{number}", headers.REASON: reason})
+    await bench.bury(b"x", {}, "elsewhere", message_id="lost")
+    dead = bench.topology.dead_letters
+    await bench.holds(dead, 7)
+    tally = await bench.settle(Selection(frozenset({"e-1", "e-2", "no"}), "not_found"), bench.replaying())
+    assert (tally.done, tally.found) == (1, {"e-1"})
+    await bench.holds(dead, 6)
+    tally = await bench.settle(Selection(type="unknown"), bench.replaying())
+    assert (tally.done, tally.stuck) == (0, ["lost"])
+    await bench.holds(dead, 6)
+    assert (await bench.settle(Selection(reason="not_found"), discarding)).done == 2
+    assert [letter.id for letter in await bench.letters(4)] == ["e-0", "e-2", "e-4", "lost"]
+
+
+async def test_what_arrives_meanwhile_is_left_for_the_next_time(bench: Letters) -> None:
+    await bench.bury(CALL, HEADERS)
+    await bench.holds(bench.topology.dead_letters, 1)
+
+    async def again(letter: Letter, message: AbstractIncomingMessage) -> bool:
+        await bench.bury(message.body, HEADERS)
+        return True
+
+    assert (await bench.settle(Selection(), again)).done == 1
+    await bench.holds(bench.topology.dead_letters, 1)
+
+
+async def test_a_letter_stays_where_its_replay_fails(bench: Letters) -> None:
+    await bench.bury(CALL, HEADERS)
+    await bench.holds(bench.topology.dead_letters, 1)
+    act = replaying(bench.publisher, bench.topology.dead_letters + ".nowhere")
+    with pytest.raises(PublishError):
+        await bench.settle(Selection(), act)
+    await bench.holds(bench.topology.dead_letters, 1)
+
+
+async def test_the_rate_is_kept_and_a_stop_heard(bench: Letters) -> None:
+    for number in range(8):
+        await bench.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}"})
+    await bench.holds(bench.topology.dead_letters, 8)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert (await bench.settle(Selection(frozenset({"e-0", "e-1", "e-2"})), discarding, rate=10)).done == 3
+    assert 0.2 <= loop.time() - began < 1
+    await bench.holds(bench.topology.dead_letters, 5)
+    stop = asyncio.Event()
+    loop.call_later(0.3, stop.set)
+    began = loop.time()
+    assert (await bench.settle(Selection(), discarding, rate=0.1, stop=stop)).done == 1
+    assert loop.time() - began < 2
+    await bench.holds(bench.topology.dead_letters, 4)
+
+    async def stopping(_letter: Letter, _message: AbstractIncomingMessage) -> bool:
+        stop.set()
+        return True
+
+    stop.clear()
+    assert (await bench.settle(Selection(), stopping, stop=stop)).done == 1
+
+
+async def test_a_record_holds_what_json_can(bench: Letters) -> None:
+    said = {"when": FAILED_AT, "raw": bytearray(b"\xff"), "list": [1, {"a": None, "b": 1.5}], "yes": True}
+    await bench.bury(b"\xff\xfe", said, message_id="m-1", content_type="x/y")
+    await bench.holds(bench.topology.dead_letters, 1)
+    message = await bench.take(bench.topology.dead_letters)
+    kept = json.loads(json.dumps(record(read_letter(message), message)))
+    assert base64.b64decode(kept["body_base64"]) == b"\xff\xfe"
+    assert "body" not in kept
+    assert kept["headers"]["when"] == FAILED_AT.isoformat()
+    assert kept["headers"]["list"] == [1, {"a": None, "b": 1.5}]
+    assert kept["headers"]["yes"] is True
+    assert (kept["message_id"], kept["routing_key"], kept["content_type"]) == ("m-1", "call.ended", "x/y")

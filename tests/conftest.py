@@ -1,0 +1,67 @@
+"""What the tests share: one broker for the whole run, and a namespace on it for each test."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import aio_pika
+import pytest
+
+from worker.demo.broker import find_server
+
+QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched")
+EXCHANGES = ("events", "work", "dead-letters", "enriched")
+TIERS = ("50ms", "100ms", "200ms", "500ms", "1s", "2s", "3s", "5s", "10s", "30s", "1m", "2m", "10m", "1h")
+"""What a namespace may hold: AMQP can't list it. A test with other names removes them itself."""
+
+GIVEN_BROKER = os.environ.get("CRM_SYNC_TEST_BROKER_URL")
+
+for _name in [name for name in os.environ if name.startswith("CRM_SYNC_")]:
+    del os.environ[_name]  # a developer's settings are none of the tests', and unknown ones are errors
+
+
+@pytest.fixture(scope="session")
+def broker_url() -> Iterator[str]:
+    """Give the address of `CRM_SYNC_TEST_BROKER_URL`, else of a private broker that ends with the run."""
+    if GIVEN_BROKER is not None:
+        yield GIVEN_BROKER
+        return
+    if find_server() is None:
+        reason = "no broker: RabbitMQ is not installed and CRM_SYNC_TEST_BROKER_URL is not set"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "worker.demo.broker"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield _address_of(process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _address_of(process: subprocess.Popen[str]) -> str:
+    if process.stdout is None:
+        raise AssertionError
+    line = process.stdout.readline()  # the node's own deadline is shorter than the test's
+    if not line:
+        pytest.fail("the private broker could not be started; its errors stand above")
+    url: str = json.loads(line)["url"]
+    return url
+
+
+@pytest.fixture
+async def namespace(broker_url: str) -> AsyncIterator[str]:
+    """Give a namespace that nobody else uses; what the test left there is deleted."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    yield name
+    async with asyncio.timeout(30), await aio_pika.connect(broker_url) as connection:
+        channel = await connection.channel()
+        for part in (*QUEUES, *(f"retry.{delay}" for delay in TIERS)):
+            await channel.queue_delete(f"{name}.{part}")
+        for part in (*EXCHANGES, *(f"retry.{delay}" for delay in TIERS)):
+            await channel.exchange_delete(f"{name}.{part}")

@@ -1,0 +1,336 @@
+"""`crm-sync dead-letters`: look at what could not be delivered, put it back into work, throw it away."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiormq
+import typer
+
+from worker.commands.common import ConfigOption, err, fail, load_or_exit
+from worker.commands.export import write_lines
+from worker.commands.letters import describe, show_letters, show_summary
+from worker.commands.terminal import printable, progress, say, stop_with, talk_to_broker
+from worker.core.errors import PublishError, Reason
+from worker.core.events import EventType
+from worker.rabbitmq.connection import connect
+from worker.rabbitmq.dead_letters import (
+    UNKNOWN,
+    Act,
+    DeadLetters,
+    Letter,
+    Selection,
+    Tally,
+    discarding,
+    hold,
+    record,
+    replaying,
+    settle,
+)
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.topology import plan
+from worker.settings import BrokerCommandSettings
+
+_NAMED_AT_MOST = 20
+
+
+@dataclass
+class _Run:
+    """A settling, and how far it got; `count` is `None` until the letters are held."""
+
+    selection: Selection
+    tally: Tally = field(default_factory=Tally)
+    count: int | None = None
+    problems: list[str] = field(default_factory=list)
+    said_why: bool = False
+
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def dead_letters() -> None:
+    """Look at the events that could not be delivered; replay, discard or export them.
+
+    An event ends up there when no retry would help, or none helped. Its body is kept byte for byte.
+    Mend the cause first (list and show tell it), then replay. What another of these commands holds
+    at this moment isn't seen. ID is the event's id, or the message's own where the event has none.
+    """
+
+
+def _known_reason(value: str | None) -> str | None:
+    return _one_of(value, [*Reason, UNKNOWN])
+
+
+def _known_type(value: str | None) -> str | None:
+    return _one_of(value, [*EventType, UNKNOWN])
+
+
+def _one_of(value: str | None, known: list[str]) -> str | None:
+    if value is not None and value not in known:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}")
+    return value
+
+
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which letters.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="REASON", callback=_known_reason, help="Only those with this reason."),
+]
+TypeOption = Annotated[
+    str | None,
+    typer.Option("--type", metavar="TYPE", callback=_known_type, help="Only call.ended or agent.onboarded."),
+]
+
+
+@app.command("list")
+def list_(
+    reason: ReasonOption = None,
+    kind: TypeOption = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="Show so many one by one.")] = 20,
+    ids: Annotated[bool, typer.Option("--ids", help="Print only the ids, one a line.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show how many dead letters there are, and why; then the newest one by one.
+
+    Example: crm-sync dead-letters list --reason rejected_by_sink
+    """
+    if limit < 0:
+        raise typer.BadParameter("can't be negative", param_hint="--limit")
+    letters, count = _collect(
+        load_or_exit(BrokerCommandSettings, config), Selection(reason=reason, type=kind)
+    )
+    if ids:
+        for letter in letters:
+            say(printable(letter.id))
+    elif not letters:
+        say(f"none of the {count} dead letters is meant" if count else "no dead letters")
+    else:
+        say(f"{len(letters)} dead letter{'' if len(letters) == 1 else 's'}")
+        say()
+        show_summary(letters)
+        if limit:
+            say()
+            show_letters(letters, limit)
+
+
+@app.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Which letter.")], config: ConfigOption = None
+) -> None:
+    """Show everything about a dead letter: why it is there, its headers, its body as it came.
+
+    Example: crm-sync dead-letters show 9f1c2d3e
+    """
+    settings = load_or_exit(BrokerCommandSettings, config)
+    found: list[dict[str, Any]] = []
+
+    async def work(_stop: asyncio.Event) -> None:
+        async with _opened(settings) as letters:
+            with progress("looking", letters.count) as tick:
+                async for letter, message in letters:
+                    tick(letters.looked_at)
+                    if letter.id == letter_id:
+                        found.append(record(letter, message))
+
+    talk_to_broker(settings, work)
+    if not found:
+        stop_with(f"there is no dead letter {printable(letter_id)}; see crm-sync dead-letters list --ids")
+    for facts in found:
+        for line in describe(facts):
+            say(line)
+
+
+@app.command()
+def replay(
+    ids: IdsArgument = None,
+    everything: AllOption = False,
+    reason: ReasonOption = None,
+    kind: TypeOption = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="N", help="At most so many a second.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed, no more.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Put dead letters back into work: each begins anew, as the same event with the same id.
+
+    Use it once the cause is mended. What is named must all apply. A letter leaves the dead letters
+    only after the broker has it in its work queue, so this can be stopped at any time and loses
+    nothing. An event that had been looked up isn't looked up again.
+
+    Examples:
+      crm-sync dead-letters replay --all --dry-run
+      crm-sync dead-letters replay --reason rejected_by_sink --rate 20
+      crm-sync dead-letters replay 9f1c2d3e 7a5b4c3d
+    """
+    if rate is not None and not rate > 0:
+        raise typer.BadParameter("must be more than 0", param_hint="--rate")
+    selection = _select(ids, reason, kind, everything=everything)
+    settings = load_or_exit(BrokerCommandSettings, config)
+    if dry_run:
+        _say_what_would_be_done(settings, selection)
+        return
+    publisher = BrokerPublisher()
+    act = replaying(publisher, plan(settings).work_exchange)
+    _finish(_settle(settings, selection, act, publisher, rate), "replayed")
+
+
+@app.command()
+def discard(
+    ids: IdsArgument = None,
+    everything: AllOption = False,
+    reason: ReasonOption = None,
+    kind: TypeOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Throw dead letters away for good, after asking. Export them first if in doubt.
+
+    What is named must all apply. Only what was counted when asking is thrown away, not what arrives
+    in the meantime.
+
+    Example: crm-sync dead-letters discard --reason invalid_event
+    """
+    selection = _select(ids, reason, kind, everything=everything)
+    if not yes and not sys.stdin.isatty():
+        stop_with("nobody can be asked here, as standard input is no terminal; say --yes", status=2)
+    settings = load_or_exit(BrokerCommandSettings, config)
+    if not yes:
+        meant, _ = _collect(settings, selection)
+        if meant:
+            show_summary(meant)
+            if not typer.confirm(f"Throw {len(meant)} dead letter(s) away for good?", err=True):
+                stop_with("nothing was discarded")
+        selection = Selection(selection.ids, reason, kind, frozenset(meant))
+    _finish(_settle(settings, selection, discarding), "discarded")
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
+    config: ConfigOption = None,
+) -> None:
+    """Write all dead letters to a file, one JSON object a line; they stay where they are.
+
+    The file holds personal data: only its owner can read it. It stands there whole or not at all.
+
+    Example: crm-sync dead-letters export dead-letters.ndjson
+    """
+    settings = load_or_exit(BrokerCommandSettings, config)
+
+    async def work(_stop: asyncio.Event) -> int:
+        async with _opened(settings) as letters:
+            with progress("exporting", letters.count) as tick, write_lines(file) as write:
+                async for letter, message in letters:
+                    write(record(letter, message))
+                    tick(letters.looked_at)
+            return letters.looked_at
+
+    written = talk_to_broker(settings, work)
+    err.print(f"exported {written} dead letters", markup=False)
+
+
+def _select(ids: list[str] | None, reason: str | None, kind: str | None, *, everything: bool) -> Selection:
+    if everything and ids:
+        raise typer.BadParameter("name the ids or say --all, not both", param_hint="--all")
+    if not (everything or ids or reason or kind):
+        raise typer.BadParameter("say which: by ID, --reason, --type or --all", param_hint="ID")
+    return Selection(frozenset(ids or ()), reason, kind)
+
+
+@asynccontextmanager
+async def _opened(settings: BrokerCommandSettings) -> AsyncIterator[DeadLetters]:
+    name = plan(settings).dead_letters
+    async with connect(settings.broker.url, "crm-sync dead-letters") as connection:
+        try:
+            async with hold(connection, name) as letters:
+                yield letters
+        except aiormq.ChannelNotFoundEntity:
+            stop_with(
+                f"there is no queue {name} on the broker; start the worker or run crm-sync topology first"
+            )
+
+
+def _collect(settings: BrokerCommandSettings, selection: Selection) -> tuple[list[Letter], int]:
+    async def work(_stop: asyncio.Event) -> tuple[list[Letter], int]:
+        found = []
+        async with _opened(settings) as letters:
+            with progress("reading", letters.count) as tick:
+                async for letter, _ in letters:
+                    tick(letters.looked_at)
+                    if selection.takes(letter):
+                        found.append(letter)
+            return found, letters.count
+
+    return talk_to_broker(settings, work)
+
+
+def _say_what_would_be_done(settings: BrokerCommandSettings, selection: Selection) -> None:
+    letters, _ = _collect(settings, selection)
+    if letters:
+        show_summary(letters)
+        say()
+    for letter in letters:
+        stays = "" if letter.queue else "  stays, as its queue can't be told"
+        say(printable(letter.id) + stays)
+    possible = sum(letter.queue is not None for letter in letters)
+    say(f"would replay {possible}, leaving nothing changed now")
+    if absent := selection.ids - {letter.id for letter in letters}:
+        stop_with("not among the dead letters meant:", *map(printable, sorted(absent)))
+
+
+def _settle(
+    settings: BrokerCommandSettings,
+    selection: Selection,
+    act: Act,
+    publisher: BrokerPublisher | None = None,
+    rate: float | None = None,
+) -> _Run:
+    run = _Run(selection)
+
+    async def work(stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            if publisher is not None:
+                connected = connect(settings.broker.url, "crm-sync replay")
+                _ = await publisher.attach(await stack.enter_async_context(connected))
+            letters = await stack.enter_async_context(_opened(settings))
+            run.count = letters.count
+            with progress("settling", letters.count) as show:
+                try:
+                    await settle(letters, selection, act, run.tally, stop=stop, rate=rate, tick=show)
+                except PublishError as error:
+                    run.problems.append(str(error))
+            if stop.is_set() and letters.looked_at < letters.count:
+                run.problems.append("stopped before the end")
+
+    try:
+        talk_to_broker(settings, work, careful=True)
+    except typer.Exit:
+        if run.count is None:
+            raise
+        run.said_why = True
+    return run
+
+
+def _finish(run: _Run, verb: str) -> None:
+    """Say how far it got, whatever ended it; exit with status 1 where that isn't all that was asked for."""
+    if run.tally.stuck:
+        named = [printable(letter_id) for letter_id in run.tally.stuck[:_NAMED_AT_MOST]]
+        more = len(run.tally.stuck) - len(named)
+        named += [f"… and {more} more"] if more else []
+        fail("these stay, as the queue they belong to can't be told:", named)
+    for problem in run.problems:
+        fail(problem, [])
+    complete = not run.problems and not run.said_why
+    absent = sorted(run.selection.ids - run.tally.found) if complete else []
+    if absent:
+        fail("not among the dead letters meant:", [printable(letter_id) for letter_id in absent])
+    say(f"{verb} {run.tally.done}, left {(run.count or 0) - run.tally.done}")
+    if run.tally.stuck or absent or not complete:
+        raise typer.Exit(1)

@@ -1,0 +1,172 @@
+"""What the operator sees: tables, progress, ages; and the way to the broker and back, with clear errors."""
+
+import asyncio
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NoReturn, Protocol, TypeVar
+
+import typer
+import uvloop
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from worker.commands.common import err, fail, out
+from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
+from worker.settings import BrokerCommandSettings
+
+A_HANDFUL = 20
+"""Up to so many steps are done before a progress bar could be read."""
+
+_LOOK_AGAIN = 0.1
+
+_T = TypeVar("_T")
+
+
+class Show(Protocol):
+    """Tells a progress bar how far it got, with a word on it."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Show it, unless that was done just now."""
+        ...
+
+
+def stop_with(headline: str, *details: str, status: int = 1) -> NoReturn:
+    """Say what is wrong and what to do, and exit."""
+    fail(headline, list(details))
+    raise typer.Exit(status)
+
+
+def talk_to_broker(
+    settings: BrokerCommandSettings,
+    work: Callable[[asyncio.Event], Awaitable[_T]],
+    *,
+    careful: bool = False,
+) -> _T:
+    """Run what talks to the broker; every trouble with it becomes a sentence and exit status 1.
+
+    Ctrl-C ends it at once. Where it is `careful`, the first Ctrl-C sets the
+    event that it is given, so that it can finish what it is at.
+    """
+    silence_libraries()
+    try:
+        return uvloop.run(_until_signal(work, careful=careful))
+    except typer.Exit:
+        raise
+    except asyncio.CancelledError:
+        stop_with("stopped")
+    except BROKER_ERRORS as error:
+        stop_with(f"the broker at {address(settings.broker.url)}: {explain(error)}")
+
+
+async def _until_signal(work: Callable[[asyncio.Event], Awaitable[_T]], *, careful: bool) -> _T:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    main = asyncio.current_task()
+
+    def on_signal() -> None:
+        if main is not None and (stop.is_set() or not careful):
+            main.cancel()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return await work(stop)
+
+
+def silence_libraries() -> None:
+    """Say each trouble once, in our own words."""
+    for name in ("aiormq", "aio_pika"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", message="coroutine 'Connection.close' was never awaited")
+
+
+def printable(text: str) -> str:
+    """Show text that others wrote: with escapes for what would steer the terminal or break the line."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Show a table; where nobody looks, lines with tabs between the values. `right` names numbers."""
+    if not out.is_terminal:
+        for line in (columns, *rows):
+            say("\t".join(printable(value) for value in line))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        last = name == columns[-1]
+        table.add_column(
+            name, justify="right" if name in right else "left", overflow="fold", no_wrap=not last
+        )
+    for row in rows:
+        table.add_row(*(printable(value) for value in row))
+    out.print(table, markup=False)
+
+
+def say(line: str = "", style: str | None = None, *, cut: bool = False) -> None:
+    """Show one line of plain text; `cut` it to the terminal's width where it is too long for one."""
+    if not out.is_terminal:
+        typer.echo(line)
+        return
+    out.print(
+        line, style=style, markup=False, soft_wrap=not cut, no_wrap=cut, overflow="ellipsis" if cut else None
+    )
+
+
+def age(when: datetime | None) -> str:
+    """Say how long ago that was, in one unit."""
+    if when is None:
+        return "-"
+    seconds = max(0, int((datetime.now(UTC) - when).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def moment(when: datetime | None) -> str:
+    """Write a time for a person, to the second, in UTC."""
+    return "-" if when is None else when.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
+
+
+@contextmanager
+def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Show]:
+    """Show a progress bar on standard error, if a person looks and it is for more than a handful.
+
+    Gives the function to call with how far it got.
+    """
+    shown = err.is_terminal and (in_bytes or total > A_HANDFUL)
+    counts = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        counts,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not shown) as bar:
+        task = bar.add_task(title, total=total or None, note="")
+        shown_at = 0.0
+
+        def show(done: int, note: str = "") -> None:
+            nonlocal shown_at
+            if not bar.disable and (now := time.monotonic()) - shown_at >= _LOOK_AGAIN:
+                shown_at = now
+                bar.update(task, completed=done, note=note)
+
+        yield show
