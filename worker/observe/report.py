@@ -35,7 +35,8 @@ class Reporter:
         self._metrics.settled.labels(event_type, name).inc()
         for stage, took in outcome.seconds.items():
             self._metrics.stage.labels(stage).observe(took)
-        log = getattr(_log, level)
+        traceback = _traceback(outcome)
+        log = getattr(_log, "error" if traceback else level)
         log(
             "event_settled",
             outcome=name,
@@ -44,6 +45,7 @@ class Reporter:
             **facts,
             **{f"{stage}_ms": _ms(took) for stage, took in outcome.seconds.items()},
             duration_ms=_ms(seconds),
+            **traceback,
         )
 
     def asked(self, request: DialerRequest) -> None:
@@ -68,11 +70,11 @@ class Reporter:
                 self._metrics.retries.labels(retry.label).inc()
                 facts = {"cause": retry.label, "stage": str(outcome.stage), "error": retry.error}
                 level = "warning" if retry.label.endswith(Fault.REFUSED) else "info"
-                return "retry", level, facts | {"tier": format_delay(retry.tier)} | _traceback(outcome)
+                return "retry", level, facts | {"tier": format_delay(retry.tier)}
             case DeadLetter() as dead:
                 self._metrics.dead_letters.labels(dead.reason).inc()
                 facts = {"reason": str(dead.reason), "stage": str(outcome.stage), "error": dead.error}
-                return "dead_letter", "warning", facts | _traceback(outcome)
+                return "dead_letter", "warning", facts
 
     def _delivered(self, outcome: Outcome) -> dict[str, Any]:
         if outcome.event is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
 
@@ -25,7 +25,9 @@ from worker.settings import SinkSettings
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 EXCERPT = 500
 """How much of a refusal's body is kept, in bytes."""
-_EXCERPT_SECONDS = 1.0
+_LONGEST_ANSWER = 64 * 1024
+_ANSWER_SECONDS = 1.0
+_SHORTEST_SECRET = 8
 
 _TRY_AGAIN = frozenset({408, 425})
 _REFUSED = frozenset({401, 403})
@@ -60,6 +62,7 @@ class WebhookSink:
             raise ValueError("sink.url is required for a webhook")
         self._url = settings.url.get_secret_value()
         self._key = None if settings.signing_secret is None else key_of(settings.signing_secret)
+        self._secrets = _secrets(settings)
         self._timeout = settings.timeout
         self._session = session
         self._now = now
@@ -70,7 +73,7 @@ class WebhookSink:
             async with self._session.post(
                 self._url, data=payload.body, headers=self._headers(payload), allow_redirects=False
             ) as response:
-                excerpt = await _read_excerpt(response)
+                body = await _read_some(response)
         except TimeoutError as error:
             raise DeliveryUnavailable(
                 f"the webhook did not answer within {self._timeout.total_seconds():g} s"
@@ -83,7 +86,7 @@ class WebhookSink:
             raise DeliveryUnavailable(
                 f"the webhook can't be reached ({type(error).__name__}); check sink.url and the network"
             ) from error
-        return self._judge(response, excerpt)
+        return self._judge(response, body)
 
     def _headers(self, payload: Payload) -> dict[str, str]:
         timestamp = int(self._now())
@@ -96,7 +99,7 @@ class WebhookSink:
             headers["webhook-signature"] = sign(self._key, payload.id, timestamp, payload.body)
         return headers
 
-    def _judge(self, response: aiohttp.ClientResponse, excerpt: str) -> Receipt:
+    def _judge(self, response: aiohttp.ClientResponse, body: bytes) -> Receipt:
         status = response.status
         if 200 <= status < 300 or status == _HAS_IT_ALREADY:
             return Receipt(str(status))
@@ -115,7 +118,14 @@ class WebhookSink:
         where = (
             f" with a redirect to {_host(response.headers.get('Location'))}" if 300 <= status < 400 else ""
         )
-        raise DeliveryRejected(f"the webhook answered {status}{where}: {excerpt!r}")
+        raise DeliveryRejected(f"the webhook answered {status}{where}: {self._excerpt(body)!r}")
+
+    def _excerpt(self, body: bytes) -> str:
+        """Give the beginning of an answer, without what only the CRM and this worker may know."""
+        text = body.decode("utf-8", "replace")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text.encode()[:EXCERPT].decode("utf-8", "ignore")
 
 
 def retry_after(value: str | None, now: float) -> timedelta | None:
@@ -131,27 +141,44 @@ def retry_after(value: str | None, now: float) -> timedelta | None:
     else:
         try:
             when = parsedate_to_datetime(text)
-        except (ValueError, TypeError):
+            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
             return None
-        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
     return min(timedelta(seconds=max(0.0, seconds)), LONGEST_RETRY_AFTER)
 
 
 def _host(location: str | None) -> str:
     try:
-        return urlsplit(location or "").hostname or "the same host"
+        host = urlsplit(location or "").hostname or "the same host"
     except ValueError:
         return "an unreadable address"
+    return host.encode("ascii", "replace").decode()
 
 
-async def _read_excerpt(response: aiohttp.ClientResponse) -> str:
-    """Read a little of the body: all of a short one, so that the connection can be used again.
+def _secrets(settings: SinkSettings) -> list[str]:
+    """List what an answer may repeat and nobody else may see; the address too, as its path can be a key."""
+    found: set[str] = set()
+    if settings.signing_secret is not None:
+        secret = settings.signing_secret.get_secret_value()
+        found |= {secret, secret.removeprefix("whsec_")}
+    if settings.url is not None:
+        url = settings.url.get_secret_value()
+        parts = urlsplit(url)
+        path = urlunsplit(("", "", parts.path, parts.query, ""))
+        found |= {url, path, unquote(path), parts.path, unquote(parts.path), parts.password or ""}
+    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+async def _read_some(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body: all of one that is neither long nor slow, so that the connection can be used again.
 
     The status has decided already, so a body that stalls or breaks off changes nothing.
     """
-    body = b""
+    body = bytearray()
     with suppress(TimeoutError, aiohttp.ClientError, OSError):
-        if not response.content.at_eof():
-            async with asyncio.timeout(_EXCERPT_SECONDS):
-                body = await response.content.read(EXCERPT)
-    return body.decode("utf-8", "replace")
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > _LONGEST_ANSWER:
+                    break
+    return bytes(body)

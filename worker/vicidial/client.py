@@ -6,9 +6,10 @@ elsewhere), no answer over 1 MiB taken in. It never retries by itself; aiohttp
 repeats a GET once, silently, where a kept-alive connection turns out to have
 been closed by the server before it read anything.
 
-A refused login is not repeated: ten of them lock the API user. After one
-refusal every request waits out `refused_probe` without being sent; then one
-goes alone, with the password as its file then holds it.
+A refused login is not repeated: ten of them lock the API user. So the very
+first request goes alone, and after a refusal every request fails for
+`refused_probe` without being sent; then one goes alone, with the password as
+its file then holds it.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from typing import TypeVar
 import aiohttp
 
 from worker import __version__
-from worker.core.errors import EnrichmentUnavailable, Fault, ProcessingError
+from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, NotReady, ProcessingError
 from worker.core.ports import DialerRequest
 from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.settings import VicidialSettings
@@ -69,6 +70,8 @@ class DialerClient:
         self._settings = settings
         self._session = session
         self._places = asyncio.Semaphore(settings.max_concurrency)
+        self._first = asyncio.Lock()
+        self._has_asked = False
         self._refused_probe = refused_probe.total_seconds()
         self._refusal: _Refusal | None = None
         self._observe = observe
@@ -100,19 +103,32 @@ class DialerClient:
     async def _ask(
         self, function: str, subject: str, params: dict[str, str], read: Callable[[str], _T]
     ) -> _T:
+        query = {"function": function, "stage": "pipe", "header": "YES"} | params
         async with self._places:
-            self._check_refusal()
-            query = self._login() | {"function": function, "stage": "pipe", "header": "YES"} | params
-            try:
-                answer = await self._measured(query, subject, read)
-            except EnrichmentUnavailable as error:
-                if error.fault is Fault.REFUSED:
-                    self._refusal = _Refusal(str(error), self._clock() + self._refused_probe)
-                raise
-            self._refusal = None
-            return answer
+            if not self._has_asked:
+                async with self._first:
+                    if not self._has_asked:
+                        try:
+                            return await self._ask_once(query, subject, read)
+                        finally:
+                            self._has_asked = True
+            return await self._ask_once(query, subject, read)
 
-    def _check_refusal(self) -> None:
+    async def _ask_once(self, query: dict[str, str], subject: str, read: Callable[[str], _T]) -> _T:
+        probed = self._check_refusal()
+        try:
+            answer = await self._measured(self._login() | query, subject, read)
+        except EnrichmentUnavailable as error:
+            if error.fault is Fault.REFUSED:
+                self._refusal = _Refusal(str(error), self._clock() + self._refused_probe)
+            raise
+        except (NotReady, EnrichmentRejected):
+            self._accepted(probed)  # an answer about the id: the login is good
+            raise
+        self._accepted(probed)
+        return answer
+
+    def _check_refusal(self) -> _Refusal | None:
         """Let a request through, or raise the refusal that still stands.
 
         The first request after the wait goes alone: until it has an answer, the refusal stands for the rest.
@@ -122,6 +138,12 @@ class DialerClient:
                 raise EnrichmentUnavailable(self._refusal.message, Fault.REFUSED)
             self._reread_password()
             self._refusal = _Refusal(self._refusal.message, self._clock() + self._refused_probe)
+        return self._refusal
+
+    def _accepted(self, probed: _Refusal | None) -> None:
+        """Lift the refusal that this request probed, but not one that came while it was under way."""
+        if self._refusal is probed:
+            self._refusal = None
 
     def _reread_password(self) -> None:
         try:
@@ -139,12 +161,15 @@ class DialerClient:
 
     async def _measured(self, query: dict[str, str], subject: str, read: Callable[[str], _T]) -> _T:
         started = time.perf_counter()
-        outcome = "cancelled"
+        outcome = "unexpected"
         try:
             answer = read(await self._request(query))
             outcome = "ok"
         except ProcessingError as error:
             outcome = error.label
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
             raise
         finally:
             seconds = time.perf_counter() - started

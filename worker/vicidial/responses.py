@@ -13,6 +13,7 @@ VICIdial's own fixed sentences, since its bodies repeat the password.
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import dropwhile
 from typing import Literal, NoReturn
 
 from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, NotReady
@@ -31,7 +32,7 @@ NOT_FINAL = frozenset({"QUEUE", "INCALL", "DISPO", "XFER", ""})
 NOBODY = frozenset({"VDAD", "VDCL", ""})
 """Users that stand where no agent took the call."""
 
-_SEPARATORS = "|,\t"
+_SEPARATORS = ("|", "\t", ",")
 _CALL_COLUMNS = (
     "call_id",
     "custtime",
@@ -45,6 +46,7 @@ _CALL_COLUMNS = (
 )
 _SHORT_CALL_COLUMNS = _CALL_COLUMNS[:2]
 _AGENT_COLUMNS = ("user", "allowed_campaigns_list", "allowed_ingroups_list")
+_COLUMN_NAMES = frozenset({*_CALL_COLUMNS[1:], *_AGENT_COLUMNS[1:]})
 _TUTORIAL_CALL_COLUMNS = 8
 _DIRECTIONS: dict[str, Literal["inbound", "outbound"]] = {"inbound": "inbound", "outbound": "outbound"}
 _CALL_TYPES = re.compile(r"INBOUND|OUTBOUND(_[A-Z]+)?")
@@ -79,7 +81,8 @@ def read_call(body: str, call_id: str, zone: tzinfo | None) -> CallEnrichment:
 
     Times of the answer are in `zone`; where it is unknown they are `None`.
     """
-    columns, values = _find_row(body, call_id, "call_id")
+    columns, rows = _find_rows(body, call_id, "call_id")
+    values = _only(rows)
     if columns is None:
         columns = {len(_CALL_COLUMNS): _CALL_COLUMNS, len(_SHORT_CALL_COLUMNS): _SHORT_CALL_COLUMNS}.get(
             len(values)
@@ -93,15 +96,17 @@ def read_call(body: str, call_id: str, zone: tzinfo | None) -> CallEnrichment:
 
 def read_agent(body: str, agent_user: str) -> AgentEnrichment:
     """Read an answer of `agent_campaigns` about one agent. No campaigns is an answer too."""
-    if (empty := _NO_CAMPAIGNS.search(body)) and body.lstrip().startswith("ERROR:"):
+    if (error := _ERROR_LINE.search(body)) and (empty := _NO_CAMPAIGNS.search(error[1])):
         if empty[1] not in (None, agent_user):
             _unreadable("agent_campaigns answered about another agent than asked for")
         return AgentEnrichment(agent=AgentRecord(agent_user=agent_user))
-    columns, values = _find_row(body, agent_user, "user")
+    columns, rows = _find_rows(body, agent_user, "user")
     if columns is None:
-        if len(values) != len(_AGENT_COLUMNS) or _is_name(values[2]):
-            return _tutorial_agent(body, agent_user, values)
+        lines = _lines_from(body, agent_user)
+        if any(len(row) != len(_AGENT_COLUMNS) or _is_name(row[2]) for row in rows) or len(lines) > len(rows):
+            return _tutorial_agent(lines, agent_user)
         columns = _AGENT_COLUMNS
+    values = _only(rows)
     if len(columns) != len(values):
         _unreadable(f"the row of agent_campaigns has {len(values)} columns where {len(columns)} are named")
     row = dict(zip(columns, values, strict=True))
@@ -117,31 +122,51 @@ def read_offset(body: str) -> timedelta | None:
     """
     if (match := _VERSION.search(body)) is None:
         return None
-    local = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
-    return timedelta(minutes=round((local.timestamp() - int(match[2])) / 60))
+    try:
+        local = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    offset = timedelta(minutes=round((local.timestamp() - int(match[2])) / 60))
+    return offset if abs(offset) < timedelta(days=1) else None
 
 
-def _find_row(body: str, asked: str, id_column: str) -> tuple[Sequence[str] | None, list[str]]:
-    """Find the row that begins with the id asked for, and the names of its columns if a line gives them.
+def _find_rows(body: str, asked: str, id_column: str) -> tuple[Sequence[str] | None, list[list[str]]]:
+    """Find the different rows that begin with the id asked for, and their columns' names where they are told.
 
-    The row can stand amid tens of kilobytes of PHP's warnings.
+    They can stand amid tens of kilobytes of PHP's warnings.
     """
-    header: str | None = None
-    rows: list[str] = []
+    header: list[str] | None = None
+    rows: dict[tuple[str, ...], list[str]] = {}
     for line in _lines(body):
-        if line.startswith(asked) and line[len(asked) : len(asked) + 1] in tuple(_SEPARATORS):
-            rows.append(line)
-        elif line.startswith(id_column) and line[len(id_column) : len(id_column) + 1] in tuple(_SEPARATORS):
-            header = line
+        names = _split(line, id_column)
+        if names is not None and not _COLUMN_NAMES.isdisjoint(names[1:]):
+            header = names
+        elif (values := _split(line, asked)) is not None:
+            rows[tuple(values)] = values
     if not rows:
         _explain(body)
-    if any(row != rows[0] for row in rows):
+    return header, list(rows.values())
+
+
+def _split(line: str, first: str) -> list[str] | None:
+    """Split a line at the separator that stands behind its first value; `None` where it begins otherwise."""
+    rest = line[len(first) :].lstrip(" ")
+    if not line or not line.startswith(first) or (rest and rest[0] not in _SEPARATORS):
+        return None
+    return _values(line, rest[0]) if rest else [first]
+
+
+def _values(line: str, mark: str) -> list[str]:
+    """Split a line; where blanks stand beside every separator, they are no part of the values."""
+    values = line.split(mark)
+    padded = all(value.startswith(" ") for value in values[1:] if value)
+    return [value.strip() for value in values] if padded else values
+
+
+def _only(rows: list[list[str]]) -> list[str]:
+    if len(rows) > 1:
         _unreadable("the dialer answered with several different rows for one id")
-    separator = rows[0][len(asked)]
-    columns = None
-    if header is not None and header != rows[0]:
-        columns = [name.strip() for name in header.split(separator)]
-    return columns, rows[0].split(separator)
+    return rows[0]
 
 
 def _lines(body: str) -> list[str]:
@@ -208,20 +233,38 @@ def _real_agent(agent_user: str, campaigns: str, in_groups: str) -> AgentEnrichm
     return AgentEnrichment(agent=agent, campaigns_text=campaigns)
 
 
-def _tutorial_agent(body: str, agent_user: str, values: list[str]) -> AgentEnrichment:
-    """Read the tutorials' order: agent, then pairs of campaign id and name, on one line or a pair a line."""
-    rest = values[1:]
-    separator = next(mark for mark in _SEPARATORS if f"{agent_user}{mark}" in body)
-    lines = _lines(body)
-    first = next(i for i, line in enumerate(lines) if line.startswith(agent_user + separator))
-    for line in lines[first + 1 :]:
-        if line and not line.startswith(agent_user + separator):
-            rest += line.split(separator)
-    if len(rest) % 2 or not all(rest[::2]):
+def _lines_from(body: str, asked: str) -> list[str]:
+    """Give the row of the id asked for and what follows it that may be a pair, each line once."""
+    lines = list(dropwhile(lambda line: _split(line, asked) is None, dict.fromkeys(_lines(body))))
+    mark = lines[0][len(asked) :].lstrip(" ")[:1]
+    return [line for line in lines if mark in line and line.strip() and not line.startswith("<")]
+
+
+def _tutorial_agent(lines: list[str], agent_user: str) -> AgentEnrichment:
+    """Read the tutorials' order: agent, then pairs of campaign id and name.
+
+    All on one line or a pair a line, with the agent on the first line or on each.
+    """
+    mark = lines[0][len(agent_user) :].lstrip(" ")[:1]
+    campaigns: dict[str, Campaign] = {}
+    for line in lines:
+        values = _split(line, agent_user)
+        if values is None:
+            mark = mark or next((each for each in _SEPARATORS if each in line), "|")
+            values = [agent_user, *_values(line, mark)]
+        for campaign in _pairs(values[1:]):
+            if campaigns.setdefault(campaign.campaign_id, campaign) != campaign:
+                _unreadable("the answer of agent_campaigns gives one campaign two names")
+    if not campaigns:
+        _unreadable("the answer of agent_campaigns names no campaign")
+    return AgentEnrichment(agent=AgentRecord(agent_user=agent_user, campaigns=tuple(campaigns.values())))
+
+
+def _pairs(values: list[str]) -> list[Campaign]:
+    ids, names = values[::2], values[1::2]
+    if len(ids) != len(names) or not all(ids) or any(" " in each for each in ids):
         _unreadable("the answer of agent_campaigns fits no known order")
-    pairs = zip(rest[::2], rest[1::2], strict=True)
-    campaigns = tuple(Campaign(campaign_id=name, name=title or None) for name, title in pairs)
-    return AgentEnrichment(agent=AgentRecord(agent_user=agent_user, campaigns=campaigns))
+    return [Campaign(campaign_id=each, name=name or None) for each, name in zip(ids, names, strict=True)]
 
 
 def _is_name(text: str) -> bool:
@@ -244,7 +287,7 @@ def _explain(body: str) -> NoReturn:
 
 
 def _explain_error(text: str) -> NoReturn:
-    said = text.upper()
+    said = text.partition(":")[0].upper()  # what follows repeats the request
     if (known := _first_in(said, _NOT_FOUND)) is not None:
         raise NotReady(f"the dialer says {known}")
     if (known := _first_in(said, _REJECTED)) is not None:

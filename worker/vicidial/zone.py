@@ -1,5 +1,6 @@
 """The dialer's time zone: the setting, or else the server's present offset."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timezone, tzinfo
@@ -30,23 +31,31 @@ class DialerZone:
         self._fixed = setting is not None
         self._ask_version = ask_version
         self._clock = clock
-        self._ask_at = 0.0
+        self._ask_at = clock()
+        self._asking = asyncio.Lock()
 
     async def get(self) -> tzinfo | None:
-        """Give the zone, `None` where it is unknown. Never raises."""
-        if not self._fixed and self._clock() >= self._ask_at:
-            self._ask_at = self._clock() + MEASURE_AGAIN  # meanwhile the others use what is known
-            await self._measure()
+        """Give the zone, `None` where it is unknown. Never raises.
+
+        While the offset is being asked for, the others use what is known, or
+        wait for the answer where nothing is: their times would be null without it.
+        """
+        if self._fixed or self._clock() < self._ask_at or (self._zone is not None and self._asking.locked()):
+            return self._zone
+        async with self._asking:
+            if self._clock() >= self._ask_at:
+                await self._measure()
         return self._zone
 
     async def _measure(self) -> None:
+        offset = None
         try:
             offset = read_offset(await self._ask_version())
         except ProcessingError as error:
             _log.warning("dialer_offset_unknown", error=str(error))
-            return
-        if offset is None:
-            _log.warning("dialer_offset_unknown", error="no such function; set vicidial.timezone")
-            return
-        self._zone = timezone(offset)
-        self._ask_at = self._clock() + MEASURE_EVERY
+        else:
+            if offset is None:
+                _log.warning("dialer_offset_unknown", error="no such function; set vicidial.timezone")
+        if offset is not None:
+            self._zone = timezone(offset)
+        self._ask_at = self._clock() + (MEASURE_AGAIN if offset is None else MEASURE_EVERY)

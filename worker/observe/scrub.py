@@ -1,0 +1,83 @@
+"""Taking secrets out of text: as they are, and in any mix of the ways to write a letter.
+
+Those are what URLs, HTML, JSON and Python make of it; base64 too.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from html.entities import codepoint2name
+from typing import Any
+
+_SHORTEST_SECRET = 4
+_SHORT_SECRET = 8
+_ALONE_BEFORE = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt]))"
+_ALONE_AFTER = r"(?![0-9A-Za-z])"
+_PARAMETER = r"""(?<=\bpass=)[^&\s"'<>\\]+"""
+"""The dialer's password in an address or a form, whichever it is: its file may hold another one by now."""
+
+
+class Scrubber:
+    """Replaces each secret in text, however it is spelled.
+
+    A secret of under eight characters is replaced only where it stands alone,
+    or it would tear up the ids of calls; one of under four not at all.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        """Take the secrets as they are."""
+        long_enough = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        patterns = [_PARAMETER]
+        for secret in sorted(long_enough, key=len, reverse=True):
+            spelled = "".join(_spellings(letter) for letter in secret)
+            short = len(secret) < _SHORT_SECRET
+            patterns.append(f"{_ALONE_BEFORE}{spelled}{_ALONE_AFTER}" if short else spelled)
+            patterns += _in_base64(secret)
+        self._pattern = re.compile("|".join(patterns))
+
+    def __call__(self, text: str) -> str:
+        """Give the text without any secret."""
+        if not text.isascii():
+            text = text.encode("utf-8", "backslashreplace").decode()  # JSON can't hold half a surrogate pair
+        return self._pattern.sub("***", text)
+
+    def scrub(self, value: Any) -> Any:  # noqa: ANN401 - whatever a log line holds
+        """Give what JSON can hold without any secret: numbers as they are, text scrubbed."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, dict):
+            return {self(str(key)): self.scrub(each) for key, each in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.scrub(each) for each in value]
+        return self(str(value))
+
+
+@cache
+def _spellings(letter: str) -> str:
+    """Give a pattern of the ways to write one letter."""
+    if letter.isascii() and letter.isalnum():
+        return letter
+    percent = "".join(f"%{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass"))
+    forms = {re.escape(letter), f"(?i:{percent})", f"&#0*{ord(letter)};", f"(?i:&#x0*{ord(letter):x};)"}
+    for name in (codepoint2name.get(ord(letter)), "apos" if letter == "'" else None):
+        forms |= {f"&{name};"} if name else set()
+    for escape in (json.dumps(letter)[1:-1], ascii(letter)[1:-1], f"\\{letter}"):
+        if escape.startswith("\\"):  # several of them where one is written within another
+            forms.add(r"\\{1,3}" + re.escape(escape[1:]))
+    forms |= {r"\+"} if letter == " " else set()
+    return f"(?:{'|'.join(sorted(forms, key=len, reverse=True))})"
+
+
+def _in_base64(secret: str) -> list[str]:
+    """Give patterns of what base64 makes of a secret, wherever in the encoded bytes it begins."""
+    found = []
+    data = secret.encode("utf-8", "surrogatepass")
+    for before in range(3):
+        text = base64.b64encode(bytes(before) + data).decode().rstrip("=")
+        bits = (before + len(data)) * 8
+        own = text[-(-before * 8 // 6) : bits // 6]
+        if len(own) >= _SHORTEST_SECRET:
+            found.append(own.replace("/", "[/_]").replace("+", "[+-]"))
+    return found
