@@ -1,0 +1,445 @@
+"""What the demonstration shows: its rows, its sentences and its verdict, without a broker or a worker."""
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from rich.console import Console, RenderableType
+from typer.testing import CliRunner
+
+from worker.cli import app
+from worker.core.events import EventType, Inbound, decode
+from worker.demo import stage
+from worker.demo.broker import NoBrokerError
+from worker.demo.chronicle import Chronicle, News
+from worker.demo.crm import Received
+from worker.demo.display import LiveDisplay, PlainDisplay, head, sentence, table
+from worker.demo.scenario import EXCHANGES, QUEUES, RETRY_DELAYS, STORIES, Dead, Delivered, Story
+from worker.demo.summary import Letter, Result, differences, specimen, summary, what_next
+from worker.demo.worker_process import WorkerEnded, worker_process
+from worker.rabbitmq.topology import plan
+from worker.settings import BrokerCommandSettings, BrokerSettings, RetrySettings
+from worker.settings.tree import SinkNames
+
+NOW = datetime(2026, 11, 20, 12, 0, 3, tzinfo=UTC)
+SOLD, STILL_ON, UNKNOWN = STORIES[0], STORIES[1], STORIES[2]
+TWICE = next(story for story in STORIES if story.published == 2)
+FAILING = next(story for story in STORIES if story.crm_says == (503,))
+REFUSED = next(story for story in STORIES if story.crm_says == (422,))
+TUTORIAL = next(story for story in STORIES if story.dialect == "tutorial")
+
+
+def shown(what: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(what)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def settled(story: Story, outcome: str, **facts: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    line = {"event": "event_settled", "level": "info", "timestamp": NOW.isoformat(), "outcome": outcome}
+    return line | {"event_id": story.event_id} | facts
+
+
+def asked(story: Story) -> dict[str, Any]:
+    function, name = ("callid_info", "call_id") if story.kind == "call" else ("agent_campaigns", "agent_user")
+    return {"event": "dialer_request", "function": function, name: story.subject, "outcome": "ok"}
+
+
+def not_yet(words: str) -> dict[str, str]:
+    return {"stage": "enrich", "error": f"the dialer says {words}", "tier": "2s"}
+
+
+def call_payload(status: str) -> dict[str, Any]:
+    return {
+        "type": "call.enriched",
+        "timestamp": "2026-11-20T12:00:00Z",
+        "data": {"call": {"status": status}},
+    }
+
+
+def line_of(chronicle: Chronicle, story: Story, width: int = 80, now: datetime = NOW) -> str:
+    (line,) = [
+        line
+        for line in shown(table(chronicle.rows, now, width), width).splitlines()
+        if story.what in line and story.subject in line
+    ]
+    return line
+
+
+# --- the scenario ---------------------------------------------------------------------------------
+
+
+def test_every_story_is_published_as_an_event_that_the_worker_understands() -> None:
+    for story in STORIES:
+        if story.envelope == "broken":
+            continue
+        message = story.message(NOW)
+        event = decode(
+            Inbound(
+                message.body,
+                message.routing_key,
+                NOW,
+                dict(message.headers),
+                message.content_type,
+                message.message_id,
+            )
+        )
+        assert (event.id, event.type, event.subject) == (story.event_id, story.event_type, story.subject)
+        assert event.occurred_at == NOW
+
+
+def test_the_stories_show_every_kind_of_envelope_and_ending() -> None:
+    assert {story.envelope for story in STORIES} == {"plain", "structured", "binary", "broken"}
+    dead = {story.ending.reason for story in STORIES if isinstance(story.ending, Dead)}
+    assert dead == {"not_found", "rejected_by_dialer", "invalid_event", "rejected_by_sink"}
+    assert {status for story in STORIES for status in story.crm_says} == {503, 429, 422}
+    assert {story.event_type for story in STORIES} == set(EventType)
+    assert len({story.event_id for story in STORIES}) == len(STORIES)
+
+
+def test_what_is_deleted_from_a_given_broker_is_all_that_the_worker_declares() -> None:
+    settings = BrokerCommandSettings.model_construct(
+        broker=BrokerSettings(namespace="n", url=SecretStr("amqp://127.0.0.1/")),
+        sink=SinkNames(),
+        retry=RetrySettings.model_validate({"delays": list(RETRY_DELAYS)}),
+    )
+    topology = plan(settings)
+    assert {f"n.{name}" for name in QUEUES} == {queue.name for queue in topology.queues}
+    assert {f"n.{name}" for name in EXCHANGES} == {exchange.name for exchange in topology.exchanges}
+
+
+# --- the chronicle --------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_not_ready_waits_and_is_delivered_after_some_looks() -> None:
+    payloads: dict[str, Any] = {}
+    chronicle = Chronicle(STORIES, payloads.get)
+    news = [chronicle.received(STILL_ON, NOW)]
+    for words in ("CALL NOT FOUND", "CALL LOG NOT FOUND"):
+        assert chronicle.logged(asked(STILL_ON)) is None
+        news.append(chronicle.logged(settled(STILL_ON, "retry", **not_yet(words))) or pytest.fail("no news"))
+    assert "↻ no log yet" in line_of(chronicle, STILL_ON)
+    assert "↻ asks again in 2 s" in line_of(chronicle, STILL_ON)
+    assert "↻ asks again in 1 s" in line_of(chronicle, STILL_ON, now=NOW + timedelta(seconds=1.5))
+    assert "↻ asks again now" in line_of(chronicle, STILL_ON, now=NOW + timedelta(seconds=9))
+    chronicle.logged(asked(STILL_ON))
+    not_final = {"stage": "enrich", "error": "the call's status is INCALL, which is not final", "tier": "2s"}
+    chronicle.logged(settled(STILL_ON, "retry", **not_final))
+    assert "↻ INCALL" in line_of(chronicle, STILL_ON)
+    chronicle.logged(asked(STILL_ON))
+    payloads[STILL_ON.event_id] = call_payload("SALE")
+    news.append(chronicle.logged(settled(STILL_ON, "delivered", answer="200")) or pytest.fail("no news"))
+    assert [each.text for each in news] == [
+        "call M120213000…: call.ended published",
+        "call M120213000…: the dialer says CALL NOT FOUND; asks again in 2 s",
+        "call M120213000…: the dialer says CALL LOG NOT FOUND; asks again in 2 s",
+        "call M120213000…: delivered after 4 looks, the CRM answers 200",
+    ]
+    assert "✓ SALE" in line_of(chronicle, STILL_ON)
+    assert line_of(chronicle, STILL_ON).rstrip().endswith("✓ delivered, 4 looks")
+    assert line_of(chronicle, STILL_ON, 120).rstrip().endswith("✓ delivered 200, 4 looks")
+
+
+def test_a_delivery_that_failed_shows_the_status_until_it_succeeds() -> None:
+    chronicle = Chronicle(STORIES, lambda _: call_payload("SALE"))
+    chronicle.received(FAILING, NOW)
+    assert line_of(chronicle, FAILING).rstrip().endswith("received")
+    chronicle.logged(asked(FAILING))
+    assert "asked…" in line_of(chronicle, FAILING)
+    failed = {"stage": "deliver", "error": "the webhook answered 503", "tier": "1s"}
+    news = chronicle.logged(settled(FAILING, "retry", **failed))
+    assert news is not None
+    assert (news.text, news.tone) == (
+        "call M120140701…: the CRM answers 503; delivered again in 1 s",
+        "wait",
+    )
+    assert line_of(chronicle, FAILING).rstrip().endswith("✓ SALE        ↻ CRM 503, in 1 s")
+    news = chronicle.logged(settled(FAILING, "delivered", answer="200"))
+    assert news is not None
+    assert news.text.endswith("delivered at the 2nd try, the CRM answers 200")
+
+
+def test_an_event_that_was_published_twice_is_over_after_both_copies() -> None:
+    chronicle = Chronicle([TWICE], lambda _: call_payload("SALE"))
+    texts = [chronicle.received(TWICE, NOW).text, chronicle.received(TWICE, NOW).text]
+    assert texts[1] == texts[0] + " once more"
+    chronicle.logged(settled(TWICE, "delivered", answer="200"))
+    assert not chronicle.over
+    news = chronicle.logged(settled(TWICE, "delivered", answer="200"))
+    assert news is not None
+    assert news.text.endswith("delivered again, same webhook-id: the CRM drops it")
+    assert chronicle.over
+
+
+@pytest.mark.parametrize(
+    ("story", "error", "stage_", "said"),
+    [
+        (UNKNOWN, "the dialer says CALL NOT FOUND", "enrich", "dead letter: CALL NOT FOUND"),
+        (REFUSED, "the webhook answered 422: '422\\n'", "deliver", "dead letter: the CRM answers 422"),
+        (SOLD, "the body is not JSON: Expecting value", "decode", "dead letter: the body is not JSON"),
+    ],
+)
+def test_a_dead_letter_tells_its_reason(story: Story, error: str, stage_: str, said: str) -> None:
+    chronicle = Chronicle(STORIES)
+    news = chronicle.logged(settled(story, "dead_letter", reason="the_reason", stage=stage_, error=error))
+    assert news is not None
+    assert (news.text, news.tone) == (f"{story.who}: {said}", "bad")
+    assert line_of(chronicle, story).rstrip().endswith("✗ the_reason")
+    assert line_of(chronicle, story, 120).rstrip().endswith("✗ dead letter: the_reason")
+
+
+def test_the_other_dialect_is_named() -> None:
+    chronicle = Chronicle(STORIES, lambda _: call_payload("Answered"))
+    news = chronicle.logged(settled(TUTORIAL, "delivered", answer="200"))
+    assert news is not None
+    assert news.text == "call 1000012345: answered in the tutorials' dialect; delivered 200"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_of_an_agent_the_number_of_campaigns_is_shown(count: int) -> None:
+    agent = next(story for story in STORIES if story.kind == "agent")
+    chronicle = Chronicle(STORIES, lambda _: {"data": {"agent": {"campaigns": [{}] * count}}})
+    chronicle.logged(settled(agent, "delivered", answer="200"))
+    assert f"✓ {count} campaign{'' if count == 1 else 's'} " in line_of(chronicle, agent)
+
+
+def test_other_lines_of_the_log_are_told_only_where_they_warn() -> None:
+    chronicle = Chronicle(STORIES)
+    assert chronicle.logged({"event": "consuming", "level": "info"}) is None
+    assert chronicle.logged({"event": "dialer_request", "function": "version"}) is None
+    assert chronicle.logged(settled(SOLD, "delivered") | {"event_id": "somebody-else"}) is None
+    warned = chronicle.logged({"event": "broker_unreachable", "level": "warning", "error": "gone"})
+    assert warned is not None
+    assert (warned.text, warned.tone) == ("worker: broker_unreachable gone", "wait")
+    failed = chronicle.logged({"event": "intake_failed", "level": "error"})
+    assert failed is not None
+    assert failed.tone == "bad"
+
+
+# --- the displays ---------------------------------------------------------------------------------
+
+
+def worst_case() -> Chronicle:
+    """Make every cell as long as it gets."""
+    chronicle = Chronicle(STORIES, lambda _: {"data": {"agent": {"campaigns": [{}, {}]}}})
+    for story in STORIES:
+        for _ in range(story.published):
+            chronicle.received(story, NOW)
+        if isinstance(story.ending, Dead):
+            facts = {"reason": story.ending.reason, "stage": "enrich", "error": "the dialer says"}
+            chronicle.logged(settled(story, "dead_letter", **facts))
+        for _ in range(story.published):
+            chronicle.logged(settled(story, "delivered", answer="200"))
+    return chronicle
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_the_terminal_and_cuts_nothing(width: int) -> None:
+    drawn = shown(table(worst_case().rows, NOW, width), width)
+    lines = drawn.splitlines()
+    assert len(lines) == len(STORIES) + 1
+    assert max(map(len, lines)) <= width
+    assert "…" not in drawn
+    assert all(line.startswith("✓") for line in lines[1:])
+
+
+def test_the_head_counts() -> None:
+    chronicle = worst_case()
+    assert shown(head(chronicle.rows, 7.4)).startswith(
+        "16 events   12 delivered   4 dead letters   0 under way   7 s"
+    )
+    assert shown(head(Chronicle(STORIES).rows, 0)).startswith("16 events   0 delivered   0 dead letters")
+
+
+def test_a_sentence_begins_with_the_time_of_day() -> None:
+    local = NOW.astimezone().strftime("%H:%M:%S")
+    assert shown(sentence(News(NOW, "call V1: [bold] published"))) == f"{local} call V1: [bold] published\n"
+
+
+def test_where_nobody_looks_there_are_plain_lines_and_no_escapes() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False, color_system=None)
+    display = PlainDisplay(console)
+    display.doing("starting")
+    display.done("CRM", "here")
+    with display.showing(Chronicle([SOLD])):
+        display.news(None)
+        display.news(News(NOW, "it happened"))
+    display.stop()
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert said.startswith("… starting\n✓ CRM       here\n")
+    assert "it happened\n" in said
+    assert "WHAT BECOMES OF IT" in said
+    assert "\x1b" not in said
+
+
+def test_in_a_terminal_the_table_stays_and_the_news_go() -> None:
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
+    display = LiveDisplay(console)
+    display.doing("starting")
+    display.done("CRM", "here")
+    chronicle = Chronicle(STORIES)
+    with display.showing(chronicle):
+        display.news(chronicle.received(SOLD, NOW))
+        for number in range(9):
+            display.news(News(NOW, f"news number {number}"))
+        time.sleep(0.3)
+    display.stop()
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "news number 8" in said
+    assert "news number 6" not in said, "a screen of 24 lines has room for two"
+    last_frame = said.rpartition("16 events")[2]
+    assert "news number" not in last_frame
+    assert "tutorial-style agent" in last_frame
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+def deep(shows: dict[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = {"event_id": "demo-02", "final": True, "call": {"call_id": "M1", "ended_at": None}}
+    for path, value in shows.items():
+        *parents, last = path.split(".")
+        at = data
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+    return {"type": "call.enriched", "timestamp": "2026-11-20T12:00:00Z", "data": data}
+
+
+def delivery(story: Story, status: int, payload: dict[str, Any], *, verified: bool = True) -> Received:
+    headers = {"webhook-signature": "v1,AAAABBBBCCCCDDDDEEEEFFFF"}
+    return Received(
+        story.event_id, "0", headers, json.dumps(payload).encode(), payload, verified, 0.0, status
+    )
+
+
+@pytest.fixture
+def result() -> Result:
+    """Give a result in which everything ended as it should."""
+    received, letters = [], {}
+    for story in STORIES:
+        shows = dict(story.ending.shows) if isinstance(story.ending, Delivered) else {}
+        answers = story.crm_says + ((200,) * story.published if isinstance(story.ending, Delivered) else ())
+        received += [delivery(story, status, deep(shows)) for status in answers]
+        if isinstance(story.ending, Dead):
+            letters[story.event_id] = Letter(story.ending.reason, story.message(NOW).body)
+    bodies = {story.event_id: story.message(NOW).body for story in STORIES}
+    return Result(worst_case().rows, received, letters, bodies, 25, 0, 10.9)
+
+
+def test_a_result_as_it_should_be_has_no_differences(result: Result) -> None:
+    assert differences(result) == []
+    said = shown(summary(result))
+    assert "Every event ended as it should: 16 events in 17 messages, 11 seconds." in said
+    assert "the signatures of all 16 requests\n     and dropped 1 repeat by its webhook-id" in said
+    assert max(map(len, said.splitlines())) <= 80
+    assert max(map(len, shown(specimen(result, "demo-02")).splitlines())) <= 80
+    assert "ended_at" not in shown(specimen(result, "demo-02"))
+    assert "crm-sync check" in shown(what_next())
+
+
+def without(result: Result, story: Story, status: int) -> Result:
+    kept = [each for each in result.received if (each.id, each.status) != (story.event_id, status)]
+    return replace(result, received=kept)
+
+
+def with_letter(result: Result, story: Story, letter: Letter | None) -> Result:
+    letters = {name: found for name, found in result.letters.items() if name != story.event_id}
+    return replace(result, letters=letters if letter is None else letters | {story.event_id: letter})
+
+
+def with_delivery(result: Result, received: Received) -> Result:
+    return replace(result, received=[*result.received, received])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda it: without(it, SOLD, 200), f"{SOLD.who}: the CRM accepted it 0 times instead of 1"),
+        (lambda it: without(it, FAILING, 503), f"{FAILING.who}: the CRM never answered 503"),
+        (lambda it: with_letter(it, SOLD, Letter("x", b"")), f"{SOLD.who}: it is in the dead letters as x"),
+        (
+            lambda it: with_letter(it, UNKNOWN, None),
+            f"{UNKNOWN.who}: it is not in the dead letters; expected not_found",
+        ),
+        (
+            lambda it: with_letter(it, UNKNOWN, Letter("x", b"")),
+            f"{UNKNOWN.who}: it is in the dead letters as x instead of not_found",
+        ),
+        (
+            lambda it: with_letter(it, UNKNOWN, Letter("not_found", b"")),
+            f"{UNKNOWN.who}: its dead letter is not the body that was published",
+        ),
+        (lambda it: with_delivery(it, delivery(UNKNOWN, 200, {})), f"{UNKNOWN.who}: the CRM accepted it"),
+        (
+            lambda it: with_delivery(it, delivery(STILL_ON, 200, {"data": {"final": False}})),
+            f"{STILL_ON.who}: final is False instead of True",
+        ),
+        (
+            lambda it: with_delivery(it, delivery(REFUSED, 422, {}, verified=False)),
+            "1 of the deliveries had no good signature",
+        ),
+        (lambda it: replace(it, worker_status=1), "the worker ended with status 1 instead of 0"),
+        (lambda it: replace(it, rows=Chronicle([SOLD]).rows), f"{SOLD.who}: it came to no end"),
+    ],
+)
+def test_each_difference_is_named(result: Result, spoil: Callable[[Result], Result], named: str) -> None:
+    spoiled = spoil(result)
+    assert named in differences(spoiled)
+    said = shown(summary(spoiled))
+    assert "not end as they should" in said
+    assert named[:40] in said
+
+
+# --- what ends it early ---------------------------------------------------------------------------
+
+
+async def test_a_worker_that_does_not_start_is_named_with_its_last_words() -> None:
+    lines: list[dict[str, Any]] = []
+    async with worker_process({"NO_SUCH": "setting"}, lines.append) as worker:
+        with pytest.raises(WorkerEnded, match=r"status 2\..*vicidial"):
+            await worker.consuming()
+    assert lines == []
+
+
+def test_without_any_broker_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def none(url: str | None, _say: Callable[[str], None]) -> AsyncIterator[str]:
+        if url is None:
+            raise NoBrokerError("No RabbitMQ was found. Install it.")
+        yield url
+
+    monkeypatch.setattr(stage, "find_broker", none)
+    done = CliRunner().invoke(app, ["demo"])
+    assert done.exit_code == 1
+    assert "No RabbitMQ was found. Install it." in done.output
+
+
+def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def somewhere(_url: str | None, _say: Callable[[str], None]) -> AsyncIterator[str]:
+        yield "amqp://127.0.0.1:1/"
+
+    @asynccontextmanager
+    async def never(_url: str) -> AsyncIterator[None]:
+        await asyncio.sleep(60)
+        yield
+
+    monkeypatch.setattr(stage, "find_broker", somewhere)
+    monkeypatch.setattr(stage, "_connected", never)
+    monkeypatch.setattr(stage, "DEADLINE", 0.1)
+    done = CliRunner().invoke(app, ["demo"])
+    assert done.exit_code == 1
+    assert "this took longer than 0 seconds, so it was given up" in done.output
