@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -23,6 +24,16 @@ GIVEN_BROKER = os.environ.get("CRM_SYNC_TEST_BROKER_URL")
 
 for _name in [name for name in os.environ if name.startswith("CRM_SYNC_")]:
     del os.environ[_name]  # a developer's settings are none of the tests', and unknown ones are errors
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """Undo what a command does to the libraries' loggers, which are the whole process's."""
+    loggers = [logging.getLogger(name) for name in ("aio_pika", "aiormq", "aiormq.connection", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -34,12 +34,6 @@ MAY_IMPORT = {
 }
 """By room: the first name below `worker`, or `worker` itself, which holds the version."""
 
-DEMO_KNOWS_SETTINGS = {
-    "worker.demo.scenario": "runs the real worker, whose settings it writes",
-    "worker.demo.display": "shows a person the settings that the worker runs with",
-}
-"""The stand-ins know nothing of the worker, so that they can't share a mistake with it; these are none."""
-
 
 @dataclass(frozen=True)
 class Module:
@@ -118,8 +112,6 @@ def each_room_imports_only_what_it_may(house: House) -> Iterator[str]:
         if allowed is None:
             yield f"{module.path} is in a room that MAY_IMPORT does not know"
             continue
-        if name in DEMO_KNOWS_SETTINGS:
-            allowed = allowed | {"settings"}
         for other in sorted(module.ours):
             if room_of(other) not in allowed:
                 yield f"{module.path} imports {other}; {room} may import {sorted(allowed)}"
@@ -196,12 +188,6 @@ def test_the_house_keeps_the_rule(our_house: House, rule: Rule) -> None:
     assert not broken, "\n".join(["", *broken])
 
 
-def test_the_files_that_may_break_a_rule_exist_for_as_long_as_they_are_named(our_house: House) -> None:
-    demo_is_complete = "worker.demo.scenario" in our_house
-    gone = sorted(set(DEMO_KNOWS_SETTINGS) - our_house.keys()) if demo_is_complete else []
-    assert not gone, f"take these out of DEMO_KNOWS_SETTINGS: {gone}"
-
-
 # --- the rules see what breaks them ---------------------------------------------------------------
 
 BROKEN_HOUSE = {
@@ -217,7 +203,6 @@ BROKEN_HOUSE = {
     "worker/observe/log.py": "",
     "worker/demo/__init__.py": "",
     "worker/demo/dialer.py": "from worker.vicidial import client",
-    "worker/demo/scenario.py": "import worker.settings",
     "worker/app.py": "from worker.sinks import web",
     "worker/commands/all.py": "from worker.rabbitmq import intake\nfrom worker.sinks import web\n"
     "from worker.vicidial import client\nfrom worker.observe import log\n",

@@ -27,7 +27,7 @@ from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import DialerRequest
-from worker.observe import health, log, report
+from worker.observe import health, log
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 from worker.observe.scrub import Scrubber
@@ -45,8 +45,7 @@ Configure = Callable[..., Callable[[], list[dict[str, Any]]]]
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Catch the log, and put logging back to where it was."""
     caught = io.StringIO()
-    for module in (report, health):  # a logger once used keeps its configuration
-        monkeypatch.setattr(module, "_log", structlog.get_logger())
+    monkeypatch.setattr(health, "_log", structlog.get_logger())  # a logger once used keeps its configuration
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
@@ -364,14 +363,14 @@ def test_no_secret_leaves_by_a_line_a_traceback_or_a_librarys_record(
     address = f"amqp://user:{quote(SECRET, safe='')}@broker/"
     error = raised(ConnectionError(f"no route to {address}"))
     structlog.get_logger().error("own", url=address, exc_info=error)
-    logger = logging.getLogger("aiormq.connection")
+    logger = logging.getLogger("aiormq.channel")
     logger.warning("lost %s of %r", address, {"password": SECRET}, extra={"more": SECRET})
     logger.error("failed", exc_info=error)
     logger.error("failed", exc_info=error, stack_info=True)
     text = stderr.getvalue()
     assert "S3cr3t" not in text
     assert text.count("Traceback (most recent call last)") == 3
-    assert "aiormq.connection" in text
+    assert "aiormq.channel" in text
     assert text.count("***") >= 6
 
 

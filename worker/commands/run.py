@@ -1,6 +1,7 @@
 """`crm-sync run`: the worker itself."""
 
 import asyncio
+import gc
 
 import typer
 import uvloop
@@ -20,6 +21,7 @@ def run(config: ConfigOption = None) -> None:
     """
     settings = load_or_exit(Settings, config)
     log.configure(settings.log, settings.secrets())
+    _tune_garbage_collection()
     try:
         uvloop.run(app.run(settings))
     except TopologyMismatchError as error:
@@ -34,3 +36,10 @@ def run(config: ConfigOption = None) -> None:
     else:
         return
     raise typer.Exit(1)
+
+
+def _tune_garbage_collection() -> None:
+    """Leave alone what the start has made, and look at the rest less often: a tenth of the CPU otherwise."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

@@ -202,7 +202,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_BODY:
         raise InvalidEvent(f"the body has {len(body)} bytes; the limit is {MAX_BODY}")
     try:
-        data = json.loads(body.decode("utf-8-sig"), parse_constant=_not_json, parse_float=_finite)
+        data = _JSON.decode(body.decode().removeprefix("\ufeff"))
         if b"\\ud" in body or b"\\uD" in body:
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -241,6 +241,9 @@ def _finite(digits: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {digits[:40]} is too large")
     return value
+
+
+_JSON = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite)
 
 
 def _name_of(value: object) -> str:

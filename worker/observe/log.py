@@ -1,18 +1,17 @@
 """The log: one line of JSON (or of text, for a person) for each thing that happened, on standard error.
 
-No secret leaves: every text of every line goes through `Scrubber`, before it
-is rendered, so that what is replaced can't break the JSON.
+No secret leaves: every line goes through `Scrubber`.
 """
 
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from datetime import UTC, datetime
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from worker.observe.scrub import Scrubber
 from worker.settings import LogSettings
@@ -26,40 +25,59 @@ _TEXT_FIELDS = frozenset({"error", "event", "exception"})
 
 def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     """Set up structlog, and the standard library's log of the libraries used, once for the process."""
-    scrubber = Scrubber(secrets)
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    render: Callable[..., Any] = _console() if settings.format == "console" else _json
-
-    def scrubbed(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-        return {
-            field: value if field.startswith("_") else scrubber.scrub(value) for field, value in event.items()
-        }
-
-    shared: list[Any] = [structlog.processors.format_exc_info]
+    render = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if settings.format == "console" else _json
+    )
+    prepare: list[Processor] = [structlog.processors.format_exc_info]
     if settings.mask_phone_numbers:
-        shared.append(_mask_phones)
-    # What follows the scrubber can hold no secret: a password 2026 must not tear up the time.
-    shared += [
-        scrubbed,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+        prepare.append(_mask_phones)
+    finish = _Finish(render, Scrubber(secrets))
     structlog.configure(
-        processors=[*shared, render],
+        processors=[*prepare, finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    _route_libraries(shared, render, level)
+    _route_libraries(prepare, finish, level)
 
 
-def _route_libraries(shared: list[Any], render: Callable[..., str], level: int) -> None:
+class _Finish:
+    """Renders a line, with its level and time, and without any secret.
+
+    Hardly any line could hold one, so it is rendered first and looked at
+    quickly; only where that raises a suspicion each text in it is scrubbed
+    and the line rendered anew, so that what is replaced can't break the JSON.
+    The level and the time are added last: a password 2026 must not tear them up.
+    """
+
+    def __init__(self, render: Callable[..., str], scrubber: Scrubber) -> None:
+        self._render = render
+        self._scrubber = scrubber
+
+    def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
+        try:
+            line = self._render(logger, name, _stamped(name, event))
+        except TypeError:  # something that JSON can't hold
+            line = None
+        if line is not None and not self._scrubber.suspects(line):
+            return line
+        return self._render(logger, name, _stamped(name, self._scrubber.scrub(event)))
+
+
+def _stamped(name: str, event: EventDict) -> EventDict:
+    level = "error" if name == "exception" else name
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {"event": event.get("event"), **event, "level": level, "timestamp": now}
+
+
+def _route_libraries(prepare: list[Processor], finish: Processor, level: int) -> None:
     """Let the libraries' own records look like ours; never below INFO: aiormq then logs whole frames."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *prepare],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, finish],
         )
     )
     root = logging.getLogger()
@@ -70,12 +88,7 @@ def _route_libraries(shared: list[Any], render: Callable[..., str], level: int) 
 
 
 def _json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
-    event = {"event": event.pop("event", None), **event}
     return orjson.dumps(event).decode()
-
-
-def _console() -> Callable[..., Any]:
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
 
 
 def mask_phone(number: str) -> str:
@@ -90,9 +103,9 @@ def mask_phone(number: str) -> str:
 
 
 def _mask_phones(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    for field, value in event.items():
-        if field in _PHONE_FIELDS and isinstance(value, str):
-            event[field] = mask_phone(value)
-        elif field in _TEXT_FIELDS and isinstance(value, str):
-            event[field] = _PHONE.sub(lambda match: mask_phone(match[0]), value)
+    for field in _PHONE_FIELDS & event.keys():
+        event[field] = mask_phone(str(event[field]))
+    for field in _TEXT_FIELDS & event.keys():
+        if isinstance(event[field], str) and not event[field].isidentifier():  # our own events' names
+            event[field] = _PHONE.sub(lambda match: mask_phone(match[0]), event[field])
     return event

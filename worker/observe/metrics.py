@@ -17,67 +17,50 @@ class Metrics:
     def __init__(self) -> None:
         """Declare them all."""
         self.registry = CollectorRegistry()
-        self.settled = Counter(
-            "crm_sync_events_settled_total",
-            "Events settled, by type and by what became of them (delivered, retry, dead_letter).",
-            ["event_type", "outcome"],
-            registry=self.registry,
+        self.settled = self._counter(
+            "events_settled",
+            "Events settled, by type and outcome (delivered, retry, dead_letter).",
+            "event_type",
+            "outcome",
         )
-        self.retries = Counter(
-            "crm_sync_retries_total",
-            "Copies put into a retry queue, by the cause.",
-            ["cause"],
-            registry=self.registry,
+        self.retries = self._counter("retries", "Copies put into a retry queue, by the cause.", "cause")
+        self.dead_letters = self._counter(
+            "dead_letters", "Messages put into the dead letters, by reason.", "reason"
         )
-        self.dead_letters = Counter(
-            "crm_sync_dead_letters_total",
-            "Messages put into the dead letters, by reason.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.age = Histogram(
-            "crm_sync_delivered_age_seconds",
+        self.age = self._histogram(
+            "delivered_age_seconds",
             "Seconds from when an event happened to when its payload was delivered.",
-            ["event_type"],
-            buckets=_AGES,
-            registry=self.registry,
+            _AGES,
+            "event_type",
         )
-        self.stage = Histogram(
-            "crm_sync_stage_seconds",
-            "Seconds that one step took for one event: enrich or deliver.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self.stage = self._histogram(
+            "stage_seconds", "Seconds that one step took for one event: enrich or deliver.", _SECONDS, "stage"
         )
-        self.dialer_requests = Counter(
-            "crm_sync_dialer_requests_total",
-            "Requests to the dialer, by function and outcome.",
-            ["function", "outcome"],
-            registry=self.registry,
+        self.dialer_requests = self._counter(
+            "dialer_requests", "Requests to the dialer, by function and outcome.", "function", "outcome"
         )
-        self.dialer_seconds = Histogram(
-            "crm_sync_dialer_request_seconds",
+        self.dialer_seconds = self._histogram(
+            "dialer_request_seconds",
             "Seconds that one request to the dialer took, by function.",
-            ["function"],
-            buckets=_SECONDS,
-            registry=self.registry,
+            _SECONDS,
+            "function",
         )
-        self.in_flight = Gauge("crm_sync_in_flight", "Events in work at this moment.", registry=self.registry)
-        self.consuming = Gauge(
-            "crm_sync_consuming",
-            "1 while the worker consumes from the broker, else 0.",
-            registry=self.registry,
+        self.in_flight = self._gauge("in_flight", "Events in work at this moment.")
+        self.consuming = self._gauge("consuming", "1 while the worker consumes from the broker, else 0.")
+        self.connections = self._counter(
+            "broker_connections", "How often the worker has begun to consume, the first time included."
         )
-        self.connections = Counter(
-            "crm_sync_broker_connections_total",
-            "How often the worker has begun to consume, the first time included.",
-            registry=self.registry,
-        )
-        info = Gauge(
-            "crm_sync_build_info", "1, with the version as a label.", ["version"], registry=self.registry
-        )
-        info.labels(__version__).set(1)
+        self._gauge("build_info", "1, with the version as a label.", "version").labels(__version__).set(1)
 
     def expose(self) -> bytes:
         """Write all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, sentence: str, *labels: str) -> Counter:
+        return Counter(f"crm_sync_{name}_total", sentence, labels, registry=self.registry)
+
+    def _gauge(self, name: str, sentence: str, *labels: str) -> Gauge:
+        return Gauge(f"crm_sync_{name}", sentence, labels, registry=self.registry)
+
+    def _histogram(self, name: str, sentence: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"crm_sync_{name}", sentence, labels, buckets=buckets, registry=self.registry)

@@ -1,6 +1,7 @@
 """Telling of what was done: one log line and the metrics for each settled event and dialer request."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
@@ -14,9 +15,8 @@ from worker.core.retry import format_delay
 from worker.observe.metrics import Metrics
 
 _SUBJECT = {EventType.CALL_ENDED: "call_id", EventType.AGENT_ONBOARDED: "agent_user"}
+_REFUSED = f"dialer_{Fault.REFUSED}"
 _ASKED_ABOUT = {"callid_info": "call_id", "agent_campaigns": "agent_user"}
-
-_log = structlog.get_logger()
 
 
 class Reporter:
@@ -25,6 +25,8 @@ class Reporter:
     def __init__(self, metrics: Metrics) -> None:
         """Take the metrics to keep."""
         self._metrics = metrics
+        self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
+        self._cached = cache(lambda metric, *labels: metric.labels(*labels))
         self.counts = {"delivered": 0, "retry": 0, "dead_letter": 0}
 
     def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
@@ -32,11 +34,11 @@ class Reporter:
         name, level, facts = self._outcome(outcome)
         event_type = "unknown" if outcome.event is None else str(outcome.event.type)
         self.counts[name] += 1
-        self._metrics.settled.labels(event_type, name).inc()
+        self._cached(self._metrics.settled, event_type, name).inc()
         for stage, took in outcome.seconds.items():
-            self._metrics.stage.labels(stage).observe(took)
+            self._cached(self._metrics.stage, stage).observe(took)
         traceback = _traceback(outcome)
-        log = getattr(_log, "error" if traceback else level)
+        log = getattr(self._log, "error" if traceback else level)
         log(
             "event_settled",
             outcome=name,
@@ -50,9 +52,9 @@ class Reporter:
 
     def asked(self, request: DialerRequest) -> None:
         """Report a request to the dialer."""
-        self._metrics.dialer_requests.labels(request.function, request.outcome).inc()
-        self._metrics.dialer_seconds.labels(request.function).observe(request.seconds)
-        log = _log.error if request.outcome == f"dialer_{Fault.REFUSED}" else _log.info
+        self._cached(self._metrics.dialer_requests, request.function, request.outcome).inc()
+        self._cached(self._metrics.dialer_seconds, request.function).observe(request.seconds)
+        log = self._log.error if request.outcome == _REFUSED else self._log.info
         log(
             "dialer_request",
             function=request.function,
@@ -80,7 +82,7 @@ class Reporter:
         if outcome.event is None:
             return {}
         age = max(0.0, (datetime.now(UTC) - outcome.event.occurred_at).total_seconds())
-        self._metrics.age.labels(outcome.event.type).observe(age)
+        self._cached(self._metrics.age, outcome.event.type).observe(age)
         return {"answer": outcome.detail, "age_seconds": round(age, 3)}
 
 

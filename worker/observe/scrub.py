@@ -30,12 +30,19 @@ class Scrubber:
         """Take the secrets as they are."""
         long_enough = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
         patterns = [_PARAMETER]
+        self._traces = {"pass="}
         for secret in sorted(long_enough, key=len, reverse=True):
             spelled = "".join(_spellings(letter) for letter in secret)
             short = len(secret) < _SHORT_SECRET
             patterns.append(f"{_ALONE_BEFORE}{spelled}{_ALONE_AFTER}" if short else spelled)
-            patterns += _in_base64(secret)
+            in_base64 = _in_base64(secret)
+            patterns += in_base64
+            self._traces |= {_trace(secret), *map(_trace, in_base64)}
         self._pattern = re.compile("|".join(patterns))
+
+    def suspects(self, text: str) -> bool:
+        """Tell quickly whether the text could hold a secret; where it could not, none needs looking for."""
+        return any(map(text.__contains__, self._traces))
 
     def __call__(self, text: str) -> str:
         """Give the text without any secret."""
@@ -52,6 +59,12 @@ class Scrubber:
         if isinstance(value, list | tuple | set | frozenset):
             return [self.scrub(each) for each in value]
         return self(str(value))
+
+
+def _trace(secret: str) -> str:
+    """Give the longest run of letters and digits: they have one spelling, so all of the secret's hold it."""
+    runs: list[str] = re.findall(r"[0-9A-Za-z]*", secret)
+    return max(runs, key=len)
 
 
 @cache

@@ -40,9 +40,8 @@ def open_session(settings: SinkSettings, connections: int) -> aiohttp.ClientSess
     seconds = settings.timeout.total_seconds()
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=30),
-        timeout=aiohttp.ClientTimeout(
-            total=seconds, connect=seconds, sock_connect=seconds, sock_read=seconds
-        ),
+        # The total bounds every part of a request; bounds of their own would only cost timers.
+        timeout=aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=None, sock_read=None),
         headers={"User-Agent": f"crm-sync/{__version__}", "content-type": "application/json"},
         cookie_jar=aiohttp.DummyCookieJar(),
     )
@@ -175,6 +174,8 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     The status has decided already, so a body that stalls or breaks off changes nothing.
     """
     body = bytearray()
+    if response.status < 300 and response.content.is_eof():
+        return b""  # it has arrived as a whole, and nobody wants to read it
     with suppress(TimeoutError, aiohttp.ClientError, OSError):
         async with asyncio.timeout(_ANSWER_SECONDS):
             async for chunk in response.content.iter_any():
