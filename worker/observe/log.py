@@ -26,9 +26,7 @@ _TEXT_FIELDS = frozenset({"error", "event", "exception"})
 def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     """Set up structlog, and the standard library's log of the libraries used, once for the process."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    render = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if settings.format == "console" else _json
-    )
+    render = _Console(colors=sys.stderr.isatty()) if settings.format == "console" else _json
     prepare: list[Processor] = [structlog.processors.format_exc_info]
     if settings.mask_phone_numbers:
         prepare.append(_mask_phones)
@@ -67,8 +65,7 @@ class _Finish:
 
 def _stamped(name: str, event: EventDict) -> EventDict:
     level = "error" if name == "exception" else name
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return {"event": event.get("event"), **event, "level": level, "timestamp": now}
+    return {"event": event.get("event"), **event, "level": level, "timestamp": datetime.now(UTC)}
 
 
 def _route_libraries(prepare: list[Processor], finish: Processor, level: int) -> None:
@@ -88,7 +85,15 @@ def _route_libraries(prepare: list[Processor], finish: Processor, level: int) ->
 
 
 def _json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
-    return orjson.dumps(event).decode()
+    return orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()
+
+
+class _Console(structlog.dev.ConsoleRenderer):
+    """Writes the time as a person reads it."""
+
+    def __call__(self, logger: WrappedLogger, name: str, event_dict: EventDict) -> str:
+        event_dict["timestamp"] = event_dict["timestamp"].isoformat(" ", "milliseconds")
+        return super().__call__(logger, name, event_dict)
 
 
 def mask_phone(number: str) -> str:

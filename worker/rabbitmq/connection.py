@@ -1,6 +1,7 @@
 """Connections to the broker, and the loop that keeps one: consume until it breaks, begin anew."""
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,8 +16,9 @@ from aio_pika.abc import AbstractConnection
 from pydantic import SecretStr
 
 from worker.core.errors import PublishError
+from worker.rabbitmq import tolerance
 from worker.rabbitmq.intake import Intake
-from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
 from worker.rabbitmq.topology import Topology, declare, differences
 
 CONNECT_TIMEOUT = 10.0
@@ -25,11 +27,15 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 LONGEST_WAIT_ONCE_CONNECTED = 5.0
 """Seconds between two connections; less where the broker does answer."""
+LONG_ENOUGH = 30.0
+"""Seconds of consuming after which a break counts as the first one, not as one more in a row."""
 DRAIN_WHEN_BROKEN = 5.0
 """Seconds for the events in work when the connection broke: some can still be settled."""
 
 BROKER_ERRORS = (aiormq.AMQPError, PublishError, OSError, TimeoutError, RuntimeError)
 """What a broken connection raises, depending on when it breaks."""
+
+logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # a traceback for what `explain` says
 
 _log = structlog.get_logger()
 
@@ -49,6 +55,7 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
 
     Raises one of `BROKER_ERRORS`.
     """
+    tolerance.install()
     connection = await aio_pika.connect(
         url.get_secret_value(), timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
     )
@@ -108,6 +115,8 @@ class Supervisor:
         self._make_intake = make_intake
         self._drain = drain
         self._on_consuming = on_consuming
+        self._connected = False
+        self._consumed_from: float | None = None
         self.state = BrokerState()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -118,36 +127,51 @@ class Supervisor:
         """
         failures = 0
         while not stop.is_set():
-            connected_before = self.state.connections
+            self._consumed_from = None
+            self._connected = False
             try:
                 await self._consume_until(stop)
-                failures = 0
             except BROKER_ERRORS as error:
-                connected = self.state.connections > connected_before
-                failures += 1
-                wait = backoff(failures, LONGEST_WAIT_ONCE_CONNECTED if connected else LONGEST_WAIT)
-                self.state.last_error = explain(error)
-                _log.warning(
-                    "broker_connection_lost" if connected else "broker_unreachable",
-                    broker=address(self._url),
-                    error=self.state.last_error,
-                    next_try_seconds=round(wait, 1),
-                )
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), wait)
+                failures = 1 if self._consumed_long_enough() else failures + 1
+                await self._wait_out(error, failures, stop)
+
+    def _consumed_long_enough(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._consumed_from is not None and now - self._consumed_from >= LONG_ENOUGH
+
+    async def _wait_out(self, error: BaseException, failures: int, stop: asyncio.Event) -> None:
+        wait = backoff(failures, LONGEST_WAIT_ONCE_CONNECTED if self._connected else LONGEST_WAIT)
+        lost = self._connected and isinstance(
+            error, aiormq.AMQPConnectionError | aiormq.exceptions.InvalidFrameError
+        )
+        self.state.last_error = f"the connection broke: {error}" if lost else explain(error)
+        event = "broker_connection_lost" if self._connected else "broker_unreachable"
+        _log.warning(
+            "settling_failed" if isinstance(error, PublishError) else event,
+            broker=address(self._url),
+            error=self.state.last_error,
+            next_try_seconds=round(wait, 1),
+        )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), wait)
 
     async def _consume_until(self, stop: asyncio.Event) -> None:
         async with (
             connect(self._url, "crm-sync consumer") as consuming,
             connect(self._url, "crm-sync publisher") as publishing,
         ):
+            self._connected = True
             await self._declare(publishing)
             channel = await self._publisher.attach(publishing)
+            await self._until_it_takes_messages(stop)
+            if stop.is_set():
+                return
             intake = self.state.intake = self._make_intake()
             channel.close_callbacks.add(lambda _, error: intake.break_off(error))
             try:
                 await intake.start(consuming)
                 self.state.consuming, self.state.connections = True, self.state.connections + 1
+                self._consumed_from = asyncio.get_running_loop().time()
                 self._on_consuming()
                 _log.info(
                     "consuming", broker=address(self._url), queues=list(self._topology.work_queues.values())
@@ -157,6 +181,18 @@ class Supervisor:
                 self.state.consuming = False
                 await intake.stop(self._drain if stop.is_set() else min(self._drain, DRAIN_WHEN_BROKEN))
                 self._publisher.detach()
+
+    async def _until_it_takes_messages(self, stop: asyncio.Event) -> None:
+        """Take in nothing while an alarm keeps the broker from taking copies: each try would count as one."""
+        probe = asyncio.ensure_future(self._publisher.probe(self._topology.work_exchange))
+        loop = asyncio.get_running_loop()
+        warning = loop.call_later(PUBLISH_TIMEOUT, _log.warning, "broker_blocks_publishing")
+        try:
+            await _first(stop, probe)
+        finally:
+            warning.cancel()
+            probe.cancel()
+            await asyncio.gather(probe, return_exceptions=True)
 
     async def _declare(self, connection: AbstractConnection) -> None:
         try:
@@ -190,6 +226,10 @@ def explain(error: BaseException) -> str:
         error, aiormq.exceptions.ProbableAuthenticationError | aiormq.exceptions.AuthenticationError
     ):
         return "the broker refused the login; check user, password and virtual host in broker.url"
+    if isinstance(error, aiormq.exceptions.InvalidFrameError):  # `Close` instead of `OpenOk`
+        return "the broker refused the connection; check the virtual host in broker.url"
+    if type(error) is aiormq.exceptions.AMQPConnectionError:  # while connecting; it is a ConnectionError too
+        return f"the broker can't be reached ({error.strerror or error}); check broker.url and the network"
     if isinstance(error, aiormq.exceptions.AMQPConnectionError | OSError | TimeoutError) and not isinstance(
         error, ConnectionError | PublishError
     ):

@@ -21,7 +21,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQu
 from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import Event, EventType, Inbound, claimed_id, decode
 from worker.rabbitmq import headers
-from worker.rabbitmq.intake import to_inbound
+from worker.rabbitmq.delivery import to_inbound
 from worker.rabbitmq.publisher import BrokerPublisher
 
 UNKNOWN = "unknown"
@@ -60,7 +60,7 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
     Where the broker itself put it there, by the delivery limit of a work
     queue, it has none of our headers but the broker's `x-death`.
     """
-    inbound = to_inbound(message)
+    inbound = to_inbound(message.body, message.properties, message.routing_key or "")
     event = _event(inbound)
     event_id = event.id if event is not None else claimed_id(inbound)
     death = _death(message.headers)
@@ -266,14 +266,16 @@ def replayed(letter: Letter, message: AbstractIncomingMessage) -> Message:
     client libraries invent a `message_id`, from which another id would come.
     """
     kept = headers.foreign(message.headers)
-    kept[headers.ROUTING_KEY] = to_inbound(message).routing_key
+    kept[headers.ROUTING_KEY] = to_inbound(
+        message.body, message.properties, message.routing_key or ""
+    ).routing_key
     if letter.event_id is not None:
         kept[headers.EVENT_ID] = letter.event_id
     if (first_seen := letter.first_seen or letter.failed_at) is not None:
         kept[headers.FIRST_SEEN] = first_seen.isoformat()
     if (enrichment := headers.text(message.headers, headers.ENRICHMENT)) is not None:
         kept[headers.ENRICHMENT] = enrichment
-    return headers.copy_of(message, kept)
+    return headers.copy_of(message.body, message.properties, kept)
 
 
 def record(letter: Letter, message: AbstractIncomingMessage) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Our headers on copies, and what of a producer's message a copy keeps."""
 
+import re
+import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from aio_pika import Message
-from aio_pika.abc import AbstractIncomingMessage, DeliveryMode
+from aio_pika.abc import DeliveryMode
+from aiormq import spec
+from pamqp import encode
 
 EVENT_ID = "crm-sync-event-id"
 ATTEMPT = "crm-sync-attempt"
@@ -22,9 +26,11 @@ OURS = frozenset({EVENT_ID, ATTEMPT, FIRST_SEEN, ROUTING_KEY, REASON, ERROR, STA
 MAX_ERROR = 1000
 MAX_ENRICHMENT = 16 * 1024
 MAX_FOREIGN = 48 * 1024
-"""Bounds in characters: all headers of a message must fit into one AMQP frame of 128 KiB."""
+"""Bounds in bytes (of the error: in characters), as all headers must fit into one AMQP frame of 128 KiB."""
 
 _ROUTES_ELSEWHERE = frozenset({"cc", "bcc"})
+_EVENT_ID = re.compile(r"[\x21-\x7e]{1,255}")
+_LONGEST_ROUTING_KEY = 255
 
 
 def text(headers: Mapping[str, Any], name: str) -> str | None:
@@ -35,6 +41,18 @@ def text(headers: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def event_id(headers: Mapping[str, Any]) -> str | None:
+    """Read the event id, `None` where it is missing or could not travel as an HTTP header."""
+    value = text(headers, EVENT_ID)
+    return value if value is not None and _EVENT_ID.fullmatch(value) else None
+
+
+def routing_key(headers: Mapping[str, Any]) -> str | None:
+    """Read the producer's routing key, `None` where it is missing or longer than one can be."""
+    value = text(headers, ROUTING_KEY)
+    return value if value is not None and len(value.encode()) <= _LONGEST_ROUTING_KEY else None
+
+
 def attempt(headers: Mapping[str, Any]) -> int:
     """Read the number of the attempt, 1 where it is missing or nonsense."""
     value = headers.get(ATTEMPT)
@@ -43,8 +61,10 @@ def attempt(headers: Mapping[str, Any]) -> int:
 
 def time(headers: Mapping[str, Any], name: str) -> datetime | None:
     """Read a time that we wrote, `None` where it is missing or nonsense."""
+    if (written := text(headers, name)) is None:
+        return None
     try:
-        when = datetime.fromisoformat(text(headers, name) or "")
+        when = datetime.fromisoformat(written)
         return when.astimezone(UTC) if when.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None
@@ -55,34 +75,54 @@ def foreign(headers: Mapping[str, Any]) -> dict[str, Any]:
 
     Without the broker's `x-…` (with `x-death` on it, older brokers silently
     drop a copy that would run in a circle), without `CC` and `BCC` (they
-    would route the copy to other queues too), and without any at all where
-    they are too large to stand beside ours.
+    would route the copy to other queues too), without those that the library
+    reads but can't write, and without any at all where they are too large to
+    stand beside ours.
     """
-    kept = {
-        name: value
-        for name, value in headers.items()
-        if name not in OURS and not name.startswith("x-") and name.lower() not in _ROUTES_ELSEWHERE
-    }
-    return kept if len(repr(kept)) <= MAX_FOREIGN else {}
+    kept: dict[str, Any] = {}
+    size = 0
+    for name, value in headers.items():
+        if name in OURS or name.startswith("x-") or name.lower() in _ROUTES_ELSEWHERE:
+            continue
+        try:
+            writable = _writable(value)
+            size += len(encode.field_table({name: writable}))
+        except (TypeError, ValueError, OverflowError, RecursionError, struct.error):
+            continue
+        kept[name] = writable
+    return kept if size <= MAX_FOREIGN else {}
 
 
-def copy_of(message: AbstractIncomingMessage, headers: dict[str, Any]) -> Message:
+def _writable(value: Any) -> Any:  # noqa: ANN401 - any value of a header
+    """Turn what pamqp reads into what it writes: text that is not UTF-8 is read as `bytes`."""
+    match value:
+        case bytes():
+            return bytearray(value)
+        case dict():
+            return {name: _writable(inner) for name, inner in value.items()}
+        case list():
+            return [_writable(inner) for inner in value]
+        case _:
+            return value
+
+
+def copy_of(body: bytes, properties: spec.Basic.Properties, headers: dict[str, Any]) -> Message:
     """Copy a message with other headers, its body byte for byte.
 
     `expiration` would empty the queue it goes to, and the broker refuses a
     `user_id` that is not ours, so neither is kept.
     """
     return Message(
-        message.body,
+        body,
         headers=headers,
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
         delivery_mode=DeliveryMode.PERSISTENT,
-        priority=message.priority,
-        correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
-        message_id=message.message_id,
-        timestamp=message.timestamp,
-        type=message.type,
-        app_id=message.app_id,
+        priority=properties.priority,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        message_id=properties.message_id,
+        timestamp=properties.timestamp,
+        type=properties.message_type,
+        app_id=properties.app_id,
     )

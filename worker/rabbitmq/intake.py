@@ -2,18 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import DeliveredMessage
 
 from worker.core.errors import PublishError
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome, Pipeline
-from worker.rabbitmq import headers
+from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import Topology
 
@@ -43,13 +43,14 @@ class Intake:
         self._max_in_flight = max_in_flight
         self._observe = observe
         self._tasks: set[asyncio.Task[None]] = set()
+        self._at_work = 0
         self._channels: dict[AbstractChannel, str] = {}
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def in_flight(self) -> int:
-        """How many messages are at work or wait for a place."""
-        return len(self._tasks)
+        """How many messages are at work; those that wait for a place are not."""
+        return self._at_work
 
     async def start(self, connection: AbstractConnection) -> None:
         """Begin to consume. From then on `broken` fails as soon as a consumer no longer consumes.
@@ -68,8 +69,8 @@ class Intake:
             underlay = await channel.get_underlay_channel()
             underlay.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
             await channel.set_qos(prefetch_count=prefetch[kind])
-            queue = await channel.get_queue(name, ensure=False)
-            self._channels[channel] = await queue.consume(partial(self._on_message, kind))
+            started = await underlay.basic_consume(name, partial(self._on_message, kind))
+            self._channels[channel] = started.consumer_tag or ""
 
     async def stop(self, drain: float) -> None:
         """Stop consuming, let the messages at work finish within `drain` seconds, give the rest back."""
@@ -88,33 +89,38 @@ class Intake:
         if left:
             await asyncio.wait(left)
 
-    async def _on_message(self, queue: EventType, message: AbstractIncomingMessage) -> None:
+    async def _on_message(self, queue: EventType, message: DeliveredMessage) -> None:
         task = asyncio.current_task()
         if task is None:  # a callback always runs in a task
             return
         self._tasks.add(task)
+        delivery = Delivery(message)
         try:
-            await self._work_on(queue, message)
+            await self._work_on(queue, delivery)
         except PublishError as error:
             self.break_off(error)
-            await _give_back(message)
+            await delivery.give_back()
         except asyncio.CancelledError:
-            await _give_back(message)
+            await delivery.give_back()
             raise
         except Exception as error:  # noqa: BLE001 - a bug of ours: begin anew, and lose nothing
             _log.exception("intake_failed", error_type=type(error).__name__)
             self.break_off(error)
-            await _give_back(message)
+            await delivery.give_back()
         finally:
             self._tasks.discard(task)
 
-    async def _work_on(self, queue: EventType, message: AbstractIncomingMessage) -> None:
+    async def _work_on(self, queue: EventType, delivery: Delivery) -> None:
         async with self._places:
-            started = time.perf_counter()
-            inbound = to_inbound(message)
-            outcome = await self._pipeline.process(inbound)
-            await self._settler.settle(message, inbound, outcome, queue)
-            self._observe(inbound, outcome, time.perf_counter() - started)
+            self._at_work += 1
+            try:
+                started = time.perf_counter()
+                inbound = delivery.inbound()
+                outcome = await self._pipeline.process(inbound)
+                await self._settler.settle(delivery, inbound, outcome, queue)
+                self._observe(inbound, outcome, time.perf_counter() - started)
+            finally:
+                self._at_work -= 1
 
     def _on_channel_closed(self, _channel: object, error: BaseException | None) -> None:
         self.break_off(error)
@@ -127,29 +133,3 @@ class Intake:
         if not self.broken.done():
             self.broken.set_exception(error or ConnectionError("the channel was closed"))
             self.broken.exception()  # seen, also where the stop came first
-
-
-async def _give_back(message: AbstractIncomingMessage) -> None:
-    """Put a message back into its queue, if that is still ours to do."""
-    if not message.processed:
-        nack: Awaitable[None] = message.nack(requeue=True)
-        with suppress(Exception):  # a closed channel has given it back already
-            await asyncio.shield(nack)
-
-
-def to_inbound(message: AbstractIncomingMessage) -> Inbound:
-    """Turn an AMQP message into what the core sees of it. Never fails: nonsense counts as missing."""
-    said = message.headers
-    return Inbound(
-        body=message.body,
-        routing_key=headers.text(said, headers.ROUTING_KEY) or message.routing_key or "",
-        first_seen=headers.time(said, headers.FIRST_SEEN) or datetime.now(UTC),
-        headers=said,
-        content_type=message.content_type,
-        message_id=message.message_id,
-        type=message.type,
-        timestamp=message.timestamp,
-        attempt=headers.attempt(said),
-        event_id=headers.text(said, headers.EVENT_ID),
-        enrichment=headers.text(said, headers.ENRICHMENT),
-    )

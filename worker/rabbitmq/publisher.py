@@ -1,6 +1,8 @@
 """Publishing: mandatory, persistent, confirmed, and within a deadline."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import aio_pika
 import aiormq
@@ -11,6 +13,12 @@ from worker.core.ports import Outgoing
 
 PUBLISH_TIMEOUT = 10.0
 """Seconds until a publish that is not confirmed counts as failed; a blocked connection ends here."""
+
+_NOWHERE = "crm-sync.probe"
+
+
+class _Unroutable(PublishError):
+    """No queue is bound for the message."""
 
 
 class BrokerPublisher:
@@ -24,6 +32,7 @@ class BrokerPublisher:
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
+        self._ids: dict[str, asyncio.Event] = {}
 
     async def attach(self, connection: aio_pika.abc.AbstractConnection) -> AbstractChannel:
         """Publish through a channel of this connection from now on."""
@@ -46,8 +55,27 @@ class BrokerPublisher:
         )
         await self.publish_message(exchange, routing_key, full)
 
+    async def probe(self, exchange: str) -> None:
+        """Return once the broker takes messages, without a deadline: while an alarm stands, it stays silent.
+
+        Publishes two that no queue gets, as a broker blocks a connection only after its first. Raises
+        `PublishError` where the connection fails.
+        """
+        for _ in range(2):
+            with suppress(_Unroutable):
+                await self._publish(exchange, _NOWHERE, aio_pika.Message(b""))
+
     async def publish_message(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         """Publish a message with all its properties; the same promise."""
+        try:
+            async with asyncio.timeout(self._timeout), self._alone(message.message_id):
+                await self._publish(exchange, routing_key, message)
+        except TimeoutError as error:
+            raise PublishError(
+                f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
+            ) from error
+
+    async def _publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         if self._channel is None or self._channel.is_closed:
             raise PublishError("there is no connection to the broker")
         try:
@@ -55,14 +83,29 @@ class BrokerPublisher:
             if target is None:
                 target = await self._channel.get_exchange(exchange, ensure=False)
                 self._exchanges[exchange] = target
-            await target.publish(message, routing_key, mandatory=True, timeout=self._timeout)
-        except TimeoutError as error:
-            raise PublishError(
-                f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
-            ) from error
+            await target.publish(message, routing_key, mandatory=True)
         except aiormq.exceptions.PublishError as error:
-            raise PublishError(f"no queue takes messages for {routing_key!r} from {exchange}") from error
+            raise _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}") from error
         except aiormq.exceptions.DeliveryError as error:
             raise PublishError(f"a queue behind {exchange} refused the message; is it full?") from error
         except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
             raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error
+
+    @asynccontextmanager
+    async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
+        """Wait until no other message with this id is being published.
+
+        aiormq finds what a returned message belongs to by its id alone, so of
+        two at once the wrong one would count as confirmed.
+        """
+        if not message_id:
+            yield
+            return
+        while (other := self._ids.get(message_id)) is not None:
+            await other.wait()
+        done = self._ids[message_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._ids[message_id]
+            done.set()

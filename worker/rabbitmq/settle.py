@@ -4,13 +4,13 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika import Message
 
 from worker.core.disposition import Ack, DeadLetter, Retry
-from worker.core.errors import PublishError
 from worker.core.events import EventType, Inbound, claimed_id
 from worker.core.pipeline import Outcome
 from worker.rabbitmq import headers
+from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import Topology
 
@@ -26,9 +26,7 @@ class Settler:
         self._publisher = publisher
         self._topology = topology
 
-    async def settle(
-        self, message: AbstractIncomingMessage, inbound: Inbound, outcome: Outcome, queue: EventType
-    ) -> None:
+    async def settle(self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType) -> None:
         """Make the successor and acknowledge; a cancellation waits until that is done.
 
         `queue` tells which work queue the inbound came from: a copy finds its
@@ -38,7 +36,16 @@ class Settler:
         not acknowledged, and comes back. So it does where the acknowledgement
         itself gets lost; its successor is then made twice, with the same id.
         """
-        step = asyncio.ensure_future(self._settle(message, inbound, outcome, queue))
+        disposition = outcome.disposition
+        if isinstance(disposition, Ack):
+            await delivery.acknowledge()  # the sink's word was the successor
+            return
+        if isinstance(disposition, Retry):
+            exchange, more = self._topology.tiers[disposition.tier], _retry_headers(disposition)
+        else:
+            exchange, more = self._topology.dead_letters, _dead_headers(inbound, outcome, disposition)
+        copy = delivery.copy(_common_headers(inbound, outcome) | more)
+        step = asyncio.ensure_future(self._succeed(delivery, exchange, queue, copy))
         try:
             await asyncio.shield(step)
         except asyncio.CancelledError:
@@ -47,46 +54,33 @@ class Settler:
                 step.exception()  # seen: the inbound comes back
             raise
 
-    async def _settle(
-        self, message: AbstractIncomingMessage, inbound: Inbound, outcome: Outcome, queue: EventType
-    ) -> None:
-        match outcome.disposition:
-            case Ack():
-                pass  # the sink's word was the successor
-            case Retry() as retry:
-                copy = headers.copy_of(message, self._retry_headers(inbound, outcome, retry))
-                await self._publisher.publish_message(self._topology.tiers[retry.tier], queue, copy)
-            case DeadLetter() as dead:
-                copy = headers.copy_of(message, self._dead_headers(inbound, outcome, dead))
-                await self._publisher.publish_message(self._topology.dead_letters, queue, copy)
-        try:
-            await message.ack()
-        except Exception as error:
-            raise PublishError("the channel closed before the acknowledgement was sent") from error
+    async def _succeed(self, delivery: Delivery, exchange: str, queue: EventType, copy: Message) -> None:
+        await self._publisher.publish_message(exchange, queue, copy)
+        await delivery.acknowledge()
 
-    def _retry_headers(self, inbound: Inbound, outcome: Outcome, retry: Retry) -> dict[str, Any]:
-        return self._common(inbound, outcome) | {
-            headers.ATTEMPT: retry.attempt,
-            headers.ERROR: retry.error[: headers.MAX_ERROR],
-        }
 
-    def _dead_headers(self, inbound: Inbound, outcome: Outcome, dead: DeadLetter) -> dict[str, Any]:
-        return self._common(inbound, outcome) | {
-            headers.ATTEMPT: inbound.attempt,
-            headers.ERROR: dead.error[: headers.MAX_ERROR],
-            headers.REASON: dead.reason.value,
-            headers.STAGE: outcome.stage.value,
-            headers.FAILED_AT: datetime.now(UTC).isoformat(),
-        }
+def _retry_headers(retry: Retry) -> dict[str, Any]:
+    return {headers.ATTEMPT: retry.attempt, headers.ERROR: retry.error[: headers.MAX_ERROR]}
 
-    def _common(self, inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
-        kept = headers.foreign(inbound.headers)
-        kept[headers.FIRST_SEEN] = inbound.first_seen.isoformat()
-        kept[headers.ROUTING_KEY] = inbound.routing_key
-        if (event_id := outcome.event.id if outcome.event else claimed_id(inbound)) is not None:
-            kept[headers.EVENT_ID] = event_id
-        if outcome.enrichment is not None:
-            carried = outcome.enrichment.model_dump_json()
-            if len(carried) <= headers.MAX_ENRICHMENT:
-                kept[headers.ENRICHMENT] = carried
-        return kept
+
+def _dead_headers(inbound: Inbound, outcome: Outcome, dead: DeadLetter) -> dict[str, Any]:
+    return {
+        headers.ATTEMPT: inbound.attempt,
+        headers.ERROR: dead.error[: headers.MAX_ERROR],
+        headers.REASON: dead.reason.value,
+        headers.STAGE: outcome.stage.value,
+        headers.FAILED_AT: datetime.now(UTC).isoformat(),
+    }
+
+
+def _common_headers(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
+    kept = headers.foreign(inbound.headers)
+    kept[headers.FIRST_SEEN] = inbound.first_seen.isoformat()
+    kept[headers.ROUTING_KEY] = inbound.routing_key
+    if (event_id := outcome.event.id if outcome.event else claimed_id(inbound)) is not None:
+        kept[headers.EVENT_ID] = event_id
+    if outcome.enrichment is not None:
+        carried = outcome.enrichment.model_dump_json()
+        if len(carried.encode()) <= headers.MAX_ENRICHMENT:
+            kept[headers.ENRICHMENT] = carried
+    return kept

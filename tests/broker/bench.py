@@ -1,0 +1,214 @@
+"""What the broker tests share: the worker's AMQP half around a pipeline that does as it is told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from pydantic import SecretStr
+
+from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
+from worker.core.errors import InvalidEvent, Reason
+from worker.core.events import EventType, Inbound, decode
+from worker.core.pipeline import Outcome, Pipeline
+from worker.core.records import CallEnrichment, CallRecord
+from worker.rabbitmq.connection import Supervisor
+from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.settle import Settler
+from worker.rabbitmq.topology import Topology, declare, plan
+from worker.settings.tree import BrokerCommandSettings, BrokerSettings, RetrySettings, SinkNames
+
+CALLS = EventType.CALL_ENDED
+AGENTS = EventType.AGENT_ONBOARDED
+SHORT = timedelta(milliseconds=200)
+LONG = timedelta(minutes=1)
+
+Act = Callable[[Inbound], Awaitable[Disposition]]
+
+
+async def ack(_: Inbound) -> Disposition:
+    return Ack()
+
+
+async def retry(inbound: Inbound) -> Disposition:
+    return Retry(SHORT, inbound.attempt + 1, "dialer_outage", "the dialer is down")
+
+
+async def bury(_: Inbound) -> Disposition:
+    return DeadLetter(Reason.INVALID_EVENT, "the body is not JSON")
+
+
+def known(status: str) -> CallEnrichment:
+    """Say what the dialer might say."""
+    return CallEnrichment(call=CallRecord(call_id="V1201405090000012345", status=status))
+
+
+def until(attempts: int) -> Act:
+    """Fail that often, then deliver."""
+
+    async def act(inbound: Inbound) -> Disposition:
+        return await (ack(inbound) if inbound.attempt >= attempts else retry(inbound))
+
+    return act
+
+
+class Scripted(Pipeline):
+    """A pipeline that decides as it is told and remembers what came."""
+
+    def __init__(self, act: Act = ack) -> None:
+        self.act = act
+        self.seen: list[Inbound] = []
+        self.enrichment: CallEnrichment | None = None
+        self.now = self.most = 0
+
+    async def process(self, inbound: Inbound) -> Outcome:
+        outcome = Outcome(stage=Stage.ENRICH, enrichment=self.enrichment)
+        with suppress(InvalidEvent):
+            outcome.event = decode(inbound)
+        self.seen.append(inbound)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            outcome.disposition = await self.act(inbound)
+        finally:
+            self.now -= 1
+        return outcome
+
+
+@dataclass
+class Bench:
+    """One namespace on the broker, its topology, and a producer's connection to it."""
+
+    url: str
+    topology: Topology
+    connection: AbstractConnection
+    publisher: BrokerPublisher
+    pipeline: Scripted = field(default_factory=Scripted)
+    settled: list[tuple[Inbound, Outcome]] = field(default_factory=list)
+    max_in_flight: int = 8
+    drain: float = 5.0
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def queue(self, kind: EventType = CALLS) -> str:
+        return self.topology.work_queues[kind]
+
+    @property
+    def events(self) -> str:
+        return self.topology.exchanges[0].name
+
+    async def publish(
+        self,
+        body: bytes,
+        key: str = CALLS,
+        *,
+        exchange: str | None = None,
+        **properties: Any,  # noqa: ANN401
+    ) -> None:
+        """Publish as a producer does; with `exchange=""` the key is a queue's name."""
+        async with self.connection.channel(publisher_confirms=True, on_return_raises=True) as channel:
+            name = self.events if exchange is None else exchange
+            target = await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
+            properties.setdefault("delivery_mode", aio_pika.DeliveryMode.PERSISTENT)
+            await target.publish(aio_pika.Message(body, **properties), key, timeout=10)
+
+    async def flood(self, bodies: list[bytes], key: str = CALLS) -> None:
+        """Publish many at once."""
+        async with self.connection.channel(publisher_confirms=True, on_return_raises=True) as channel:
+            target = await channel.get_exchange(self.events, ensure=False)
+            async with asyncio.TaskGroup() as group:
+                for body in bodies:
+                    group.create_task(target.publish(aio_pika.Message(body), key, timeout=20))
+
+    async def take(self, queue: str, within: float = 10) -> AbstractIncomingMessage:
+        """Take one message from a queue, waiting for it."""
+        async with asyncio.timeout(within), self.connection.channel() as channel:
+            source = await channel.get_queue(queue, ensure=False)
+            while (message := await source.get(fail=False)) is None:  # noqa: ASYNC110 - `basic.get` waits for nothing
+                await asyncio.sleep(0.02)
+            await message.ack()
+            return message
+
+    async def take_dead(self, within: float = 10) -> AbstractIncomingMessage:
+        return await self.take(self.topology.dead_letters, within)
+
+    @asynccontextmanager
+    async def held(self, queue: str) -> AsyncIterator[Delivery]:
+        """Take one message and leave it unsettled; it goes back when the block ends, if nobody settles it."""
+        async with self.connection.channel() as channel:
+            underlay = await channel.get_underlay_channel()
+            async with asyncio.timeout(10):
+                while (message := await underlay.basic_get(queue)).delivery_tag is None:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.02)
+            yield Delivery(message)
+
+    async def depth(self, queue: str) -> int:
+        """Count the messages that are ready in a queue."""
+        async with self.connection.channel() as channel:
+            declared = await channel.declare_queue(queue, passive=True)
+            return declared.declaration_result.message_count or 0
+
+    def make_intake(self) -> Intake:
+        settler = Settler(self.publisher, self.topology)
+        return Intake(
+            self.pipeline,
+            settler,
+            self.topology,
+            max_in_flight=self.max_in_flight,
+            observe=lambda inbound, outcome, _: self.settled.append((inbound, outcome)),
+        )
+
+    def make_supervisor(self) -> Supervisor:
+        return Supervisor(SecretStr(self.url), self.topology, self.publisher, self.make_intake, self.drain)
+
+    @asynccontextmanager
+    async def running(self, act: Act | None = None) -> AsyncIterator[Supervisor]:
+        """Run the supervisor, consuming before the block begins; stopped gracefully after it."""
+        if act is not None:
+            self.pipeline.act = act
+        self.stop = asyncio.Event()
+        supervisor = self.make_supervisor()
+        task = asyncio.create_task(supervisor.run(self.stop))
+        try:
+            await eventually(lambda: supervisor.state.connections or task.done())
+            yield supervisor
+        finally:
+            self.stop.set()
+            await asyncio.wait_for(task, self.drain + 20)
+
+
+@asynccontextmanager
+async def open_bench(url: str, namespace: str, *tiers: timedelta) -> AsyncIterator[Bench]:
+    """Declare a namespace's topology and connect a producer."""
+    topology = plan(settings_for(url, namespace, *tiers))
+    connection = await aio_pika.connect(url)
+    try:
+        await declare(connection, topology)
+        yield Bench(url, topology, connection, BrokerPublisher())
+    finally:
+        with suppress(aiormq.AMQPError, OSError, RuntimeError):
+            await asyncio.wait_for(connection.close(), 5)
+
+
+def settings_for(url: str, namespace: str, *tiers: timedelta) -> BrokerCommandSettings:
+    return BrokerCommandSettings(
+        broker=BrokerSettings(url=SecretStr(url), namespace=namespace),
+        sink=SinkNames(kind="queue"),
+        retry=RetrySettings(delays=tiers or (SHORT, LONG)),
+    )
+
+
+async def eventually(condition: Callable[[], object], within: float = 10) -> float:
+    """Wait until the condition holds; gives the seconds that it took."""
+    started = time.monotonic()
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - what is watched announces nothing
+            await asyncio.sleep(0.01)
+    return time.monotonic() - started

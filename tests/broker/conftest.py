@@ -1,0 +1,35 @@
+"""A second broker, for tests that do to it what nobody else may suffer from."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.demo.broker import find_server
+from worker.demo.broker_node import PrivateBroker
+
+
+@pytest.fixture(scope="session")
+def own_node() -> Iterator[PrivateBroker]:
+    """Give a node that may be restarted, alarmed and told to drop its connections."""
+    server = find_server()
+    if server is None:
+        pytest.skip("RabbitMQ is not installed here")
+    node = asyncio.run(start(server))
+    yield node
+    asyncio.run(node.stop())
+
+
+async def start(server: Path) -> PrivateBroker:
+    return await PrivateBroker.start(server)
+
+
+@pytest.fixture
+async def node(own_node: PrivateBroker) -> AsyncIterator[PrivateBroker]:
+    """Give that node, up and without alarms; each test has a namespace of its own on it."""
+    if own_node.pid is None:
+        await own_node.resume()
+    yield own_node
+    if own_node.pid is None:
+        await own_node.resume()

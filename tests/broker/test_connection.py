@@ -1,0 +1,150 @@
+"""Keeping connected: whatever breaks, a new session begins, and nothing is lost."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.broker.bench import AGENTS, CALLS, Bench, ack, eventually, open_bench
+from worker.core.disposition import Disposition
+from worker.core.events import EventType, Inbound
+from worker.core.pipeline import Outcome
+from worker.demo.broker_node import PrivateBroker, free_ports
+from worker.rabbitmq.connection import Supervisor, TopologyMismatchError
+from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.settle import Settler
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+async def bench(broker_url: str, namespace: str) -> AsyncIterator[Bench]:
+    async with open_bench(broker_url, namespace) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def lonely(node: PrivateBroker) -> AsyncIterator[Bench]:
+    """Give a bench on the node that may be mistreated."""
+    async with open_bench(node.url, f"t{uuid.uuid4().hex[:12]}") as opened:
+        yield opened
+
+
+async def briefly(inbound: Inbound) -> Disposition:
+    await asyncio.sleep(0.02)
+    return await ack(inbound)
+
+
+def bodies(bench: Bench) -> set[bytes]:
+    return {inbound.body for inbound, _ in bench.settled}
+
+
+@pytest.mark.parametrize("kind", [CALLS, AGENTS])
+async def test_a_queue_that_is_deleted_is_declared_and_consumed_again(bench: Bench, kind: EventType) -> None:
+    async with bench.running() as supervisor:
+        async with bench.connection.channel() as channel:
+            await channel.queue_delete(bench.queue(kind))
+        took = await eventually(lambda: supervisor.state.connections == 2 and supervisor.state.consuming)
+        print(f"consuming again after {took:.2f} s")  # noqa: T201 - a measurement
+        assert "was its queue deleted?" in str(supervisor.state.last_error)
+        await bench.publish(b"after", kind)
+        await eventually(lambda: b"after" in bodies(bench))
+    assert took < 2
+
+
+class RudeSettler(Settler):
+    """Makes the broker close the channel, by acknowledging what was never delivered."""
+
+    async def settle(self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType) -> None:
+        if inbound.body == b"rude" and not delivery.message.redelivered:
+            await delivery.message.channel.basic_ack(99_999)
+            await asyncio.sleep(5)
+        await super().settle(delivery, inbound, outcome, queue)
+
+
+async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
+    def make_intake() -> Intake:
+        settler = RudeSettler(bench.publisher, bench.topology)
+        return Intake(
+            bench.pipeline,
+            settler,
+            bench.topology,
+            max_in_flight=4,
+            observe=lambda *settled: bench.settled.append(settled[:2]),
+        )
+
+    await bench.flood([b"%d" % n for n in range(10)])
+    await bench.publish(b"rude")
+    stop = asyncio.Event()
+    supervisor = Supervisor(SecretStr(bench.url), bench.topology, bench.publisher, make_intake, 5)
+    task = asyncio.create_task(supervisor.run(stop))
+    await eventually(lambda: len(bodies(bench)) == 11)
+    await eventually(lambda: supervisor.state.connections == 2)  # counted once both queues are consumed
+    stop.set()
+    await task
+    assert await bench.depth(bench.queue()) == 0
+
+
+async def test_connections_that_the_broker_closes(node: PrivateBroker, lonely: Bench) -> None:
+    lonely.max_in_flight = 4
+    async with lonely.running(briefly) as supervisor:
+        await lonely.flood([b"%d" % n for n in range(100)])
+        await eventually(lambda: len(lonely.settled) > 5)
+        await node.ctl("close_all_connections", "maintenance")
+        took = await eventually(lambda: supervisor.state.connections == 2)
+        print(f"consuming again after {took:.2f} s")  # noqa: T201 - a measurement
+        await eventually(lambda: len(bodies(lonely)) == 100)
+        assert len(lonely.settled) <= 100 + 4, "only what was in flight may be done twice"
+
+
+@pytest.mark.parametrize("how", ["halt", "kill"])
+async def test_a_broker_that_goes_away_and_comes_back(node: PrivateBroker, lonely: Bench, how: str) -> None:
+    lonely.max_in_flight = 4
+    async with lonely.running(briefly) as supervisor:
+        await lonely.flood([b"%d" % n for n in range(100)])
+        await eventually(lambda: len(lonely.settled) > 5)
+        await getattr(node, how)()
+        await eventually(lambda: not supervisor.state.consuming)
+        await node.resume()
+        took = await eventually(lambda: supervisor.state.consuming, 40)
+        print(f"consuming again {took:.2f} s after the broker")  # noqa: T201 - a measurement
+        await eventually(lambda: len(bodies(lonely)) == 100, 20)
+
+
+async def test_a_stop_while_the_broker_is_away_is_quick(bench: Bench) -> None:
+    (port,) = free_ports(1)
+    url = SecretStr(f"amqp://guest:guest@127.0.0.1:{port}/")
+    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5)
+    stop = asyncio.Event()
+    task = asyncio.create_task(supervisor.run(stop))
+    await eventually(lambda: supervisor.state.last_error)
+    assert "can't be reached" in str(supervisor.state.last_error)
+    stop.set()
+    await asyncio.wait_for(task, 1)
+
+
+async def test_a_refused_login_is_explained_without_the_password(bench: Bench) -> None:
+    url = SecretStr(bench.url.replace("guest:guest", "guest:Wrong-Secret-1"))
+    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5)
+    stop = asyncio.Event()
+    task = asyncio.create_task(supervisor.run(stop))
+    await eventually(lambda: supervisor.state.last_error)
+    assert "refused the login" in str(supervisor.state.last_error)
+    stop.set()
+    await asyncio.wait_for(task, 1)
+
+
+async def test_another_topology_ends_it_and_names_the_difference(bench: Bench) -> None:
+    async with bench.connection.channel() as channel:
+        await channel.queue_delete(bench.queue())
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 7}
+        await channel.declare_queue(bench.queue(), durable=True, arguments=arguments)
+    supervisor = bench.make_supervisor()
+    with pytest.raises(TopologyMismatchError) as caught:
+        await asyncio.wait_for(supervisor.run(asyncio.Event()), 10)
+    assert any(f"{bench.queue()}: x-delivery-limit is 7" in line for line in caught.value.differences)
