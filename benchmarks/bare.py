@@ -15,6 +15,11 @@ import uvloop
 from aio_pika.abc import AbstractIncomingMessage
 
 LOGIN = {"user": "crmsync", "pass": "Dialer-Pass-1", "source": "crmsync"}
+HEADERS = {
+    "content-type": "application/json",
+    "webhook-timestamp": "1795269909",
+    "webhook-signature": "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+}
 ASK = {"function": "callid_info", "stage": "pipe", "header": "YES", "detail": "YES"}
 
 
@@ -27,7 +32,7 @@ async def on_message(
     async with session.get(dialer, params=query) as response:
         answer = await response.text()
     body = json.dumps({"event": event, "answer": answer}).encode()
-    headers = {"content-type": "application/json", "webhook-id": event["event_id"]}
+    headers = HEADERS | {"webhook-id": event["event_id"], "idempotency-key": event["event_id"]}
     async with session.post(webhook, data=body, headers=headers) as response:
         await response.read()
     await message.ack()

@@ -167,8 +167,10 @@ def _open(inbound: Inbound) -> _Envelope:
         raise InvalidEvent("the body is a CloudEvents batch; publish one event a message")
     if content_type.startswith(_STRUCTURED):
         return _open_structured(_parse(inbound.body))
-    attributes = _binary_attributes(inbound.headers)
     data = _parse(inbound.body)
+    if not inbound.headers:
+        return _Envelope(data, type=data.get("type"))
+    attributes = _binary_attributes(inbound.headers)
     if "specversion" in attributes or "id" in attributes:
         return _Envelope(
             data, attributes.get("type", data.get("type")), attributes.get("id"), attributes.get("time")

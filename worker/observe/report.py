@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from worker.core.disposition import Ack, DeadLetter, Retry
+from worker.core.disposition import Ack, DeadLetter, Retry, Stage
 from worker.core.errors import Fault, ProcessingError
 from worker.core.events import EventType, Inbound, claimed_id
 from worker.core.pipeline import Outcome
@@ -15,6 +15,7 @@ from worker.core.retry import format_delay
 from worker.observe.metrics import Metrics
 
 _SUBJECT = {EventType.CALL_ENDED: "call_id", EventType.AGENT_ONBOARDED: "agent_user"}
+_MILLISECONDS = {stage: f"{stage}_ms" for stage in Stage}
 _REFUSED = f"dialer_{Fault.REFUSED}"
 _ASKED_ABOUT = {"callid_info": "call_id", "agent_campaigns": "agent_user"}
 
@@ -32,23 +33,17 @@ class Reporter:
     def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
         """Report an inbound that was settled after so many seconds of work."""
         name, level, facts = self._outcome(outcome)
-        event_type = "unknown" if outcome.event is None else str(outcome.event.type)
+        line = {"outcome": name} | _identity(inbound, outcome) | {"attempt": inbound.attempt} | facts
         self.counts[name] += 1
-        self._cached(self._metrics.settled, event_type, name).inc()
+        self._cached(self._metrics.settled, line["event_type"] or "unknown", name).inc()
         for stage, took in outcome.seconds.items():
             self._cached(self._metrics.stage, stage).observe(took)
-        traceback = _traceback(outcome)
-        log = getattr(self._log, "error" if traceback else level)
-        log(
-            "event_settled",
-            outcome=name,
-            **_identity(inbound, outcome),
-            attempt=inbound.attempt,
-            **facts,
-            **{f"{stage}_ms": _ms(took) for stage, took in outcome.seconds.items()},
-            duration_ms=_ms(seconds),
-            **traceback,
-        )
+            line[_MILLISECONDS[stage]] = _ms(took)
+        line["duration_ms"] = _ms(seconds)
+        if outcome.error is not None and not isinstance(outcome.error, ProcessingError):
+            level = "error"
+            line["exc_info"] = outcome.error  # show where an error came from that nobody foresaw
+        getattr(self._log, level)("event_settled", **line)
 
     def asked(self, request: DialerRequest) -> None:
         """Report a request to the dialer."""
@@ -91,13 +86,6 @@ def _identity(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
     if event is None:
         return {"event_id": claimed_id(inbound) or inbound.message_id, "event_type": None}
     return {"event_id": event.id, "event_type": str(event.type), _SUBJECT[event.type]: event.subject}
-
-
-def _traceback(outcome: Outcome) -> dict[str, Any]:
-    """Show where an error came from that nobody foresaw."""
-    if outcome.error is None or isinstance(outcome.error, ProcessingError):
-        return {}
-    return {"exc_info": outcome.error}
 
 
 def _ms(seconds: float) -> float:

@@ -224,11 +224,15 @@ class BrokerCommandSettings(BaseSettings):
     log: LogSettings = Field(default={}, validate_default=True)
 
     def secrets(self) -> list[str]:
-        """Give every secret that must stand in no log: each setting of type `SecretStr`."""
+        """Give every secret that must stand in no log: each setting of type `SecretStr`.
+
+        Of the broker's address that is the password alone.
+        """
         sections = [value for _, value in self if isinstance(value, BaseModel)]
         found = [value for section in sections for _, value in section if isinstance(value, SecretStr)]
         password = urlsplit(self.broker.url.get_secret_value()).password or ""
-        return [*(secret.get_secret_value() for secret in found), password, unquote(password)]
+        others = (secret.get_secret_value() for secret in found if secret is not self.broker.url)
+        return [secret for secret in (*others, password, unquote(password)) if secret]
 
 
 class Settings(BrokerCommandSettings):

@@ -150,8 +150,10 @@ def _find_rows(body: str, asked: str, id_column: str) -> tuple[Sequence[str] | N
 
 def _split(line: str, first: str) -> list[str] | None:
     """Split a line at the separator that stands behind its first value; `None` where it begins otherwise."""
+    if not line or not line.startswith(first):
+        return None
     rest = line[len(first) :].lstrip(" ")
-    if not line or not line.startswith(first) or (rest and rest[0] not in _SEPARATORS):
+    if rest and rest[0] not in _SEPARATORS:
         return None
     return _values(line, rest[0]) if rest else [first]
 
@@ -159,6 +161,8 @@ def _split(line: str, first: str) -> list[str] | None:
 def _values(line: str, mark: str) -> list[str]:
     """Split a line; where blanks stand beside every separator, they are no part of the values."""
     values = line.split(mark)
+    if f"{mark} " not in line:
+        return values
     padded = all(value.startswith(" ") for value in values[1:] if value)
     return [value.strip() for value in values] if padded else values
 
@@ -171,7 +175,7 @@ def _only(rows: list[list[str]]) -> list[str]:
 
 def _lines(body: str) -> list[str]:
     """Split at line feeds alone: `str.splitlines` would also cut at characters inside a field."""
-    return [line.removesuffix("\r") for line in body.split("\n")]
+    return body.replace("\r\n", "\n").removesuffix("\r").split("\n")
 
 
 def _real_call(row: dict[str, str], zone: tzinfo | None) -> CallEnrichment:
@@ -308,7 +312,8 @@ def _unreadable(message: str) -> NoReturn:
 def _talk(text: str) -> int | None:
     if text and not _NUMBER.fullmatch(text):
         _unreadable("callid_info answered with a talk time that is not a number")
-    return int(text) if text and int(text) >= 0 else None
+    seconds = int(text) if text else -1
+    return seconds if seconds >= 0 else None
 
 
 def _agent(user: str) -> str | None:
