@@ -16,7 +16,6 @@ from tests.broker.bench import (
     LONG,
     SHORT,
     Bench,
-    ack,
     bury,
     eventually,
     known,
@@ -214,20 +213,12 @@ class TestDeadLetters:
 class TestNoSuccessorNoAcknowledgement:
     async def test_a_tier_without_its_queue(self, bench: Bench) -> None:
         """The copy is refused as unroutable; the next session declares the queue again."""
-        async with bench.connection.channel() as channel:
-            await channel.queue_delete(bench.topology.tiers[LONG])
-        await bench.publish(CALL)
-        act = retry_later
-        async with bench.running() as supervisor:
-            bench.pipeline.act = ack
+        async with bench.running(retry_later) as supervisor:
             async with bench.connection.channel() as channel:
                 await channel.queue_delete(bench.topology.tiers[LONG])
-            bench.pipeline.act = act
-            bench.settled.clear()
             await bench.publish(CALL)
-            await eventually(lambda: bench.settled)
-            assert supervisor.state.connections == 2
-            assert "no queue takes messages" in str(supervisor.state.last_error)
+            await eventually(lambda: bench.settled and supervisor.state.connections == 2)
+            assert "no queue takes messages for 'call.ended'" in str(supervisor.state.last_error)
         assert await bench.depth(bench.topology.tiers[LONG]) == 1
         assert await bench.depth(bench.queue()) == 0
 
@@ -242,7 +233,7 @@ class TestNoSuccessorNoAcknowledgement:
         await bench.publish(CALL)
         bench.topology = replace(bench.topology, tiers={SHORT: full})
         async with bench.running(retry) as supervisor:
-            await eventually(lambda: len(bench.pipeline.seen) >= 2)
+            await eventually(lambda: len(bench.pipeline.seen) >= 2 and supervisor.state.last_error)
             assert bench.settled == []
             assert "is it full?" in str(supervisor.state.last_error)
             await bench.take(full)

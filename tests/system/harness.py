@@ -1,0 +1,356 @@
+"""What the system tests share: real processes, settings by environment, and an account of every event id.
+
+Nothing of `worker` is imported: the tests know the surface that users know.
+"""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import aio_pika
+import aiohttp
+from aio_pika.abc import AbstractIncomingMessage
+
+ROOT: Final = Path(__file__).parents[2]
+PASSWORD: Final = "Dialer-Pass-1"
+READY_WITHIN: Final = 20.0
+EXIT_WITHIN: Final = 15.0
+
+
+class Program:
+    """A stand-in as a process of its own, changed and watched through `/control`."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        """Start `python -m worker.demo.<name>`; it says where it listens."""
+        command = [sys.executable, "-m", f"worker.demo.{name}", *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment({}))
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"{name} could not be started"
+        said = json.loads(line)
+        self.url: str = said["url"]
+        self.port: int = said["port"]
+
+    def end(self) -> None:
+        """Stop it and wait."""
+        self.process.terminate()
+        self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    async def control(self, **change: Any) -> None:  # noqa: ANN401 - JSON
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://127.0.0.1:{self.port}/control", json=change) as response,
+        ):
+            assert response.status == 200, await response.text()
+
+    async def report(self) -> dict[str, Any]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.port}/control") as response,
+        ):
+            found: dict[str, Any] = await response.json()
+            return found
+
+
+def environment(settings: Mapping[str, str], *, measured: bool = True) -> dict[str, str]:
+    """Give this process's environment without its settings, and with those; or not measured, and quicker."""
+    left_out = ("CRM_SYNC_",) if measured else ("CRM_SYNC_", "COVERAGE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    kept["PYTHONPATH"] = str(ROOT)
+    return kept | dict(settings)
+
+
+def crm_sync() -> list[str]:
+    """Give the command: the installed one, else the package."""
+    script = Path(sys.executable).with_name("crm-sync")
+    return [str(script)] if script.exists() else [shutil.which("python") or sys.executable, "-m", "worker"]
+
+
+class Worker:
+    """One `crm-sync run`, its log in a file."""
+
+    def __init__(self, settings: Mapping[str, str], folder: Path, *, measured: bool = True) -> None:
+        self.log_file = folder / f"worker-{uuid.uuid4().hex[:8]}.log"
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*crm_sync(), "run"],
+                cwd=folder,
+                env=environment(settings, measured=measured),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Give the log, each line parsed; whatever is no JSON is kept under `stray`."""
+        return [_parsed(line) for line in self.text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line.get("event") == name]
+
+    def settled(self, outcome: str | None = None) -> list[dict[str, Any]]:
+        return [
+            line for line in self.events("event_settled") if outcome is None or line["outcome"] == outcome
+        ]
+
+    async def listening(self) -> int:
+        """Give the port of its health endpoints."""
+        await eventually(lambda: self.events("listening") or self.process.poll() is not None, READY_WITHIN)
+        assert self.process.poll() is None, self.text
+        port: int = self.events("listening")[0]["port"]
+        return port
+
+    async def get(self, path: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{await self.listening()}{path}"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status, await response.text()
+
+    async def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((await self.get("/status"))[1])
+        return found
+
+    async def ready(self, within: float = READY_WITHIN) -> float:
+        """Wait until it is ready; gives the seconds that it took."""
+
+        async def is_ready() -> bool:
+            assert self.process.poll() is None, self.text
+            return (await self.get("/readyz"))[0] == 200
+
+        return await eventually(is_ready, within)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit(self, within: float = EXIT_WITHIN) -> int:
+        """Wait for its end; gives the exit status."""
+        await eventually(lambda: self.process.poll() is not None, within)
+        status: int = self.process.wait()
+        return status
+
+    async def stop(self, within: float = EXIT_WITHIN) -> int:
+        """Stop it as an operator does."""
+        self.signal(signal.SIGTERM)
+        return await self.exit(within)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Give what has no place in a log: tracebacks, stray lines, warnings of Python or of the loop."""
+        signs = ("Traceback", "never retrieved", "never awaited", "was destroyed", "Unclosed")
+        return [
+            line
+            for line in self.lines()
+            if "stray" in line or any(sign in json.dumps(line) for sign in signs)
+        ]
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {"stray": line}
+    return found if isinstance(found, dict) else {"stray": line}
+
+
+@dataclass
+class System:
+    """A broker's namespace, the stand-ins, and the workers that a test starts."""
+
+    broker_url: str
+    namespace: str
+    folder: Path
+    dialer: Program
+    crm: Program
+    workers: list[Worker] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    may_complain: bool = False
+    """Whether tracebacks belong to what the test does."""
+
+    def settings(self, **changed: str | None) -> dict[str, str]:
+        """Give a worker's environment; `vicidial__timeout="2s"` sets a setting, `None` takes it out."""
+        chosen: dict[str, str | None] = {
+            "broker__url": self.broker_url,
+            "broker__namespace": self.namespace,
+            "vicidial__url": self.dialer.url,
+            "vicidial__user": "crmsync",
+            "vicidial__password": PASSWORD,
+            "vicidial__timeout": "1s",
+            "vicidial__ready_within": "30s",
+            "sink__url": self.crm.url,
+            "sink__timeout": "1s",
+            "retry__delays": "200ms,500ms,1s",
+            "retry__max_attempts": "100",
+            "gates__probe_max": "500ms",
+            "gates__refused_probe": "1s",
+            "http__host": "127.0.0.1",
+            "http__port": "0",
+            **changed,
+        }
+        return {f"CRM_SYNC_{name.upper()}": value for name, value in chosen.items() if value is not None}
+
+    def spawn(self, *, measured: bool = True, **changed: str | None) -> Worker:
+        """Start a worker and wait for nothing."""
+        worker = Worker(self.settings(**changed), self.folder, measured=measured)
+        self.workers.append(worker)
+        return worker
+
+    async def start(self, **changed: str | None) -> Worker:
+        """Start a worker and wait until it is ready."""
+        worker = self.spawn(measured=True, **changed)
+        await worker.ready()
+        return worker
+
+    async def connect(self) -> aio_pika.abc.AbstractConnection:
+        return await aio_pika.connect(self.broker_url)
+
+    async def publish(
+        self,
+        event: Mapping[str, Any] | bytes,
+        key: str = "call.ended",
+        *,
+        exchange: str | None = None,
+        **properties: Any,  # noqa: ANN401 - those of AMQP
+    ) -> None:
+        """Publish one event as a producer does."""
+        await self.publish_all([event], key, exchange=exchange, **properties)
+
+    async def publish_all(
+        self,
+        events: Iterable[Mapping[str, Any] | bytes],
+        key: str = "call.ended",
+        *,
+        exchange: str | None = None,
+        **properties: Any,  # noqa: ANN401 - those of AMQP
+    ) -> None:
+        """Publish events, each confirmed, and enter their ids into the account."""
+        properties.setdefault("delivery_mode", aio_pika.DeliveryMode.PERSISTENT)
+        async with await self.connect() as connection:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            target = await channel.get_exchange(exchange or f"{self.namespace}.events", ensure=False)
+
+            async def send(event: Mapping[str, Any] | bytes) -> None:
+                body = event if isinstance(event, bytes) else json.dumps(event).encode()
+                await target.publish(aio_pika.Message(body, **properties), key, timeout=20)
+                if not isinstance(event, bytes) and "event_id" in event:
+                    self.published.append(event["event_id"])
+
+            await asyncio.gather(*(send(event) for event in events))
+
+    async def calls(self, count: int, **fields: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON
+        """Make calls that the dialer knows, and give the events of their ends."""
+        events = [call_ended() for _ in range(count)]
+        await self.dialer.control(calls={event["call_id"]: fields for event in events})
+        return events
+
+    async def call(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+        """Make one call that the dialer knows, and give the event of its end."""
+        (event,) = await self.calls(1, **fields)
+        return event
+
+    async def delivered(self, *ids: str, within: float = 10) -> dict[str, list[dict[str, Any]]]:
+        """Wait until the CRM has accepted all the ids; gives what it received, by id."""
+        wanted = set(ids or self.published)
+        found: dict[str, list[dict[str, Any]]] = {}
+
+        async def all_there() -> bool:
+            found.clear()
+            accepted = set()
+            for each in (await self.crm.report())["received"]:
+                found.setdefault(each["id"], []).append(each)
+                if 200 <= each["status"] < 300 or each["status"] == 409:
+                    accepted.add(each["id"])
+            return wanted <= accepted
+
+        try:
+            await eventually(all_there, within)
+        except TimeoutError:
+            missing = wanted - found.keys()
+            raise AssertionError(f"not delivered within {within} s: {missing or 'none accepted'}") from None
+        return found
+
+    async def take(self, queue: str, within: float = 10) -> AbstractIncomingMessage:
+        """Take one message from a queue of the namespace, waiting for it."""
+        async with asyncio.timeout(within), await self.connect() as connection:
+            channel = await connection.channel()
+            source = await channel.get_queue(f"{self.namespace}.{queue}", ensure=False)
+            while (message := await source.get(fail=False)) is None:  # noqa: ASYNC110 - a queue announces nothing
+                await asyncio.sleep(0.02)
+            await message.ack()
+            return message
+
+    async def dead_letter(self, within: float = 10) -> AbstractIncomingMessage:
+        return await self.take("dead-letters", within)
+
+    async def depth(self, queue: str) -> int:
+        """Count the messages that stand ready in a queue of the namespace."""
+        async with await self.connect() as connection:
+            channel = await connection.channel()
+            declared = await channel.declare_queue(f"{self.namespace}.{queue}", passive=True)
+            return declared.declaration_result.message_count or 0
+
+    async def nothing_dead(self) -> None:
+        assert await self.depth("dead-letters") == 0, dict((await self.dead_letter()).headers)
+
+    async def end(self) -> None:
+        """End the workers, and let none of them have complained."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.signal(signal.SIGTERM)
+        late = []
+        for worker in self.workers:
+            try:
+                await worker.exit()
+            except TimeoutError:
+                late.append(worker.text)
+                worker.kill()
+        assert late == [], late
+        if not self.may_complain:
+            complaints = [line for worker in self.workers for line in worker.complaints()]
+            assert complaints == [], complaints
+
+
+def call_ended(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Give an event about a call that nobody knows."""
+    return {
+        "type": "call.ended",
+        "event_id": str(uuid.uuid4()),
+        "occurred_at": datetime.now(UTC).isoformat(),
+        "call_id": f"V{random.randrange(10**18, 10**19)}",  # noqa: S311 - a name
+        **fields,
+    }
+
+
+async def eventually(
+    condition: Callable[[], object] | Callable[[], Awaitable[object]], within: float = 10
+) -> float:
+    """Wait until the condition holds; gives the seconds that it took."""
+    started = time.monotonic()
+    async with asyncio.timeout(within):
+        while True:
+            with suppress(aiohttp.ClientConnectionError):
+                held = condition()
+                if isinstance(held, Awaitable):
+                    held = await held
+                if held:
+                    return time.monotonic() - started
+            await asyncio.sleep(0.02)

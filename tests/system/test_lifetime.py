@@ -1,0 +1,360 @@
+"""From start to end: stops, crashes, a broker that comes and goes, what a worker refuses to start with."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
+
+import aio_pika
+import psutil
+import pytest
+
+from tests.system.harness import Program, System, Worker, call_ended, environment, eventually
+
+pytestmark = pytest.mark.system
+
+SIGTERM, SIGINT, SIGKILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+
+
+class TestStopping:
+    @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+    async def test_what_is_in_work_finishes_and_nothing_is_lost(
+        self, system: System, number: signal.Signals
+    ) -> None:
+        worker = await system.start(max_in_flight="4")
+        await system.dialer.control(delay=0.2)
+        await system.publish_all(await system.calls(20))
+        await eventually(lambda: len(worker.settled()) >= 2)
+        worker.signal(number)
+        await eventually(lambda: worker.events("stopping"))
+        assert await worker.exit() == 0
+        done = {line["event_id"] for line in worker.settled("delivered")}
+        found = await system.delivered(*done)
+        assert found.keys() == done
+        assert worker.events("stopped")[0]["delivered"] == len(done)
+        assert not worker.events("drain_incomplete")
+        assert await system.depth("call-ended") == 20 - len(done) > 0
+        await system.dialer.control(delay=0)
+        await system.start()
+        found = await system.delivered()
+        assert {len(deliveries) for deliveries in found.values()} == {1}
+
+    async def test_it_is_not_ready_while_it_drains(self, system: System) -> None:
+        worker = await system.start()
+        await system.dialer.control(delay=0.8)
+        await system.publish(await system.call())
+        await eventually(lambda: worker_is_busy(worker))
+        worker.signal(SIGTERM)
+        await eventually(lambda: worker.events("stopping"))
+        assert await worker.get("/readyz") == (503, "not consuming\n")
+        assert (await worker.get("/livez"))[0] == 200
+        assert await worker.exit() == 0
+        await system.delivered()
+
+    async def test_a_second_signal_stops_it_at_once(self, system: System) -> None:
+        worker = await system.start(drain="60s", vicidial__timeout="60s")
+        await system.dialer.control(fault="hang")
+        events = await system.calls(3)
+        await system.publish_all(events)
+        await eventually(lambda: worker_is_busy(worker, 3))
+        worker.signal(SIGTERM)
+        await eventually(lambda: worker.events("stopping"))
+        worker.signal(SIGTERM)
+        assert await worker.exit(3) == 1
+        assert "stopped at once" in worker.text
+        await system.dialer.control(fault=None)
+        await system.start()
+        found = await system.delivered()
+        assert {len(deliveries) for deliveries in found.values()} == {1}
+        expect_one_stray_sentence(system, worker, "stopped at once")
+
+    async def test_what_outlasts_the_drain_is_given_back(self, system: System) -> None:
+        worker = await system.start(drain="300ms", vicidial__timeout="60s")
+        slow, quick = await system.calls(2)
+        await system.dialer.control(plant={slow["call_id"]: {"fault": "hang"}})
+        await system.publish(quick)
+        await eventually(lambda: worker.settled("delivered"))
+        await system.publish(slow)
+        await eventually(lambda: worker_is_busy(worker))
+        assert await worker.stop(5) == 0
+        (left,) = worker.events("drain_incomplete")
+        assert left["given_back"] == 1
+        assert await system.depth("call-ended") == 1
+        await system.dialer.control(unplant=True)
+        await system.start()
+        await system.delivered(slow["event_id"], quick["event_id"])
+
+    async def test_while_the_broker_is_away(self, system: System) -> None:
+        worker = system.spawn(broker__url=f"amqp://guest:guest@127.0.0.1:{free_port()}/")
+        await eventually(lambda: worker.events("broker_unreachable"))
+        assert (await worker.get("/readyz"))[0] == 503
+        assert (await worker.get("/livez"))[0] == 200
+        assert await worker.stop(2) == 0
+
+    async def test_before_it_has_begun(self, system: System) -> None:
+        worker = system.spawn()
+        await eventually(lambda: worker.events("listening"))
+        assert await worker.stop(5) == 0
+
+
+def worker_is_busy(worker: Worker, count: int = 1) -> Any:  # noqa: ANN401 - an awaitable for `eventually`
+    async def busy() -> bool:
+        return bool((await worker.status())["in_flight"] >= count)
+
+    return busy()
+
+
+def expect_one_stray_sentence(system: System, worker: Worker, sentence: str) -> None:
+    (line,) = worker.complaints()
+    assert sentence in line["stray"]
+    system.may_complain = True
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class TestCrashes:
+    async def test_killed_under_load_nothing_is_lost(self, system: System) -> None:
+        events = await system.calls(200)
+        await system.dialer.control(delay=0.02)
+        worker = await system.start()
+        await system.publish_all(events)
+        for _ in range(3):
+            before = (await system.crm.report())["accepted"]
+            await eventually(lambda before=before: more_accepted(system, before + 20))
+            worker.kill()
+            worker = await system.start()
+        found = await system.delivered(within=20)
+        assert len(found) == 200
+        again = sum(len(deliveries) - 1 for deliveries in found.values())
+        print(f"{again} of 200 delivered again after three kills")  # noqa: T201 - a measurement
+        assert again <= 3 * 64
+        await system.nothing_dead()
+
+    async def test_a_message_that_kills_the_worker_ends_in_the_dead_letters(self, system: System) -> None:
+        """The delivery limit of the queue buries it; what stands beside it arrives."""
+        poison, innocent = call_ended(), await system.call()
+        await system.dialer.control(plant={poison["call_id"]: {"fault": "hang"}})
+
+        async def asked() -> int:
+            requests = (await system.dialer.report())["requests"]
+            return sum(each["subject"] == poison["call_id"] for each in requests)
+
+        async def asked_again_or_buried(times: int) -> bool:
+            return await asked() > times or await system.depth("dead-letters") > 0
+
+        worker = await system.start()
+        await worker.stop()  # the queues stand
+        await system.publish(poison)
+        deaths = 0
+        while deaths < 40:
+            before = await asked()
+            worker = system.spawn(measured=False, vicidial__timeout="30s", drain="1s")
+            await eventually(lambda before=before: asked_again_or_buried(before), 20)
+            if await system.depth("dead-letters"):
+                break
+            worker.kill()
+            deaths += 1
+        print(f"buried after {deaths} deaths")  # noqa: T201 - a measurement
+        assert 15 <= deaths <= 25
+        assert json.loads((await system.dead_letter()).body) == poison
+        await system.publish(innocent)
+        await system.delivered(innocent["event_id"])
+
+    async def test_two_workers_share_the_work(self, system: System) -> None:
+        await system.dialer.control(delay=0.02)
+        workers = [await system.start(max_in_flight="4") for _ in range(2)]
+        await system.publish_all(await system.calls(100))
+        found = await system.delivered(within=20)
+        assert {len(deliveries) for deliveries in found.values()} == {1}
+        assert all(len(worker.settled("delivered")) > 20 for worker in workers)
+
+    async def test_one_of_two_dies(self, system: System) -> None:
+        await system.dialer.control(delay=0.02)
+        workers = [await system.start(max_in_flight="8") for _ in range(2)]
+        await system.publish_all(await system.calls(100))
+        await eventually(lambda: len(workers[0].settled()) > 5)
+        workers[0].kill()
+        await system.delivered(within=20)
+
+
+async def more_accepted(system: System, count: int) -> bool:
+    accepted = int((await system.crm.report())["accepted"])
+    return accepted >= min(count, len(system.published))
+
+
+class Node:
+    """A broker of the test's own, as a process."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "worker.demo.broker"]
+        self.keeper = Popen(command, stdout=PIPE, text=True, env=environment({}))
+        assert self.keeper.stdout is not None
+        said = json.loads(self.keeper.stdout.readline())
+        self.url: str = said["url"]
+        self.server = psutil.Process(said["pid"])
+        self.command, self.cwd = self.server.cmdline(), self.server.cwd()
+        self.environment, self.group = self.server.environ(), os.getpgid(self.server.pid)
+        self.started: Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """SIGKILL the server; its parent, the keeper, does not look after it."""
+        self.server.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while self.server.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+
+    def start(self) -> None:
+        """Start the server again as it was started, on the same port and data."""
+        self.started = Popen(self.command, cwd=self.cwd, env=self.environment, process_group=self.group)
+        self.server = psutil.Process(self.started.pid)
+
+    def end(self) -> None:
+        if self.started is not None and self.started.poll() is None:
+            self.started.kill()
+            self.started.wait(10)
+        self.keeper.terminate()
+        self.keeper.wait(20)
+        if self.keeper.stdout is not None:
+            self.keeper.stdout.close()
+
+
+@pytest.fixture
+async def lonely(
+    tmp_path: Path, dialer_program: Program, crm_program: Program, system: System
+) -> AsyncIterator[tuple[System, Node]]:
+    """Give a system on a node that may be mistreated."""
+    node = await asyncio.to_thread(Node)
+    opened = System(node.url, "lonely", tmp_path, dialer_program, crm_program)
+    try:
+        yield opened, node
+        await opened.end()
+    finally:
+        await asyncio.to_thread(node.end)
+
+
+class TestTheBroker:
+    async def test_it_restarts_under_load(self, lonely: tuple[System, Node]) -> None:
+        system, node = lonely
+        await system.dialer.control(delay=0.02)
+        worker = await system.start()
+        events = await system.calls(300)
+        await system.publish_all(events)
+        await eventually(lambda: len(worker.settled()) > 10)
+        await asyncio.to_thread(node.kill)
+        await eventually(lambda: worker.events("broker_connection_lost"))
+        assert (await worker.get("/livez"))[0] == 200
+        node.start()
+        await eventually(lambda: speaks_amqp(node.url), 30)
+        took = await worker.ready()
+        print(f"ready {took:.2f} s after the broker")  # noqa: T201 - a measurement
+        found = await system.delivered(within=20)
+        assert len(found) == 300
+        assert await worker.stop() == 0
+        assert sum(len(deliveries) - 1 for deliveries in found.values()) <= 64
+
+    async def test_it_is_not_there_yet(self, system: System) -> None:
+        """A broker behind a port that opens only later."""
+        port = free_port()
+        user, _, host = system.broker_url.partition("@")
+        worker = system.spawn(broker__url=f"{user}@127.0.0.1:{port}/")
+        await eventually(lambda: len(worker.events("broker_unreachable")) >= 2)
+        assert (await worker.get("/readyz"))[0] == 503
+        target = host.rstrip("/").split(":")
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            other_reader, other_writer = await asyncio.open_connection(target[0], int(target[1]))
+            await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
+
+        server = await asyncio.start_server(forward, "127.0.0.1", port)
+        took = await worker.ready()
+        print(f"ready {took:.2f} s after the broker")  # noqa: T201 - a measurement
+        await system.publish(await system.call())
+        await system.delivered()
+        assert await worker.stop() == 0
+        server.close()
+
+    @pytest.mark.parametrize("queue", ["call-ended", "agent-onboarded"])
+    async def test_its_queue_is_deleted(self, system: System, queue: str) -> None:
+        worker = await system.start()
+        async with await system.connect() as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(f"{system.namespace}.{queue}")
+        await eventually(lambda: len(worker.events("consuming")) == 2)
+        await worker.ready()
+        await system.publish(await system.call())
+        await system.publish({"event_id": "a-1", "agent_user": "1000"}, "agent.onboarded")
+        await system.delivered()
+
+    async def test_another_topology_stands_there(self, system: System) -> None:
+        worker = await system.start(retry__delays="1s")
+        assert await worker.stop() == 0
+        async with await system.connect() as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(f"{system.namespace}.call-ended")
+            await channel.declare_queue(f"{system.namespace}.call-ended", durable=True)
+        worker = system.spawn()
+        assert await worker.exit() == 1
+        strays = "".join(line.get("stray", "") for line in worker.lines())
+        assert f"queue {system.namespace}.call-ended" in strays
+        assert "x-queue-type" in strays
+        assert "Traceback" not in worker.text
+        system.may_complain = True
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+    writer.close()
+
+
+async def speaks_amqp(url: str) -> bool:
+    try:
+        connection = await aio_pika.connect(url, timeout=2)
+    except (OSError, aio_pika.exceptions.AMQPError, TimeoutError):
+        return False
+    await connection.close()
+    return True
+
+
+class TestStarting:
+    async def test_the_health_port_is_taken(self, system: System) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            worker = system.spawn(http__port=str(port))
+            assert await worker.exit() == 1
+        assert f"can't listen on 127.0.0.1:{port}" in worker.text
+        assert "Traceback" not in worker.text
+        system.may_complain = True
+
+    async def test_wrong_settings_are_all_named_at_once(self, system: System) -> None:
+        worker = system.spawn(
+            vicidial__url="nonsense", retry__delays="5s,1s", max_in_flight="0", sink__url=None, typo="1"
+        )
+        assert await worker.exit() == 2
+        for name in ("VICIDIAL__URL", "RETRY__DELAYS", "MAX_IN_FLIGHT", "SINK__URL", "TYPO"):
+            assert f"CRM_SYNC_{name}" in worker.text
+        assert "Traceback" not in worker.text
+        system.may_complain = True
+
+    async def test_a_login_that_the_broker_refuses(self, system: System) -> None:
+        """The worker keeps trying: an operator may be about to create the user."""
+        user_and_host = system.broker_url.split("@")[1]
+        worker = system.spawn(broker__url=f"amqp://guest:Wrong-Secret-9@{user_and_host}")
+        await eventually(lambda: worker.events("broker_unreachable"))
+        assert "refused the login" in worker.events("broker_unreachable")[0]["error"]
+        assert (await worker.get("/readyz"))[0] == 503
+        assert "Wrong-Secret-9" not in worker.text
+        assert await worker.stop(3) == 0
