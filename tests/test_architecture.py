@@ -19,7 +19,7 @@ FUNCTION_LIMIT = 50
 
 ADAPTERS = frozenset({"rabbitmq", "vicidial", "sinks", "observe"})
 KNOW_EVERY_ROOM = frozenset({"worker.app", "worker.check"})
-CORE_LIBRARIES = frozenset({"pydantic", "pydantic_core"})
+CORE_LIBRARIES = frozenset({"pydantic", "pydantic_core", "typing_extensions"})
 MAY_IMPORT = {
     "core": {"core"},
     "settings": {"core", "settings"},

@@ -42,4 +42,4 @@ def _tune_garbage_collection() -> None:
     """Leave alone what the start has made, and look at the rest less often: a tenth of the CPU otherwise."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(5_000, 20, 50)

@@ -44,6 +44,9 @@ class EventType(StrEnum):
     AGENT_ONBOARDED = "agent.onboarded"
 
 
+_EVENT_TYPES = {str(kind): kind for kind in EventType}
+
+
 @dataclass(frozen=True, slots=True)
 class Inbound:
     """One AMQP message as the core sees it.
@@ -129,7 +132,11 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
     envelope = _open(inbound)
     kind = _event_type(envelope, inbound)
     fields = _validate(kind, envelope.data)
-    subject = fields.call_id if isinstance(fields, _CallEnded) else fields.agent_user
+    uniqueid = lead_id = expected = None
+    if isinstance(fields, _CallEnded):
+        subject, uniqueid, lead_id = fields.call_id, fields.uniqueid, fields.lead_id
+    else:
+        subject, expected = fields.agent_user, fields.expected_campaigns
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
     event_id = (
         _usable_id(inbound.event_id)
@@ -144,9 +151,9 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
         occurred_at=_occurred_at(said_time, inbound, zone),
         subject=subject,
         data=envelope.data,
-        uniqueid=getattr(fields, "uniqueid", None),
-        lead_id=getattr(fields, "lead_id", None),
-        expected_campaigns=_tuple(getattr(fields, "expected_campaigns", None)),
+        uniqueid=uniqueid,
+        lead_id=lead_id,
+        expected_campaigns=None if expected is None else tuple(expected),
     )
 
 
@@ -255,9 +262,9 @@ def _name_of(value: object) -> str:
 
 def _event_type(envelope: _Envelope, inbound: Inbound) -> EventType:
     said = envelope.type if envelope.type is not None else (inbound.type or inbound.routing_key)
-    for kind in EventType:
-        if said == kind:
-            return kind
+    kind = _EVENT_TYPES.get(said) if isinstance(said, str) else None
+    if kind is not None:
+        return kind
     raise InvalidEvent(f"unknown event type {_show(said)}; known are {' and '.join(EventType)}")
 
 
@@ -308,10 +315,6 @@ def _read_time(said: object) -> datetime:
         with suppress(ValueError):
             return datetime.fromisoformat(said)
     raise InvalidEvent(f"occurred_at {_show(said)} is not a time such as 2026-11-20T14:07:14-05:00")
-
-
-def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
 
 
 def _show(value: object) -> str:

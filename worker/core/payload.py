@@ -1,65 +1,75 @@
 """What is delivered: the models, and how one is built from an event and its enrichment."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
 from worker.core.events import Event
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 
+EventId = Annotated[
+    str,
+    Field(description="The same over retries, redeliveries, restarts and replays: drop repeats by it."),
+]
+EventTime = Annotated[AwareDatetime, Field(description="The time of the event.")]
+AsReceived = Annotated[
+    dict[str, Any],
+    Field(description="The event as its producer sent it; of a CloudEvent, its data."),
+]
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
-
-EventId = Field(description="The same over retries, redeliveries, restarts and replays: drop repeats by it.")
-AsReceived = Field(description="The event as its producer sent it; of a CloudEvent, its data.")
-
-
-class AccessCheck(_Model):
+class AccessCheck(BaseModel):
     """How the agent's campaigns compare with those that the event expected."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ok: bool = Field(description="True where none is missing.")
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
 
-class CallData(_Model):
+@with_config(extra="forbid")
+class CallData(TypedDict):
     """What is known of a call."""
 
-    event_id: str = EventId
-    final: bool = Field(description="False where the call's status may still change.")
+    event_id: EventId
+    final: Annotated[bool, Field(description="False where the call's status may still change.")]
     call: CallRecord
-    event: dict[str, Any] = AsReceived
+    event: AsReceived
 
 
-class AgentData(_Model):
+@with_config(extra="forbid")
+class AgentData(TypedDict):
     """What is known of an agent. `access_check` is present where the event named campaigns."""
 
-    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
-
-    event_id: str = EventId
+    event_id: EventId
     agent: AgentRecord
-    access_check: AccessCheck | SkipJsonSchema[None] = Field(default=None, exclude_if=lambda it: it is None)
-    event: dict[str, Any] = AsReceived
+    access_check: NotRequired[AccessCheck]
+    event: AsReceived
 
 
-class CallEnriched(_Model):
+@with_config(extra="forbid")
+class CallEnriched(TypedDict):
     """The payload for a call that ended."""
 
-    type: Literal["call.enriched"] = "call.enriched"
-    timestamp: AwareDatetime = Field(description="The time of the event.")
+    type: Literal["call.enriched"]
+    timestamp: EventTime
     data: CallData
 
 
-class AgentEnriched(_Model):
+@with_config(extra="forbid")
+class AgentEnriched(TypedDict):
     """The payload for an agent who was onboarded."""
 
-    type: Literal["agent.enriched"] = "agent.enriched"
-    timestamp: AwareDatetime = Field(description="The time of the event.")
+    type: Literal["agent.enriched"]
+    timestamp: EventTime
     data: AgentData
+
+
+_call_enriched = TypeAdapter(CallEnriched)
+_agent_enriched = TypeAdapter(AgentEnriched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +92,25 @@ def _call_payload(event: Event, enrichment: CallEnrichment) -> Payload:
     call = enrichment.call
     if call.lead_id is None and event.lead_id is not None:
         call = call.model_copy(update={"lead_id": event.lead_id})
-    data = CallData(event_id=event.id, final=enrichment.final, call=call, event=event.data)
-    model = CallEnriched(timestamp=event.occurred_at, data=data)
-    return Payload(event.id, model.type, model.model_dump_json().encode())
+    data: CallData = {"event_id": event.id, "final": enrichment.final, "call": call, "event": event.data}
+    body: CallEnriched = {"type": "call.enriched", "timestamp": event.occurred_at, "data": data}
+    return Payload(event.id, body["type"], _call_enriched.dump_json(body))
 
 
 def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
-    check = None
-    if event.expected_campaigns is not None:
+    data: AgentData
+    if event.expected_campaigns is None:
+        data = {"event_id": event.id, "agent": enrichment.agent, "event": event.data}
+    else:
         check = check_access(event.expected_campaigns, enrichment)
-    data = AgentData(event_id=event.id, agent=enrichment.agent, access_check=check, event=event.data)
-    model = AgentEnriched(timestamp=event.occurred_at, data=data)
-    return Payload(event.id, model.type, model.model_dump_json().encode())
+        data = {
+            "event_id": event.id,
+            "agent": enrichment.agent,
+            "access_check": check,
+            "event": event.data,
+        }
+    body: AgentEnriched = {"type": "agent.enriched", "timestamp": event.occurred_at, "data": data}
+    return Payload(event.id, body["type"], _agent_enriched.dump_json(body))
 
 
 def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> AccessCheck:
@@ -118,9 +135,12 @@ def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> Acce
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Give the JSON Schema of each payload type (draft 2020-12), by its type."""
-    models: dict[str, type[BaseModel]] = {"call.enriched": CallEnriched, "agent.enriched": AgentEnriched}
+    adapters: dict[str, TypeAdapter[Any]] = {
+        "call.enriched": _call_enriched,
+        "agent.enriched": _agent_enriched,
+    }
     return {
         name: {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-        | model.model_json_schema(mode="serialization")
-        for name, model in models.items()
+        | adapter.json_schema(mode="serialization")
+        for name, adapter in adapters.items()
     }

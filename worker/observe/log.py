@@ -20,14 +20,14 @@ _PHONE = re.compile(
     r"(?<![\w.+-])(?:\+?\d{9,15}|\+\d[\d ().-]{7,20}\d|\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4})(?!\w|[.-]\w)"
 )
 _PHONE_FIELDS = frozenset({"phone_number", "phone"})
-_TEXT_FIELDS = frozenset({"error", "event", "exception"})
+_MAY_HOLD_PHONES = _PHONE_FIELDS | {"error", "event", "exception"}
 
 
 def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
     """Set up structlog, and the standard library's log of the libraries used, once for the process."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     render = _Console(colors=sys.stderr.isatty()) if settings.format == "console" else _json
-    prepare: list[Processor] = [structlog.processors.format_exc_info]
+    prepare: list[Processor] = [_with_traceback]
     if settings.mask_phone_numbers:
         prepare.append(_mask_phones)
     finish = _Finish(render, Scrubber(secrets))
@@ -61,6 +61,10 @@ class _Finish:
         if line is not None and not self._scrubber.suspects(line):
             return line
         return self._render(logger, name, _stamped(name, self._scrubber.scrub(event)))
+
+
+def _with_traceback(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return structlog.processors.format_exc_info(logger, name, event) if "exc_info" in event else event
 
 
 def _stamped(name: str, event: EventDict) -> EventDict:
@@ -108,9 +112,9 @@ def mask_phone(number: str) -> str:
 
 
 def _mask_phones(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    for field in _PHONE_FIELDS & event.keys():
-        event[field] = mask_phone(str(event[field]))
-    for field in _TEXT_FIELDS & event.keys():
-        if isinstance(event[field], str) and not event[field].isidentifier():  # our own events' names
+    for field in _MAY_HOLD_PHONES & event.keys():
+        if field in _PHONE_FIELDS:
+            event[field] = mask_phone(str(event[field]))
+        elif isinstance(event[field], str) and not event[field].isidentifier():  # our own events' names
             event[field] = _PHONE.sub(lambda match: mask_phone(match[0]), event[field])
     return event
