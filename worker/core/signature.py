@@ -6,6 +6,7 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 import base64
 import hashlib
 import hmac
+from functools import cache
 
 from pydantic import SecretStr
 
@@ -29,4 +30,11 @@ def key_of(secret: SecretStr) -> bytes:
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     """Give the value of `webhook-signature` for a body sent at `timestamp` (seconds since 1970)."""
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
-    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    code = _keyed(key).copy()
+    code.update(signed)
+    return "v1," + base64.b64encode(code.digest()).decode()
+
+
+@cache
+def _keyed(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod=hashlib.sha256)

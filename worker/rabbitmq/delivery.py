@@ -58,16 +58,21 @@ class Delivery:
 
 def to_inbound(body: bytes, properties: spec.Basic.Properties, routing_key: str) -> Inbound:
     """Turn a message into what the core sees of it. Nonsense in our own headers counts as missing."""
-    said = properties.headers or {}
+    plain: dict[str, Any] = {
+        "content_type": properties.content_type,
+        "message_id": properties.message_id,
+        "type": properties.message_type,
+        "timestamp": properties.timestamp,
+    }
+    said = properties.headers
+    if not said:
+        return Inbound(body, routing_key, datetime.now(UTC), {}, **plain)
     return Inbound(
-        body=body,
-        routing_key=headers.routing_key(said) or routing_key,
-        first_seen=headers.time(said, headers.FIRST_SEEN) or datetime.now(UTC),
-        headers=said,
-        content_type=properties.content_type,
-        message_id=properties.message_id,
-        type=properties.message_type,
-        timestamp=properties.timestamp,
+        body,
+        headers.routing_key(said) or routing_key,
+        headers.time(said, headers.FIRST_SEEN) or datetime.now(UTC),
+        said,
+        **plain,
         attempt=headers.attempt(said),
         event_id=headers.event_id(said),
         enrichment=headers.text(said, headers.ENRICHMENT),
