@@ -15,6 +15,7 @@ demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM o
 	@.venv/bin/crm-sync demo
 
 test: lint types ## Check everything: lint, types, all tests, each file's coverage
+	$(PYTHON) -m worker.demo.broker --prepare
 	$(PYTHON) -m pytest --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
 

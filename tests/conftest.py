@@ -9,11 +9,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import NoReturn
 
 import aio_pika
 import pytest
-
-from worker.demo.broker import find_server
 
 QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched")
 EXCHANGES = ("events", "work", "dead-letters", "enriched")
@@ -42,11 +41,6 @@ def broker_url() -> Iterator[str]:
     if GIVEN_BROKER is not None:
         yield GIVEN_BROKER
         return
-    if find_server() is None:
-        reason = "no broker: RabbitMQ is not installed and CRM_SYNC_TEST_BROKER_URL is not set"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
     command = [sys.executable, "-m", "worker.demo.broker"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -55,12 +49,19 @@ def broker_url() -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
 
 
+def skip_without(reason: str) -> NoReturn:
+    """Skip what can't be tested on this machine; where CI runs, that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def _address_of(process: subprocess.Popen[str]) -> str:
     if process.stdout is None:
         raise AssertionError
     line = process.stdout.readline()  # the node's own deadline is shorter than the test's
     if not line:
-        pytest.fail("the private broker could not be started; its errors stand above")
+        skip_without("no broker is to be had; what is missing stands above")
     url: str = json.loads(line)["url"]
     return url
 

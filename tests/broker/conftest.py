@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import skip_without
 from worker.demo.broker import find_server
 from worker.demo.broker_node import PrivateBroker
 
@@ -15,7 +16,7 @@ def own_node() -> Iterator[PrivateBroker]:
     """Give a node that may be restarted, alarmed and told to drop its connections."""
     server = find_server()
     if server is None:
-        pytest.skip("RabbitMQ is not installed here")
+        skip_without("a node of its own needs an installed rabbitmq-server")
     node = asyncio.run(start(server))
     yield node
     asyncio.run(node.stop())

@@ -218,20 +218,38 @@ async def _serve() -> None:
         raise AssertionError
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    server = find_server()
-    if server is None:
-        raise NoBrokerError(_ADVICE)
-    async with await PrivateBroker.start(server) as broker:
-        line = {"url": broker.url, "pid": broker.pid, "node": broker.node, "folder": str(broker.folder)}
+    async with contextlib.AsyncExitStack() as stack:
+        private = await _private_broker(_say)
+        if private is None:
+            line: dict[str, object] = {"url": await stack.enter_async_context(find_broker(None, _say))}
+        else:
+            broker = await stack.enter_async_context(private)
+            line = {"url": broker.url, "pid": broker.pid, "node": broker.node, "folder": str(broker.folder)}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 
 
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"crm-sync: {sentence}\n")
+
+
+async def _prepare() -> None:
+    if find_server() is None and can_install():
+        await install_server(_say)
+
+
 def main() -> None:
-    """Run a private broker until SIGTERM or SIGINT; one JSON line on stdout says where it is."""
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_serve())
+    """Run a private broker until SIGTERM or SIGINT; one JSON line on stdout says where it is.
+
+    With `--prepare`, only install RabbitMQ where it is missing and can be installed.
+    """
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(_prepare() if sys.argv[1:] == ["--prepare"] else _serve())
+    except BrokerError as error:
+        _say(str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":
