@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -187,3 +188,26 @@ def test_progress_is_shown_for_more_than_a_handful(
     shown = capsys.readouterr().out
     assert "reading" in shown
     assert "250/1000" in shown
+
+
+def test_check_names_each_failure_and_what_to_do() -> None:
+    with socket.socket() as nobody:  # bound, and listening to nobody
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        settings = {
+            "CRM_SYNC_BROKER__URL": f"amqp://guest:guest@{address}/",
+            "CRM_SYNC_VICIDIAL__URL": f"http://{address}/vicidial/non_agent_api.php",
+            "CRM_SYNC_VICIDIAL__USER": "crmsync",
+            "CRM_SYNC_VICIDIAL__PASSWORD": "Dialer-Pass-1",
+            "CRM_SYNC_SINK__URL": f"http://{address}/webhook",
+        }
+        shown = CliRunner(env={"COLUMNS": "200", **settings}).invoke(app, ["check"])
+    assert shown.exit_code == 1
+    lines = shown.stdout.splitlines()
+    assert [line.split()[:2] for line in lines if line[0] in "✓✗!"] == [
+        ["✓", "settings"],
+        ["✗", "broker"],
+        ["✗", "dialer"],
+        ["✗", "sink"],
+    ]
+    assert "Dialer-Pass-1" not in shown.output

@@ -20,11 +20,10 @@ def check(config: ConfigOption = None) -> None:
     Example: crm-sync check --config crm-sync.yaml
     """
     settings = load_or_exit(Settings, config)
-    if talk_to_broker(settings, lambda _stop: _report(settings)):
-        raise typer.Exit(1)
+    talk_to_broker(settings, lambda _stop: _report(settings))
 
 
-async def _report(settings: Settings) -> bool:
+async def _report(settings: Settings) -> None:
     scrub = Scrubber(settings.secrets())
     failed = False
     async for finding in checks.run(settings):
@@ -35,4 +34,5 @@ async def _report(settings: Settings) -> bool:
         for advice in finding.advice:
             say(f"  - {printable(scrub(advice))}")
         failed |= not finding.ok
-    return failed
+    if failed:
+        raise typer.Exit(1)
