@@ -90,8 +90,13 @@ class Intake:
             await asyncio.wait(left)
 
     async def _on_message(self, queue: EventType, message: DeliveredMessage) -> None:
+        """Work on a message. Where that breaks this intake, the end of its channel gives the message back.
+
+        Given back at once, it would be delivered here again before the
+        consumer is cancelled, and each delivery counts towards the limit.
+        """
         task = asyncio.current_task()
-        if task is None:  # a callback always runs in a task
+        if task is None or self.broken.done():
             return
         self._tasks.add(task)
         delivery = Delivery(message)
@@ -99,19 +104,19 @@ class Intake:
             await self._work_on(queue, delivery)
         except PublishError as error:
             self.break_off(error)
-            await delivery.give_back()
         except asyncio.CancelledError:
             await delivery.give_back()
             raise
         except Exception as error:  # noqa: BLE001 - a bug of ours: begin anew, and lose nothing
             _log.exception("intake_failed", error_type=type(error).__name__)
             self.break_off(error)
-            await delivery.give_back()
         finally:
             self._tasks.discard(task)
 
     async def _work_on(self, queue: EventType, delivery: Delivery) -> None:
         async with self._places:
+            if self.broken.done():  # while it waited for its place
+                return
             self._at_work += 1
             try:
                 started = time.perf_counter()
