@@ -75,7 +75,7 @@ async def test_replay_says_what_it_did(bench: Letters) -> None:
     await bench.bury_some()
     dry = await command("replay", "--all", "--dry-run")
     assert dry.exit_code == 0
-    assert dry.stdout.endswith("e-0\ne-1\ne-2\nbad\nwould replay 4, leaving nothing changed now\n")
+    assert dry.stdout.endswith("e-0\ne-1\ne-2\nbad\nwould replay 4; nothing was changed\n")
     assert (await command("replay", "e-7", "--dry-run")).exit_code == 1
     some = await command("replay", "e-0", "e-7", "e-8")
     assert (some.exit_code, some.stdout) == (1, "replayed 1, left 3\n")

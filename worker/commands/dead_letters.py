@@ -280,7 +280,7 @@ def _say_what_would_be_done(settings: BrokerCommandSettings, selection: Selectio
         stays = "" if letter.queue else "  stays, as its queue can't be told"
         say(printable(letter.id) + stays)
     possible = sum(letter.queue is not None for letter in letters)
-    say(f"would replay {possible}, leaving nothing changed now")
+    say(f"would replay {possible}; nothing was changed")
     if absent := selection.ids - {letter.id for letter in letters}:
         stop_with("not among the dead letters meant:", *map(printable, sorted(absent)))
 
