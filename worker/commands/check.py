@@ -12,10 +12,11 @@ from worker.settings import Settings
 def check(config: ConfigOption = None) -> None:
     """Check the settings, then whether broker, dialer and CRM can be reached and let us in.
 
-    Use it before the first start and after every change of settings; it takes the same settings as
-    run. One line each, and under a failure what to do about it. Nothing is declared or posted; the
-    dialer is asked for its version, for a call and for an agent that don't exist. Exit status 1
-    where a check fails, 2 for settings that can't be used; a warning (!) fails nothing.
+    Use it before the first start and after every change of settings; it takes
+    the same settings as run. One line each, and under a failure what to do
+    about it. Nothing is declared or posted; the dialer is asked for its
+    version, for a call and for an agent that don't exist. Exit status 1 where a
+    check fails, 2 for settings that can't be used; a warning (!) fails nothing.
 
     Example: crm-sync check --config crm-sync.yaml
     """

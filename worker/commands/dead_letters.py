@@ -56,9 +56,10 @@ app = typer.Typer(no_args_is_help=True)
 def dead_letters() -> None:
     """Look at the events that could not be delivered; replay, discard or export them.
 
-    An event ends up there when no retry would help, or none helped. Its body is kept byte for byte.
-    Mend the cause first (list and show tell it), then replay. What another of these commands holds
-    at this moment isn't seen. ID is the event's id, or the message's own where the event has none.
+    An event ends up there when no retry would help, or none helped. Its body is
+    kept byte for byte. Mend the cause first (list and show tell it), then
+    replay. What another of these commands holds at this moment isn't seen. ID
+    is the event's id, or the message's own where the event has none.
     """
 
 
@@ -160,9 +161,10 @@ def replay(
 ) -> None:
     """Put dead letters back into work: each begins anew, as the same event with the same id.
 
-    Use it once the cause is mended. What is named must all apply. A letter leaves the dead letters
-    only after the broker has it in its work queue, so this can be stopped at any time and loses
-    nothing. An event that had been looked up isn't looked up again.
+    Use it once the cause is mended. What is named must all apply. A letter
+    leaves the dead letters only after the broker has it in its work queue, so
+    this can be stopped at any time and loses nothing. An event that had been
+    looked up isn't looked up again.
 
     Examples:
       crm-sync dead-letters replay --all --dry-run
@@ -192,8 +194,8 @@ def discard(
 ) -> None:
     """Throw dead letters away for good, after asking. Export them first if in doubt.
 
-    What is named must all apply. Only what was counted when asking is thrown away, not what arrives
-    in the meantime.
+    What is named must all apply. Only what was counted when asking is thrown
+    away, not what arrives in the meantime.
 
     Example: crm-sync dead-letters discard --reason invalid_event
     """
@@ -218,7 +220,8 @@ def export(
 ) -> None:
     """Write all dead letters to a file, one JSON object a line; they stay where they are.
 
-    The file holds personal data: only its owner can read it. It stands there whole or not at all.
+    The file holds personal data: only its owner can read it. It stands there
+    whole or not at all.
 
     Example: crm-sync dead-letters export dead-letters.ndjson
     """

@@ -50,14 +50,15 @@ def publish(
 ) -> None:
     """Publish events to the events exchange, as a telephony system would.
 
-    Use it to try the whole way to the CRM, or to feed in events that a producer could not publish.
-    Each event is checked before it is sent, and counts only when the broker confirmed it. Nothing
-    after a bad line is sent; the line to go on with is named. The same line always gets the same
-    event id, so publishing it twice does no harm.
+    Use it to try the whole way to the CRM, or to feed in events that a producer
+    could not publish. Each event is checked before it is sent, and counts only
+    when the broker confirmed it. Nothing after a bad line is sent; the line to
+    go on with is named. The same line always gets the same event id, so
+    publishing it twice does no harm.
 
     Examples:
       crm-sync publish call-ended --call-id V1201405090000012345
-      crm-sync publish agent-onboarded --agent-user agent001 --expected-campaign SALES1
+      crm-sync publish agent-onboarded --agent-user 1001
       crm-sync publish --file events.ndjson
     """
     context.obj = config
@@ -89,7 +90,8 @@ def call_ended(
 ) -> None:
     """Publish that a call ended, and print the event's id.
 
-    Repeated without --occurred-at or --event-id it gets the same id, by which the CRM drops it.
+    Repeated without --occurred-at or --event-id it gets the same id, by which
+    the CRM drops it.
 
     Example: crm-sync publish call-ended --call-id V1201405090000012345 --lead-id 12345
     """
@@ -119,9 +121,10 @@ def agent_onboarded(
 ) -> None:
     """Publish that an agent was onboarded, and print the event's id.
 
-    Repeated without --occurred-at or --event-id it gets the same id, by which the CRM drops it.
+    Repeated without --occurred-at or --event-id it gets the same id, by which
+    the CRM drops it.
 
-    Example: crm-sync publish agent-onboarded --agent-user agent001 --expected-campaign SALES1
+    Example: crm-sync publish agent-onboarded --agent-user 1001
     """
     fields = {
         "event_id": event_id,

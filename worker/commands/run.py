@@ -16,8 +16,10 @@ from worker.settings import Settings
 def run(config: ConfigOption = None) -> None:
     """Run the worker until SIGTERM or Ctrl-C: consume events, enrich them, deliver them.
 
-    A stop lets the events in work finish (setting `drain`); a second one stops at once.
-    Exit status 0 after a stop, 1 after a failure, 2 for settings that can't be used.
+    A stop lets the events in work finish (setting `drain`); a second one stops
+    at once.
+    Exit status 0 after a stop, 1 after a failure, 2 for settings that can't be
+    used.
     """
     settings = load_or_exit(Settings, config)
     log.configure(settings.log, settings.secrets())

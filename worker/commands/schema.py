@@ -15,7 +15,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the payloads that the CRM gets (draft 2020-12).
 
-    Use it to generate the receiver's types, or to validate what arrives. Needs no settings.
+    Use it to generate the receiver's types, or to validate what arrives. Needs
+    no settings.
 
     Examples:
       crm-sync schema call.enriched > call-enriched.schema.json
