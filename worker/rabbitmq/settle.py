@@ -49,9 +49,9 @@ class Settler:
         try:
             await asyncio.shield(step)
         except asyncio.CancelledError:
+            step.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen: it comes back
             await asyncio.wait([step], timeout=SETTLE_TIMEOUT)
-            if not step.cancel():
-                step.exception()  # seen: the inbound comes back
+            step.cancel()
             raise
 
     async def _succeed(self, delivery: Delivery, exchange: str, queue: EventType, copy: Message) -> None:
