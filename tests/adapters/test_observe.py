@@ -27,10 +27,10 @@ from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import DialerRequest
+from worker.core.scrub import Scrubber
 from worker.observe import health, log
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
-from worker.observe.scrub import Scrubber
 from worker.settings import HttpSettings, LogSettings
 
 SECRET = "S3cr3t/p@ss w\"örd'<&\\%+"

@@ -5,7 +5,7 @@ import typer
 from worker import check as checks
 from worker.commands.common import ConfigOption, load_or_exit
 from worker.commands.terminal import printable, say, talk_to_broker
-from worker.observe.scrub import Scrubber
+from worker.core.scrub import Scrubber
 from worker.settings import Settings
 
 

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from worker.observe.scrub import Scrubber
+from worker.core.scrub import Scrubber
 from worker.settings import LogSettings
 
 _PHONE = re.compile(
