@@ -1,36 +1,46 @@
 """The stand-in dialer answers as the recorded one did, and breaks as it is told to."""
 
 import asyncio
+import heapq
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import aiohttp
 import pytest
 from yarl import URL
 
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, DialerAgent, DialerCall, Planted, StandInDialer
+from tests.adapters.raw import until
+from worker.demo.dialer import (
+    DEFAULT_PASSWORD,
+    DEFAULT_USER,
+    PATH,
+    DialerAgent,
+    DialerCall,
+    DialerRequest,
+    Planted,
+    StandInDialer,
+)
+from worker.demo.dialer_lives import LIVE_IDS, transferred_id
+from worker.demo.dialer_load import Load
 from worker.demo.recordings import Exchange, find, load
 from worker.demo.stand_in import FAULTS, Fault
 
 RECORDED_AT = 1795313398.0
+CALL = "V1201405090000012345"
 QUERY = {"user": DEFAULT_USER, "pass": DEFAULT_PASSWORD, "source": "test"}
 
 EXACT_GROUPS = ("callid_info", "callid_info_errors", "agent_campaigns", "agent_campaigns_errors")
 EXTRA_GROUPS = ("campaigns_list", "secondary", "other")
 EXTRA_FUNCTIONS = ("campaigns_list", "user_details", "recording_lookup", "version")
 
-SQL_ERROR = "an SQL error inside the server, whose rows the stand-in does not have"
 LATER_ROWS = "recorded later than the other look-ups, when the same recordings had other numbers"
 NOT_REPRODUCED = {
-    ("callid_info", "odd_null_lead_in_extended"): SQL_ERROR,
-    ("callid_info", "odd_null_lead_in_extended_csv"): SQL_ERROR,
-    ("callid_info", "odd_quote_in_user"): SQL_ERROR,
-    ("callid_info", "odd_quote_in_user_csv"): SQL_ERROR,
-    ("callid_info", "odd_quote_in_user_tab"): SQL_ERROR,
     ("agent_campaigns", "non_latin_ids"): "a server with use_non_latin=1, which keeps other letters in ids",
     ("other", "recording_lookup_same_second_prefix"): LATER_ROWS,
     ("secondary", "recording_lookup_as_api7"): LATER_ROWS,
@@ -146,6 +156,116 @@ async def test_a_call_goes_through_its_states_in_time(session: aiohttp.ClientSes
             now += 1
 
 
+async def test_a_transfer_gives_a_call_a_new_id_and_nobody_finds_the_old_one_again(
+    session: aiohttp.ClientSession,
+) -> None:
+    now = 0.0
+    moment = datetime(2026, 11, 20, 22, 14, tzinfo=UTC).timestamp()
+    async with StandInDialer(clock=lambda: now, wall=lambda: moment + now) as dialer:
+        rung = dialer.ring("transferred", "V1202140000000012346", phone="3125551213", speed=0.8)
+        assert rung == ("V1202140000000012346", "Y1202140000000012346")
+        states = []
+        for seconds in (0.0, 1.25, 8.75, 10.0, 15.0, 22.5, 27.5):
+            now = seconds
+            query = dict(find("call_lifecycle", "xfer_1_V_before_transfer").query)
+            said = [(await ask(session, dialer, **query | {"call_id": each})).rstrip() for each in rung]
+            states.append(tuple(said))
+        dialled = "ERROR: callid_info CALL NOT FOUND: 6666|"
+        first = "V1202140000000012346|{}|2026-11-20 22:14:00|3125551213|OUTBOUND_AUTO|SALES1|1001|{}|1000"
+        then = "Y1202140000000012346|{}|2026-11-20 22:14:10|3125551213|INBOUND|SUPPORTLINE|1001|{}|{}"
+        assert states == [
+            (dialled, dialled),
+            (first.format(0, "INCALL"), dialled),
+            (first.format(6, "XFER"), dialled),
+            (dialled, then.format(0, "QUEUE", "VDCL")),
+            (dialled, then.format(0, "INCALL", "1001")),
+            (dialled, then.format(6, "DISPO", "1001")),
+            (dialled, then.format(6, "SALE", "1001")),
+        ]
+        recorded = [find("call_lifecycle", f"xfer_{name}") for name in XFER]
+        assert [each.body.rstrip() for each in recorded] == [
+            first.format(0, "INCALL"),
+            dialled,
+            then.format(0, "QUEUE", "VDCL").replace("Y1202140", "Y1202141"),
+        ]
+
+
+XFER = ("1_V_before_transfer", "2_V_after_transfer_to_in_group", "3_Y_after_transfer")
+
+
+@pytest.mark.parametrize(
+    ("life", "states"),
+    [
+        (
+            "answered",
+            {0: "NOT FOUND", 2: "LOG NOT FOUND", 3: "INCALL|1000", 12: "DISPO|1000", 20: "SALE|1000"},
+        ),
+        ("unanswered", {9: "NOT FOUND", 10: "NA|VDAD"}),
+        ("dropped", {0: "QUEUE|VDCL", 6: "DROP|VDCL"}),
+        ("archived", {4: "INCALL|1000", 5: "NI|1000", 30: "NOT FOUND", 1e6: "NOT FOUND"}),
+        ("endless", {0: "INCALL|1000", 1e6: "INCALL|1000"}),
+        ("unknown", {0: "NOT FOUND", 1e6: "NOT FOUND"}),
+    ],
+)
+async def test_the_calls_that_are_always_there_live_from_the_first_question_on(
+    life: str, states: dict[float, str], session: aiohttp.ClientSession
+) -> None:
+    now = 500.0
+    async with StandInDialer(clock=lambda: now) as dialer:
+        call_id = LIVE_IDS["real"][life]
+        await ask(session, dialer, function="callid_info", call_id=call_id)
+        for seconds, expected in states.items():
+            now = 500 + seconds
+            said = await ask(session, dialer, function="callid_info", call_id=call_id, detail="YES")
+            assert expected in said, (seconds, said)
+
+
+async def test_a_call_that_comes_by_a_transfer_does_not_begin_by_itself(
+    session: aiohttp.ClientSession,
+) -> None:
+    now = 0.0
+    async with StandInDialer(clock=lambda: now) as dialer:
+        first = LIVE_IDS["real"]["transferred"]
+        query = {"function": "callid_info", "call_id": transferred_id(first)}
+        for seconds in (0.0, 1000.0):
+            now = seconds
+            assert "CALL NOT FOUND" in await ask(session, dialer, **query)
+        await ask(session, dialer, function="callid_info", call_id=first)
+        now = 1022.0
+        assert await ask(session, dialer, **query) == f"{transferred_id(first)}|6\n"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "talking", "over"),
+    [
+        ("real", "|2026-11-22 07:00:02|", "|2026-11-22 07:00:02|"),
+        ("tutorial", "|2026-11-22 07:00:02||Out", "|2026-11-22 07:00:02|2026-11-22 07:00:14|Out"),
+    ],
+)
+async def test_a_call_without_a_date_began_when_its_schedule_did(
+    dialect: Literal["real", "tutorial"], talking: str, over: str, session: aiohttp.ClientSession
+) -> None:
+    now = 0.0
+    moment = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
+    async with StandInDialer(dialect=dialect, clock=lambda: now, wall=lambda: moment + now) as dialer:
+        dialer.world.utc_offset = -5 * 3600
+        now = 2.0
+        (call_id,) = dialer.ring("answered")
+        query = {"function": "callid_info", "call_id": call_id, "detail": "YES"}
+        now = 10.0
+        assert talking in await ask(session, dialer, **query)
+        now = 40.0
+        assert over in await ask(session, dialer, **query)
+
+
+def test_a_life_that_is_none_is_refused() -> None:
+    dialer = StandInDialer()
+    with pytest.raises(ValueError, match="there is no life 'happy'; there are answered, "):
+        dialer.ring("happy")
+    with pytest.raises(ValueError, match="speed must be more than 0"):
+        dialer.ring(speed=0)
+
+
 async def test_a_schedule_without_a_beginning_starts_at_the_first_question(
     session: aiohttp.ClientSession,
 ) -> None:
@@ -220,6 +340,80 @@ async def test_the_tutorial_dialect_has_errors_of_its_own(
         assert await ask(session, dialer, **parameters) == expected
 
 
+async def test_with_display_errors_a_row_stands_amid_warnings_as_recorded(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    dialer.world.display_errors = True
+    recorded = [each for each in load() if each.group == "display_errors_on"]
+    assert len(recorded) == 3
+    for exchange in recorded:
+        assert await replay(session, dialer, exchange) == (exchange.status, exchange.body), exchange.name
+    said = await ask(session, dialer, function="callid_info", call_id=CALL)
+    assert len(said) > 30_000
+    assert f"<br />\n{CALL}|120\n<br />\n" in said
+    assert "$call_id" not in said
+    assert "$agent_user" in said
+
+
+async def test_apache_answers_as_recorded(dialer: StandInDialer, session: aiohttp.ClientSession) -> None:
+    recorded = [each for each in load() if each.group == "apache_mod_php"]
+    assert len(recorded) == 8
+    for exchange in recorded:
+        dialer.world.ip_blocked = exchange.name == "ip_block_allow_list"
+        assert await replay(session, dialer, exchange) == (exchange.status, exchange.body), exchange.name
+
+
+async def test_a_server_in_latin1_says_utf8_and_writes_latin1(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    dialer.world.charset = "latin-1"
+    exchange = find("login_other", "server_charset_latin1_call")
+    async with session.get(dialer.url, params=exchange.query) as response:
+        assert response.headers["content-type"] == exchange.content_type == "text/html; charset=utf-8"
+        assert await response.read() == exchange.body.encode("latin-1", errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"), [("500", "apache_callid_info"), ("mysql", "mysqli_report_off_callid_info")]
+)
+async def test_without_its_database_it_answers_as_recorded(
+    fault: Fault, name: str, dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    dialer.fault = fault
+    exchange = find("db_down", name)
+    async with session.get(dialer.url, params=exchange.query) as response:
+        found = (response.status, response.headers["content-type"], await response.text())
+    assert found == (exchange.status, exchange.content_type, exchange.body)
+
+
+async def test_while_the_table_of_the_users_is_locked_every_login_waits() -> None:
+    now = 0.0
+    paused = []
+
+    class Patient(StandInDialer):
+        async def pause(self, seconds: float) -> None:
+            paused.append(seconds)
+
+    async with Patient(clock=lambda: now) as dialer, aiohttp.ClientSession() as session:
+        dialer.control({"users_table_locked": 5})
+        await ask(session, dialer, function="version")
+        assert paused == []
+        now = 2.0
+        assert await ask(session, dialer, function="callid_info", call_id=CALL) == f"{CALL}|120\n"
+        assert paused == [3.0]
+        now = 5.0
+        await ask(session, dialer, function="callid_info", call_id=CALL)
+        assert paused == [3.0]
+
+
+async def test_a_function_checks_the_source_before_any_permission(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    query = {"user": "limited", "pass": "Limit1", "source": "", "function": "callid_info", "call_id": CALL}
+    assert (await ask(session, dialer, **query)).startswith("ERROR: Invalid Source - \n")
+    assert await ask(session, dialer, **query | {"function": "x"}) == "ERROR: NO FUNCTION SPECIFIED\n"
+
+
 @pytest.mark.parametrize("group", ["display_errors_on", "db_down", "login_other", "apache_mod_php"])
 async def test_any_recorded_answer_can_be_planted(
     group: str, dialer: StandInDialer, session: aiohttp.ClientSession
@@ -288,6 +482,206 @@ async def test_it_counts_how_many_it_served_at_once(
     dialer.delay = 0.1
     await asyncio.gather(*(ask(session, dialer, function="version") for _ in range(5)))
     assert (dialer.max_concurrent, dialer.concurrent, dialer.count("version")) == (5, 0, 5)
+
+
+class VirtualTime:
+    """A clock that goes on to the next wake-up as soon as everybody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._sleeping: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        waking = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleeping, (self.now + seconds, id(waking), waking))
+        await waking
+
+    async def run(self, *work: Coroutine[Any, Any, None]) -> None:
+        together = asyncio.gather(*work)
+        while not together.done():
+            for _ in range(10):
+                await asyncio.sleep(0)
+            if self._sleeping:
+                self.now, _, waking = heapq.heappop(self._sleeping)
+                if not waking.done():  # else who slept was cancelled
+                    waking.set_result(None)
+        await together
+
+
+async def seconds_for(many: int, each: int, *, at_once_knee: int = 4) -> tuple[float, float]:
+    """Give how long so many clients take who ask so often each, and what one request took them."""
+    time = VirtualTime()
+    load = Load(time.sleep, time.clock)
+    load.seconds, load.knee = 0.005, at_once_knee
+    took: list[float] = []
+
+    async def client() -> None:
+        for _ in range(each):
+            began = time.now
+            await load.work()
+            took.append(time.now - began)
+
+    await time.run(*(client() for _ in range(many)))
+    return time.now, sum(took) / len(took)
+
+
+async def test_up_to_four_at_once_each_takes_as_long_as_alone() -> None:
+    for many in (1, 2, 3, 4):
+        whole, one = await seconds_for(many, 10)
+        assert one == pytest.approx(0.005)
+        assert whole == pytest.approx(0.05)
+
+
+async def test_with_eight_at_once_each_takes_twice_as_long_and_no_more_gets_done() -> None:
+    four, eight = await seconds_for(4, 20), await seconds_for(8, 10)
+    assert eight[0] == pytest.approx(four[0])
+    assert eight[1] == pytest.approx(2 * four[1])
+    assert (await seconds_for(16, 5))[1] == pytest.approx(4 * four[1])
+    assert (await seconds_for(2, 5, at_once_knee=1))[1] == pytest.approx(0.01)
+
+
+async def test_who_comes_while_others_are_served_slows_them_from_then_on() -> None:
+    time = VirtualTime()
+    load = Load(time.sleep, time.clock)
+    load.seconds = 1.0
+    ends: list[float] = []
+
+    async def client(begin: float) -> None:
+        await time.sleep(begin)
+        await load.work()
+        ends.append(time.now)
+
+    await time.run(*(client(0.0) for _ in range(4)), *(client(0.5) for _ in range(4)))
+    assert ends[:4] == pytest.approx([1.5] * 4)
+    assert ends[4:] == pytest.approx([2.0] * 4)  # the last half second of work is theirs alone
+
+
+async def test_a_request_that_is_given_up_leaves_the_others_their_share() -> None:
+    time = VirtualTime()
+    load = Load(time.sleep, time.clock)
+    load.seconds = 1.0
+
+    async def gives_up() -> None:
+        giving_up = asyncio.ensure_future(load.work())
+        await time.sleep(0.5)
+        giving_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await giving_up
+
+    await time.run(gives_up(), *(load.work() for _ in range(4)))
+    assert time.now == pytest.approx(1.1)  # half a second among five, then four at full speed
+
+
+async def test_its_answers_take_their_service_time(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    dialer.control({"service_time": 0.02, "knee": 2})
+    assert (dialer.service_time, dialer.knee) == (0.02, 2)
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(ask(session, dialer, function="version") for _ in range(8)))
+    assert asyncio.get_running_loop().time() - began >= 8 * 0.02 / 2
+
+
+async def test_each_request_is_told_when_it_is_over(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    told: list[DialerRequest] = []
+    dialer.observe = told.append
+    dialer.keep_requests = False
+    await ask(session, dialer, function="callid_info", call_id=CALL)
+    dialer.fault = "hang"
+    with pytest.raises(TimeoutError):
+        async with session.get(dialer.url, timeout=aiohttp.ClientTimeout(total=0.05)):
+            pass
+    await until(lambda: len(told) == 2)
+    dialer.fault = None
+    dialer.delay = 60
+    with pytest.raises(TimeoutError):
+        async with session.get(dialer.url, timeout=aiohttp.ClientTimeout(total=0.05)):
+            pass
+    await until(lambda: len(told) == 3)
+    dialer.delay = 0
+    async with session.get(f"{dialer.base_url}/vicidial/api.php?pass={DEFAULT_PASSWORD}") as response:
+        assert response.status == 404
+        assert dialer.url in await response.text()
+    outcomes = ["ok", "fault: hang", "the client gave up", "not here: the API is at " + PATH]
+    assert [each.outcome for each in told] == outcomes
+    assert list(dialer.recent) == told
+    assert dialer.requests == []
+    assert DEFAULT_PASSWORD not in repr([asdict(each) for each in told])
+
+
+async def test_it_is_changed_by_json_and_put_back(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    query = {"function": "campaigns_list", "campaign_id": "NEW1"}
+    at_first = await ask(session, dialer, **query)
+    dialer.control(
+        {
+            "campaigns": {"NEW1": {"name": "New one", "in_groups": ["A"]}},
+            "recordings": [
+                {
+                    "recording_id": "9",
+                    "start_time": "2026-11-20 14:00:00",
+                    "user": "1001",
+                    "lead_id": "99",
+                    "seconds": 5,
+                    "location": "",
+                }
+            ],
+            "users": {
+                "fresh": {"password": "Fresh1", "functions": ["campaigns_list"], "campaigns": ["NEW1"]}
+            },
+            "utc_offset": 3600,
+        }
+    )
+    login = {"user": "fresh", "pass": "Fresh1"}
+    assert (await ask(session, dialer, **query | login)).startswith("NEW1|New one|Y|")
+    assert "USER DOES NOT HAVE PERMISSION TO USE" in await ask(
+        session, dialer, function="user_details", **login
+    )
+    assert "|9|99|" in await ask(session, dialer, function="recording_lookup", lead_id="99")
+    assert "DATE: 2026-11-22 03:09:58|EPOCH: 1795313398|" in await ask(session, dialer, function="version")
+    dialer.control({"reset": True})
+    assert await ask(session, dialer, **query) == at_first
+    assert "fresh" not in dialer.users
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"users": {"nobody": {"locked": True}}}, "there is no API user 'nobody'; there are crmsync, "),
+        ({"users": {"crmsync": {"shoe_size": 9}}}, "an API user has no 'shoe_size'; it has password, "),
+        ({"charset": "ebcdic"}, "unknown charset 'ebcdic'; there are utf-8, latin-1"),
+        ({"password": {"nobody": "x"}}, "there is no API user 'nobody'"),
+        ({"fault": "tea"}, "unknown fault 'tea'"),
+        ({"nonsense": 1}, "unknown or unusable setting 'nonsense'"),
+    ],
+)
+async def test_a_change_that_is_none_is_refused_in_words(
+    change: dict[str, Any], complaint: str, dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    async with session.post(f"{dialer.base_url}/control", json=change) as response:
+        assert response.status == 400
+        assert complaint in (await response.json())["error"]
+
+
+async def test_a_user_is_locked_and_let_in_again_by_json(session: aiohttp.ClientSession) -> None:
+    now = 10_000.0
+    async with StandInDialer(clock=lambda: now) as dialer:
+        now = 20_000.0
+        dialer.control({"users": {"crmsync": {"locked": True}}})
+        query = {"function": "callid_info", "call_id": CALL}
+        assert "|LOCK|" in await ask(session, dialer, **query)
+        now += 901
+        assert await ask(session, dialer, **query) == f"{CALL}|120\n"
+        dialer.control({"users": {"crmsync": {"locked": True}}})
+        assert "|LOCK|" in await ask(session, dialer, **query)
+        dialer.control({"users": {"crmsync": {"locked": False}}})
+        assert await ask(session, dialer, **query) == f"{CALL}|120\n"
 
 
 async def test_it_can_be_stopped_and_started_on_the_same_address(session: aiohttp.ClientSession) -> None:

@@ -4,39 +4,28 @@ Run as `python -m worker.demo.dialer`, it prints one JSON line with its address 
 """
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import web
 
-from worker.demo.dialer_answers import Question, answer, filtered, subject_of
+from worker.demo.dialer_answers import Question, ServerError, answer, filtered, subject_of
 from worker.demo.dialer_data import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
     ApiUser,
     Campaign,
-    Dialect,
     DialerAgent,
     DialerCall,
     Recording,
-    World,
-    recorded_world,
 )
-from worker.demo.dialer_requests import (
-    CONTENT_TYPE,
-    Answerer,
-    DialerRequest,
-    Planted,
-    Plants,
-    outcome_of,
-    read_parameters,
-)
-from worker.demo.dialer_tutorial import tutorial_answer, tutorial_world
-from worker.demo.recordings import Exchange
-from worker.demo.stand_in import StandIn, program_arguments, serve_until_signal, take_common
+from worker.demo.dialer_page import html_page, text_page
+from worker.demo.dialer_php import LONGEST_REQUEST_LINE, amid_warnings, fatal_error, too_long
+from worker.demo.dialer_requests import CONTENT_TYPE, DialerRequest, Planted, outcome_of, read_parameters
+from worker.demo.dialer_state import DialerState
+from worker.demo.dialer_tables import View
+from worker.demo.dialer_tutorial import tutorial_answer
+from worker.demo.stand_in import program_arguments, serve_until_signal
 
 __all__ = [
     "DEFAULT_PASSWORD",
@@ -56,172 +45,30 @@ __all__ = [
 PATH: Final = "/vicidial/non_agent_api.php"
 """Where the API is."""
 
-_PAGE = """A stand-in for VICIdial's non-agent API, dialect "{dialect}".
-
-Ask {url}?function=callid_info&call_id=…&user={user}&pass=…&source=test (or POST the same as a form).
-It knows these calls: {calls}
-and these agents: {agents}
-GET /control tells what was asked; POST /control changes what is answered.
-"""
+_NOT_LET_IN = ("ERROR: Login incorrect", "ERROR: Too many login", "ERROR: INVALID USERNAME")
 
 
-class StandInDialer(StandIn):
+class StandInDialer(DialerState):
     """A dialer that answers as VICIdial does, breaks when told to, and remembers what it was asked.
 
     `calls`, `agents`, `campaigns`, `recordings` and `users` may be changed while it serves. In the tutorial
     dialect it answers as the tutorials say, with `separator` between the values. With `keep_requests=False`
     it only counts. Its `clock` starts at 0; `wall` is the time of day that `version` tells.
-    """
 
-    def __init__(
-        self,
-        *,
-        port: int = 0,
-        delay: float = 0.0,
-        dialect: Dialect = "real",
-        separator: str = "|",
-        keep_requests: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        """Prepare a dialer with everything that stands in the recordings."""
-        super().__init__(port=port, delay=delay)
-        self.dialect: Dialect = dialect
-        self.separator = separator
-        self.keep_requests = keep_requests
-        self.world: World = recorded_world() if dialect == "real" else tutorial_world()
-        self.requests: list[DialerRequest] = []
-        self.asked: Counter[str] = Counter()
-        self.failed_logins = 0
-        self._plants = Plants()
-        self._clock, self._wall, self._began = clock, wall, clock()
+    An answer takes `delay` seconds, and then `service_time`, as long as at most `knee` requests are being
+    answered; of more, each takes longer in proportion. `observe` is told each request when it is over.
+    """
 
     @property
     def url(self) -> str:
         """The full address of the API."""
         return f"{self.base_url}{PATH}"
 
-    @property
-    def calls(self) -> dict[str, DialerCall]:
-        """The calls by id; add one to have it found."""
-        return self.world.calls
-
-    @property
-    def agents(self) -> dict[str, DialerAgent]:
-        """The agents by user name."""
-        return self.world.agents
-
-    @property
-    def campaigns(self) -> dict[str, Campaign]:
-        """The campaigns by id."""
-        return self.world.campaigns
-
-    @property
-    def recordings(self) -> list[Recording]:
-        """The recordings that `recording_lookup` searches."""
-        return self.world.recordings
-
-    @property
-    def users(self) -> dict[str, ApiUser]:
-        """The API users by name; change a password here."""
-        return self.world.users
-
-    def now(self) -> float:
-        """Give the seconds since this dialer was made, by its clock."""
-        return self._clock() - self._began
-
-    def add_call(self, call: DialerCall) -> None:
-        """Add a call whose schedule begins now, not at the first question about it."""
-        call.since = self.now()
-        self.calls[call.call_id] = call
-
-    def plant(
-        self,
-        subject: str,
-        planted: Planted | Answerer | None = None,
-        *,
-        function: str = "",
-        **fields: Any,  # noqa: ANN401 - the fields of `Planted`, given one by one
-    ) -> None:
-        """Answer requests about this call or agent with exactly this: a `Planted`, its fields, or a callable.
-
-        With `function`, only that function; then `subject` may be empty, for one without an id.
-        """
-        self._plants.put(function, subject, Planted(**fields) if planted is None else planted)
-
-    def plant_exchange(self, exchange: Exchange) -> None:
-        """Answer the recorded request's function and subject with the recorded answer."""
-        parameters = filtered(exchange.query)
-        self.plant(
-            subject_of(parameters),
-            function=parameters.get("function", ""),
-            body=exchange.body,
-            status=exchange.status,
-            content_type=exchange.content_type,
-        )
-
-    def unplant(self) -> None:
-        """Forget everything planted."""
-        self._plants.clear()
-
-    def count(self, function: str, subject: str | None = None) -> int:
-        """Count the requests of a function so far, of one subject if given (which needs `keep_requests`)."""
-        if subject is None:
-            return self.asked[function]
-        return sum(1 for each in self.requests if (each.function, each.subject) == (function, subject))
-
     def add_routes(self, app: web.Application) -> None:
-        """Answer at the API's path with any method, and with a short page at `/`."""
+        """Answer at the API's path with any method, with a page at `/`, and say so anywhere else."""
         app.router.add_route("*", PATH, self._serve)
         app.router.add_get("/", self._page)
-
-    def control(self, change: Mapping[str, Any]) -> None:
-        """Change by JSON: `fault`, `delay`, `password`, `plant`, `unplant`, `calls`, `agents`, `ip_blocked`.
-
-        `calls` and `agents` map ids to fields of `DialerCall` and `DialerAgent`; `plant` maps a subject, or
-        `function:subject`, to fields of `Planted`.
-        """
-        changes: dict[str, Callable[[Any], None]] = {
-            "password": self._change_passwords,
-            "calls": self._change_calls,
-            "agents": self._change_agents,
-            "plant": self._change_plants,
-            "unplant": lambda _: self.unplant(),
-            "ip_blocked": lambda value: setattr(self.world, "ip_blocked", bool(value)),
-        }
-        for name, value in change.items():
-            if name in changes:
-                changes[name](value)
-            else:
-                take_common(self, name, value)
-
-    def report(self) -> dict[str, Any]:
-        """Say what was asked so far: counts, and the requests where they are kept."""
-        return {
-            "served": self.served,
-            "asked": dict(self.asked),
-            "failed_logins": self.failed_logins,
-            "concurrent": self.concurrent,
-            "max_concurrent": self.max_concurrent,
-            "requests": [asdict(each) for each in self.requests],
-        }
-
-    def _change_passwords(self, passwords: Mapping[str, str]) -> None:
-        for user, password in passwords.items():
-            self.users[user].password = password
-
-    def _change_calls(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
-        for call_id, fields in calls.items():
-            self.add_call(DialerCall(call_id=call_id, **_with_tuples(fields)))
-
-    def _change_agents(self, agents: Mapping[str, Mapping[str, Any]]) -> None:
-        for user, fields in agents.items():
-            self.agents[user] = DialerAgent(user=user, **_with_tuples(fields))
-
-    def _change_plants(self, plants: Mapping[str, Mapping[str, Any]]) -> None:
-        for key, fields in plants.items():
-            function, _, subject = key.rpartition(":")
-            self.plant(subject, Planted(**fields), function=function)
+        app.router.add_route("*", "/{elsewhere:.*}", self._serve_elsewhere)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         parameters = filtered(await read_parameters(request))
@@ -236,24 +83,50 @@ class StandInDialer(StandIn):
         self.asked[seen.function] += 1
         if self.keep_requests:
             self.requests.append(seen)
-        async with self.counted():
-            if self.fault is not None:
-                seen.outcome = f"fault: {self.fault}"
-                return await self.misbehave(request, self.fault)
-            planted = self._plants.take(seen)
-            if planted is not None:
-                return await self._serve_planted(request, seen, planted)
-            text = self._answer(parameters)
-        seen.status, seen.outcome = 200, outcome_of(text)
-        return web.Response(text=text, headers={"content-type": CONTENT_TYPE})
+        self.recent.append(seen)
+        try:
+            async with self.counted():
+                return await self._respond(request, seen, parameters)
+        finally:
+            seen.seconds = self.now() - seen.at
+            seen.outcome = seen.outcome or "the client gave up"
+            self.observe(seen)
 
-    def _answer(self, parameters: Mapping[str, str]) -> str:
-        question = Question(parameters, self.world, self.now(), self._wall())
+    async def _respond(
+        self, request: web.Request, seen: DialerRequest, parameters: Mapping[str, str]
+    ) -> web.StreamResponse:
+        if self.fault is not None:
+            seen.outcome = f"fault: {self.fault}"
+            return await self.misbehave(request, self.fault)
+        if seen.function != "version" and (wait := self.users_free_at - self.now()) > 0:
+            await self.pause(wait)
+        await self.load.work()
+        planted = self.plants.take(seen)
+        if planted is not None:
+            return await self._serve_planted(request, seen, planted)
+        if len(f"{request.method} {request.raw_path} HTTP/1.1") > LONGEST_REQUEST_LINE:
+            body, content_type = too_long()
+            seen.status, seen.outcome = 414, "the address is too long"
+            return web.Response(status=414, body=body.encode(), headers={"content-type": content_type})
+        return self._answer(seen, parameters)
+
+    def _answer(self, seen: DialerRequest, parameters: Mapping[str, str]) -> web.Response:
+        question = Question(parameters, self.world, self.now(), self.wall())
         tutorial = self.dialect == "tutorial"
-        text = tutorial_answer(question, self.separator) if tutorial else answer(question)
-        if text.startswith(("ERROR: Login incorrect", "ERROR: Too many login", "ERROR: INVALID USERNAME")):
-            self.failed_logins += 1
-        return text
+        seen.status = 200
+        try:
+            text = tutorial_answer(question, self.separator) if tutorial else answer(question)
+            seen.outcome = outcome_of(text)
+            if text.startswith(_NOT_LET_IN):
+                self.failed_logins += 1
+            if self.world.display_errors:
+                text = amid_warnings(text, parameters)
+        except ServerError as error:
+            shown = self.world.display_errors
+            text = fatal_error(parameters) if shown else ""
+            seen.status, seen.outcome = 200 if shown else 500, f"server error: {error}"
+        body = text.encode(self.world.charset, errors="replace")
+        return web.Response(status=seen.status, body=body, headers={"content-type": CONTENT_TYPE})
 
     async def _serve_planted(
         self, request: web.Request, seen: DialerRequest, planted: Planted
@@ -271,23 +144,56 @@ class StandInDialer(StandIn):
             headers={"content-type": planted.content_type, **planted.headers},
         )
 
-    async def _page(self, _: web.Request) -> web.Response:
-        text = _PAGE.format(
-            dialect=self.dialect,
-            url=self.url,
-            user=DEFAULT_USER,
-            calls=" ".join(self.calls),
-            agents=" ".join(self.agents),
+    async def _serve_elsewhere(self, request: web.Request) -> web.Response:
+        """Tell a client with a wrong address the right one; the path only, as a query holds a password."""
+        seen = DialerRequest(
+            at=self.now(),
+            method=request.method,
+            function=request.path,
+            subject="",
+            user="",
+            parameters={},
+            status=404,
+            outcome=f"not here: the API is at {PATH}",
         )
-        return web.Response(text=text)
+        self.recent.append(seen)
+        self.observe(seen)
+        return web.Response(status=404, text=f"Nothing is here. The API is at {self.url}, a page at /.\n")
 
+    async def _page(self, request: web.Request) -> web.Response:
+        """Explain itself: in HTML to who asks for HTML, else in plain text."""
+        view = View(
+            base_url=self.base_url,
+            url=self.url,
+            dialect=self.dialect,
+            separator=self.separator,
+            world=self.world,
+            now=self.now(),
+            wall=self.wall(),
+            recent=tuple(self.recent),
+            troubles=self._troubles(),
+        )
+        if "text/html" not in request.headers.get("accept", ""):
+            return web.Response(text=text_page(view))
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        return web.Response(
+            text=html_page(view), content_type="text/html", headers={"content-security-policy": policy}
+        )
 
-def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _as_tuple(value) for name, value in fields.items()}
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value
+    def _troubles(self) -> tuple[str, ...]:
+        """Say in what ways it is broken or slow at this moment."""
+        waits = self.users_free_at - self.now()
+        found = {
+            f"fault {self.fault}": self.fault is not None,
+            f"delay {self.delay:g} s": self.delay > 0,
+            f"service_time {self.service_time:g} s, growing above {self.knee} at once": self.service_time > 0,
+            f"users_table_locked for {waits:.0f} s more": waits > 0,
+            "ip_blocked": self.world.ip_blocked,
+            "display_errors": self.world.display_errors,
+            f"charset {self.world.charset}": self.world.charset != "utf-8",
+            "planted answers": bool(self.plants),
+        }
+        return tuple(said for said, holds in found.items() if holds)
 
 
 def main() -> None:
@@ -295,6 +201,7 @@ def main() -> None:
     parser = program_arguments("A stand-in for VICIdial's non-agent API.")
     parser.add_argument("--dialect", choices=("real", "tutorial"), default="real")
     parser.add_argument("--separator", default="|", help="of the tutorial dialect")
+    parser.add_argument("--service-time", type=float, default=0.0, help="seconds of work for each answer")
     parser.add_argument("--count-only", action="store_true", help="keep no list of the requests")
     chosen = parser.parse_args()
 
@@ -306,6 +213,7 @@ def main() -> None:
             separator=chosen.separator,
             keep_requests=not chosen.count_only,
         )
+        dialer.service_time = chosen.service_time
         await serve_until_signal(dialer, chosen.config)
 
     asyncio.run(serve())

@@ -1,16 +1,15 @@
 """How the stand-in answers: VICIdial's non-agent API as recorded, as a function of parameters and world.
 
-The order of the checks is the real one: `version` needs no login; then login and lock, address, allowed
-functions, the function's own permission, the source, and only then whether there is such a function.
+The order of the checks is that of VICIdial's source: `version` needs no login; then login and lock, the
+address, and whether there is such a function; the function itself checks the source, whether it is among the
+user's allowed ones, and its own permission.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from worker.demo.dialer_data import (
-    ALL_FUNCTIONS,
     CALL_COLUMNS,
     SEPARATORS,
     ApiUser,
@@ -19,13 +18,8 @@ from worker.demo.dialer_data import (
     Recording,
     World,
 )
+from worker.demo.dialer_logins import log_in, refusal
 
-LOCK_AFTER = 10
-"""Failed logins that lock an API user…"""
-LOCK_SECONDS = 900
-"""…for so long after its last good one."""
-
-_LOWEST_LEVEL = 7
 _SHORTEST_SOURCE = 2
 _SECOND_DIGITS = 10
 _FILTERS = {
@@ -97,54 +91,33 @@ def subject_of(parameters: Mapping[str, str]) -> str:
     )
 
 
+class ServerError(Exception):
+    """The server breaks over a request: over an SQL error, or over an array where it wants text."""
+
+
 def answer(question: Question) -> str:
-    """Answer one request; the API users' login counts in the world are brought up to date."""
+    """Answer one request; the API users' login counts in the world are brought up to date.
+
+    Raises `ServerError` where the real one ends with a status 500.
+    """
     function = question.get("function")
     if function == "version":
         return _version(question)
-    user, refusal = _log_in(question)
-    if user is None:
-        return refusal
     name = question.get("user")
-    if not user.functions & {ALL_FUNCTIONS, function}:
-        return f"ERROR: auth USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION: |{name}|{function}|\n"
-    known = _FUNCTIONS.get(function)
-    if known is not None and not known.allows(user):
-        return f"ERROR: {function} USER DOES NOT HAVE PERMISSION TO GET {known.what}: |{name}|0|\n"
+    user, error = log_in(question.world, name, question.get("pass"), question.now)
+    if user is None:
+        return error
+    if function not in _FUNCTIONS:
+        return "ERROR: NO FUNCTION SPECIFIED\n"
     source = question.get("source")
     if len(source) < _SHORTEST_SOURCE:
         return f"ERROR: Invalid Source - {source}\nERROR: Invalid Source: |{source}|\n"
-    return "ERROR: NO FUNCTION SPECIFIED\n" if known is None else known.run(question, user)
+    return refusal(user, name, function) or _FUNCTIONS[function](question, user)
 
 
-def check_login(user: ApiUser | None, password: str, now: float) -> str:
-    """Check a password as VICIdial does and count it; gives `GOOD`, `BAD`, `LOCK` or `2FA`.
-
-    The lock counts from the last good login, so a user who has none for 15 minutes is not locked by ten
-    failures: the eleventh starts the count anew. A try while locked changes nothing.
-    """
-    if user is None:
-        return "BAD"
-    over = user.last_login is None or user.last_login < now - LOCK_SECONDS
-    right = user.password.casefold() == password.casefold() and user.level >= _LOWEST_LEVEL
-    # With no login ever, the real query compares with NULL, and the right password is refused once.
-    if right and (user.failed_logins < LOCK_AFTER or (over and user.last_login is not None)):
-        user.failed_logins, user.last_login = 0, now
-        return "2FA" if user.two_factor else "GOOD"
-    if user.failed_logins < LOCK_AFTER:
-        user.failed_logins += 1
-    elif over:
-        user.failed_logins, user.last_login = 1, now
-    else:
-        return "LOCK"
-    return "BAD"
-
-
-def find_user(world: World, name: str) -> ApiUser | None:
-    """Find an API user as the database does, whatever the case of the letters."""
-    folded = name.casefold()
-    exact = world.users.get(name)
-    return exact or next((user for known, user in world.users.items() if known.casefold() == folded), None)
+def is_call_id(text: str) -> bool:
+    """Say whether the API looks for a call of that id at all."""
+    return _CALL_ID.match(text) is not None
 
 
 def find_agent(world: World, name: str) -> DialerAgent | None:
@@ -160,47 +133,56 @@ def agent_campaign_ids(world: World, agent: DialerAgent) -> list[str]:
     return [name for name in ids if name not in world.campaigns or world.campaigns[name].active]
 
 
-def _log_in(question: Question) -> tuple[ApiUser | None, str]:
-    name, password = question.get("user"), question.get("pass")
-    user = find_user(question.world, name)
-    verdict = check_login(user, password, question.now)
-    if verdict == "LOCK":
-        return None, f"ERROR: Too many login attempts, try again in 15 minutes: |{name}|LOCK|\n"
-    if verdict != "GOOD":
-        return None, f"ERROR: Login incorrect, please try again: |{name}|{password}|{verdict}|\n"
-    if question.world.ip_blocked:
-        return None, "ERROR: Your IP Address is not allowed: 127.0.0.1: ||IPBLOCK|\n"
-    return user, ""
+def in_groups_of(world: World, campaign_ids: Collection[str]) -> list[str]:
+    """Give the in-groups of these campaigns, in the order of the server's campaigns, not of the agent's."""
+    campaigns = [each for each in world.campaigns.values() if each.campaign_id in campaign_ids]
+    return list(dict.fromkeys(group for each in campaigns for group in each.in_groups))
 
 
 def _version(question: Question) -> str:
     zone = question.world.zone
-    date = datetime.fromtimestamp(question.wall + question.world.utc_offset, UTC).strftime(
-        "%Y-%m-%d %H:%M:%S"
-    )
+    date = question.world.local_time(question.wall)
     start = "VERSION: 2.14-202|BUILD: 250720-1841"
     return f"{start}|DATE: {date}|EPOCH: {int(question.wall)}|DST: 0|TZ: {zone}|TZNOW: {zone}|\n"
 
 
+def call_times(question: Question, call: DialerCall) -> tuple[str, str]:
+    """Give a call's start and end as they are written, the end empty where it is not over or not known."""
+    age = call.age(question.now)
+    if call.call_date or age is None:
+        return call.call_date, call.ended_at
+    start = question.wall - age
+    over = [after for after, state in call.schedule if state in {"DISPO", "final"} and after <= age]
+    local_time = question.world.local_time
+    return local_time(start), call.ended_at or (local_time(start + over[0]) if over else "")
+
+
 def _callid_info(question: Question, _: ApiUser) -> str:
     call_id, name = question.get("call_id"), question.get("user")
-    if not _CALL_ID.match(call_id):
+    if "call_id[]" in question.parameters:
+        raise ServerError("TypeError")
+    if not is_call_id(call_id):
         return f"ERROR: callid_info INVALID SEARCH PARAMETERS: {name}|{call_id}\n"
     call = question.world.calls.get(call_id)
     state = "not_found" if call is None else call.state(question.now)
+    if state == "sql_error":
+        raise ServerError("mysqli_sql_exception")
     if call is None or state == "not_found":
         return f"ERROR: callid_info CALL NOT FOUND: {name}|\n"
     if state == "log_not_found":
         return f"ERROR: callid_info CALL LOG NOT FOUND: {name}|\n"
     width = len(CALL_COLUMNS) if question.get("detail") == "YES" else 2
-    return question.table(CALL_COLUMNS[:width], [_call_row(call, state)[:width]])
+    start = call_times(question, call)[0]
+    return question.table(CALL_COLUMNS[:width], [_call_row(call, state, start)[:width]])
 
 
-def _call_row(call: DialerCall, state: str) -> tuple[str, ...]:
+def _call_row(call: DialerCall, state: str, start: str) -> tuple[str, ...]:
     talked = 0 if state in {"INCALL", "QUEUE"} else call.talk_seconds
     status = call.status if state == "final" else state
-    place = (call.call_date, call.phone, call.call_type, call.campaign_id, call.list_id)
-    return (call.call_id, str(talked), *place, status, call.user)
+    nobody = "VDCL" if call.call_type == "INBOUND" else "VDAD"
+    user = nobody if state == "QUEUE" else call.user
+    place = (start, call.phone, call.call_type, call.campaign_id, call.list_id)
+    return (call.call_id, str(talked), *place, status, user)
 
 
 def _agent_campaigns(question: Question, user: ApiUser) -> str:
@@ -212,13 +194,10 @@ def _agent_campaigns(question: Question, user: ApiUser) -> str:
     allowed = [each for each in agent_campaign_ids(world, agent) if only in {"", each.casefold()}]
     if not allowed:
         return f"ERROR: agent_campaigns THIS AGENT USER HAS NO AVAILABLE CAMPAIGNS: {asked}|{name}|\n"
-    # The server reads the in-groups in the order of its campaigns, not of the agent's.
-    in_groups = [
-        group for each in world.campaigns.values() if each.campaign_id in allowed for group in each.in_groups
-    ]
+    in_groups = in_groups_of(world, allowed)
     if question.get("ignore_agentdirect") == "Y":
         in_groups = [group for group in in_groups if not group.startswith("AGENTDIRECT")]
-    row = (asked, "-".join(allowed), "-".join(dict.fromkeys(in_groups)))
+    row = (asked, "-".join(allowed), "-".join(in_groups))
     return question.table(_AGENT_HEADER, [row])
 
 
@@ -286,22 +265,10 @@ def _may_see(user: ApiUser, agent: DialerAgent) -> bool:
     return user.groups is None or agent.user_group in user.groups
 
 
-@dataclass(frozen=True, slots=True)
-class _Function:
-    run: Callable[[Question, ApiUser], str]
-    what: str
-    level: int = _LOWEST_LEVEL
-    modify_users: bool = False
-
-    def allows(self, user: ApiUser) -> bool:
-        may_modify = user.modify_users or not self.modify_users
-        return user.api_access and user.view_reports and user.level >= self.level and may_modify
-
-
-_FUNCTIONS = {
-    "callid_info": _Function(_callid_info, "CALL INFO"),
-    "agent_campaigns": _Function(_agent_campaigns, "AGENT INFO", level=8, modify_users=True),
-    "campaigns_list": _Function(_campaigns_list, "CAMPAIGN INFO", level=8),
-    "user_details": _Function(_user_details, "USER DETAILS"),
-    "recording_lookup": _Function(_recording_lookup, "RECORDING INFO"),
+_FUNCTIONS: Mapping[str, Callable[[Question, ApiUser], str]] = {
+    "callid_info": _callid_info,
+    "agent_campaigns": _agent_campaigns,
+    "campaigns_list": _campaigns_list,
+    "user_details": _user_details,
+    "recording_lookup": _recording_lookup,
 }

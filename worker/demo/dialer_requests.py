@@ -17,8 +17,8 @@ CONTENT_TYPE: Final = "text/html; charset=utf-8"
 class DialerRequest:
     """One request as it was asked, never with its password; `outcome` is filled in when it is answered.
 
-    `at` is seconds of the dialer's clock. `outcome` is `ok`, the start of an error, or `fault: …`; while the
-    answer is still due it is empty.
+    `at` is seconds of the dialer's clock, `seconds` what the answer took. `outcome` is `ok`, the start of an
+    error, or `fault: …`; while the answer is still due it is empty.
     """
 
     at: float
@@ -29,6 +29,7 @@ class DialerRequest:
     parameters: Mapping[str, str] = field(repr=False)
     status: int = 0
     outcome: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,9 @@ class Plants:
 
     def __init__(self) -> None:
         self._planted: dict[tuple[str, str], Planted | Answerer] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._planted)
 
     def put(self, function: str, subject: str, planted: Planted | Answerer) -> None:
         """Plant an answer, in place of an earlier one for the same."""
@@ -79,14 +83,20 @@ class Plants:
 
 
 async def read_parameters(request: web.Request) -> dict[str, str]:
-    """Read the parameters as PHP does: the address first, then a POSTed form, and no other body."""
+    """Read the parameters as PHP does: the address first, then a POSTed form, and no other body.
+
+    An array (`name[]`) reads `Array` as text, and stands under its own name too.
+    """
     form = b""
     if request.method == "POST" and request.content_type == "application/x-www-form-urlencoded":
         form = await request.read()
     found: dict[str, str] = {}
     for text in (form.decode(errors="replace"), request.raw_path.partition("?")[2]):
         for name, value in parse_qsl(text, keep_blank_values=True, errors="replace"):
-            found[name.removesuffix("[]")] = "Array" if name.endswith("[]") else value
+            if name.endswith("[]"):
+                found |= {name: value, name.removesuffix("[]"): "Array"}
+            else:
+                found[name] = value
     return found
 
 

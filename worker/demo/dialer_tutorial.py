@@ -6,8 +6,11 @@ tutorials' own error texts. The tutorials lost their example block, so the separ
 
 from typing import Final
 
-from worker.demo.dialer_answers import Question, agent_campaign_ids, check_login, find_agent, find_user
-from worker.demo.dialer_data import Campaign, DialerAgent, DialerCall, World, recorded_world
+from worker.demo.dialer_answers import Question, agent_campaign_ids, call_times, find_agent
+from worker.demo.dialer_data import ALL_FUNCTIONS, ApiUser, Campaign, DialerAgent, DialerCall, World
+from worker.demo.dialer_lives import live_calls
+from worker.demo.dialer_logins import check_login, find_user
+from worker.demo.dialer_world import recorded_world
 
 CAMPAIGNS: Final = (("Campaign1", "Outbound Sales"), ("Campaign2", "Inbound Support"))
 """The tutorials' campaigns, those of the agent `agent001`."""
@@ -17,8 +20,9 @@ _NO_PERMISSION = "ERROR: USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION\n"
 
 
 def tutorial_world() -> World:
-    """Give the recorded world with the tutorials' own campaigns for the tutorials' agent."""
+    """Give the recorded world with the tutorials' own campaigns and agent, and calls that live."""
     world = recorded_world()
+    world.calls.update({call.call_id: call for call in live_calls("tutorial")})
     for campaign_id, name in CAMPAIGNS:
         world.campaigns[campaign_id] = Campaign(campaign_id=campaign_id, name=name)
     ids = tuple(campaign_id for campaign_id, _ in CAMPAIGNS)
@@ -34,11 +38,15 @@ def tutorial_answer(question: Question, separator: str) -> str:
     user = find_user(question.world, question.get("user"))
     if user is None or check_login(user, question.get("pass"), question.now) != "GOOD":
         return "ERROR: INVALID USERNAME OR PASSWORD\n"
-    if not user.functions & {"ALL_FUNCTIONS", function} or not user.api_access:
+    if not may(user, function):
         return _NO_PERMISSION
-    if function == "callid_info":
-        return _callid_info(question, separator)
-    return _agent_campaigns(question, separator) if user.level >= _AGENT_LEVEL else _NO_PERMISSION
+    return (_callid_info if function == "callid_info" else _agent_campaigns)(question, separator)
+
+
+def may(user: ApiUser, function: str) -> bool:
+    """Say whether this user may use this function."""
+    high_enough = function == "callid_info" or user.level >= _AGENT_LEVEL
+    return user.api_access and high_enough and bool(user.functions & {ALL_FUNCTIONS, function})
 
 
 def _callid_info(question: Question, separator: str) -> str:
@@ -46,13 +54,12 @@ def _callid_info(question: Question, separator: str) -> str:
     state = "not_found" if call is None else call.state(question.now)
     if call is None or not call.call_id.isdigit() or state in {"not_found", "log_not_found"}:
         return "ERROR: CALL ID NOT FOUND\n"
-    return separator.join(_call_values(call, state)) + "\n"
+    return separator.join(_call_values(call, state, call_times(question, call))) + "\n"
 
 
-def _call_values(call: DialerCall, state: str) -> tuple[str, ...]:
+def _call_values(call: DialerCall, state: str, times: tuple[str, str]) -> tuple[str, ...]:
     direction = "Inbound" if call.call_type == "INBOUND" else "Outbound"
     status = call.status if state == "final" else state
-    times = (call.call_date, call.ended_at)
     return (call.call_id, *times, direction, call.user, call.phone, status, call.recording)
 
 

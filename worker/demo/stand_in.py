@@ -47,8 +47,10 @@ _BODIES: Final[Mapping[str, tuple[int, bytes]]] = {
     "mysql": (200, MYSQL_ERROR.encode()),
     "garbage": (200, GARBAGE),
 }
+_CONTENT_TYPE = "text/html; charset=UTF-8"  # PHP's own, in capitals: no script got as far as to name one
 _DRIP_EVERY = 0.05
 _LARGEST_BODY = 16 * 1024 * 1024
+_LONGEST_LINE = 64 * 1024
 
 
 class StandIn(ABC):
@@ -92,6 +94,7 @@ class StandIn(ABC):
             access_log=None,
             shutdown_timeout=0.2,
             handler_cancellation=True,
+            max_line_size=_LONGEST_LINE,
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -124,8 +127,11 @@ class StandIn(ABC):
         """Add what this server answers to."""
 
     @abstractmethod
-    def control(self, change: Mapping[str, Any]) -> None:
-        """Make the changes that a JSON object names; raises `ValueError` for what it does not know."""
+    def control(self, change: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Make the changes that a JSON object names, and give what there is to say about them.
+
+        Raises `ValueError` for what it does not know.
+        """
 
     @abstractmethod
     def report(self) -> dict[str, Any]:
@@ -153,9 +159,7 @@ class StandIn(ABC):
         """Answer as a server broken in this way."""
         if fault in _BODIES:
             status, body = _BODIES[fault]
-            return web.Response(
-                status=status, body=body, headers={"content-type": "text/html; charset=utf-8"}
-            )
+            return web.Response(status=status, body=body, headers={"content-type": _CONTENT_TYPE})
         if fault == "drip":
             return await self._drip(request)
         if fault == "cut":
@@ -172,7 +176,7 @@ class StandIn(ABC):
         return web.Response()
 
     async def _drip(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/html; charset=utf-8"})
+        response = web.StreamResponse(headers={"content-type": _CONTENT_TYPE})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):
             while not self._closing.is_set():
@@ -185,10 +189,10 @@ class StandIn(ABC):
 
     async def _post_control(self, request: web.Request) -> web.Response:
         try:
-            self.control(await request.json())
+            said = self.control(await request.json())
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)
-        return web.json_response({"ok": True})
+        return web.json_response({"ok": True, **(said or {})})
 
 
 def take_common(stand_in: StandIn, name: str, value: object) -> None:

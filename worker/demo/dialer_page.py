@@ -1,0 +1,163 @@
+"""The stand-in dialer's own page: what it is, how to ask it, what it knows, how to break it.
+
+One page in HTML, which needs nothing else and no script, and the same in plain text for a terminal.
+"""
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from typing import Final
+
+from worker.demo.dialer_changes import Change, changes, control_line
+from worker.demo.dialer_data import DEFAULT_PASSWORD, DEFAULT_USER
+from worker.demo.dialer_examples import Example, answers, refusals
+from worker.demo.dialer_lives import LIVES
+from worker.demo.dialer_tables import Table, View, tables
+from worker.demo.stand_in import FAULTS
+
+
+def settings_lines(url: str) -> tuple[str, ...]:
+    """Give the lines that point a worker at the dialer."""
+    return (
+        f"export CRM_SYNC_VICIDIAL__URL='{url}'",
+        f"export CRM_SYNC_VICIDIAL__USER='{DEFAULT_USER}'",
+        f"export CRM_SYNC_VICIDIAL__PASSWORD='{DEFAULT_PASSWORD}'",
+    )
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def _introduction(view: View) -> str:
+    if view.dialect == "tutorial":
+        return (
+            "A stand-in for VICIdial's non-agent API as the tutorials tell it: no header, "
+            f"values separated by {view.separator!r}. It listens on this machine only."
+        )
+    return (
+        "A stand-in for VICIdial's non-agent API. It answers word for word as recorded from a real one "
+        "(VICIdial 2.14, build 250720-1841), and listens on this machine only."
+    )
+
+
+def _ways_to_break(view: View) -> tuple[str, ...]:
+    return (
+        f"Faults: {', '.join(FAULTS)}.",
+        f"Lives of a call, for ring: {'; '.join(f'{name} ({life.what})' for name, life in LIVES.items())}.",
+        f"GET {view.base_url}/control tells in JSON what was asked.",
+    )
+
+
+def text_page(view: View) -> str:
+    """Write the page for a terminal."""
+    return "\n".join(_text(view)) + "\n"
+
+
+def _text(view: View) -> Iterator[str]:
+    yield from (_introduction(view), f"The same with links, for a browser: {view.base_url}/", "")
+    yield from (f"NOW: {trouble}" for trouble in view.troubles)
+    yield from ("Address", f"  {view.url}", "", "Point a worker at it")
+    yield from (f"  {line}" for line in settings_lines(view.url))
+    for title, examples in _asking(view):
+        yield from ("", title)
+        for example in examples:
+            yield from (f"  # {example.title}", f"  {example.curl(view.url)}")
+    yield from ("", "Break it, or make it know more")
+    for change in changes(view.dialect, view.separator):
+        yield from (f"  # {change.title}", f"  {change.curl(view.base_url)}")
+        if change.back is not None:
+            yield f"  {control_line(view.base_url, change.back)}"
+    yield from (f"  {line}" for line in _ways_to_break(view))
+    for table in tables(view):
+        yield from ("", table.title, *_text_table(table))
+
+
+def _text_table(table: Table) -> Iterator[str]:
+    rows = [table.columns, *([_printable(each) for each in row] for row in table.rows)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(table.columns))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _printable(text: str) -> str:
+    """Show text that others wrote: with escapes for what would steer the terminal or break the line."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _asking(view: View) -> tuple[tuple[str, tuple[Example, ...]], ...]:
+    asked = answers(view.dialect, view.separator)
+    return (("Ask", asked), ("What it refuses", refusals(view.dialect)))
+
+
+# --- in HTML --------------------------------------------------------------------------------------
+
+_STYLE: Final = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+h2 { border-bottom: 1px solid #8888; margin-top: 2.5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
+pre { background: #8882; margin: .25rem 0; overflow-x: auto; padding: .5rem .75rem; user-select: all; }
+pre.says { background: none; border-left: 3px solid #8888; user-select: text; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; }
+td, th { border-bottom: 1px solid #8884; padding: .25rem .75rem .25rem 0; }
+td, th { text-align: left; vertical-align: top; }
+.trouble { border: 2px solid #c60; padding: .5rem .75rem; }
+"""
+
+
+def html_page(view: View) -> str:
+    """Write the page for a browser."""
+    return "\n".join(_html(view)) + "\n"
+
+
+def _html(view: View) -> Iterator[str]:
+    yield from ("<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">')
+    yield '<meta name="viewport" content="width=device-width">'
+    yield from ("<title>Stand-in dialer</title>", f"<style>{_STYLE}</style>", "</head>", "<body>")
+    yield from ("<h1>Stand-in dialer</h1>", f"<p>{escape(_introduction(view))}</p>")
+    if view.troubles:
+        yield f'<p class="trouble">At this moment: {escape("; ".join(view.troubles))}.</p>'
+    yield from ("<h2>Address</h2>", _pre([view.url]), "<p>Point a worker at it:</p>")
+    yield _pre(settings_lines(view.url))
+    for title, examples in _asking(view):
+        yield f"<h2>{escape(title)}</h2>"
+        for example in examples:
+            yield from _html_example(example, view.url)
+    yield "<h2>Break it, or make it know more</h2>"
+    yield from (f"<p>{escape(line)}</p>" for line in _ways_to_break(view))
+    for change in changes(view.dialect, view.separator):
+        yield from _html_change(change, view.base_url)
+    for table in tables(view):
+        yield from _html_table(table)
+    yield from ("</body>", "</html>")
+
+
+def _html_example(example: Example, url: str) -> Iterator[str]:
+    title = escape(example.title)
+    if example.method == "GET":
+        title = f'<a href="{escape(example.address(url))}">{title}</a>'
+    yield from (f"<h3>{title}</h3>", _pre([example.curl(url)]))
+    said = example.says or "(nothing)"
+    if example.status != 200:
+        said = f"{said}\nwith the status {example.status}"
+    yield f'<pre class="says">{escape(said)}</pre>'
+
+
+def _html_change(change: Change, base_url: str) -> Iterator[str]:
+    yield from (f"<h3>{escape(change.title)}</h3>", _pre([change.curl(base_url)]))
+    if change.back is not None:
+        yield from ("<p>and back:</p>", _pre([control_line(base_url, change.back)]))
+
+
+def _html_table(table: Table) -> Iterator[str]:
+    yield from (f"<h2>{escape(table.title)}</h2>", f"<p>{escape(table.remark)}</p>" if table.remark else "")
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+    yield f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>'
+    for row in table.rows:
+        yield f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+    yield "</tbody></table></div>"
+
+
+def _pre(lines: Iterable[str]) -> str:
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"
