@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import aio_pika
 import pytest
@@ -15,13 +16,17 @@ from typer.testing import CliRunner
 
 from worker import check
 from worker.check import Finding
+from worker.check.dialer import about_clock, describe
 from worker.cli import app
 from worker.demo.crm import StandInCrm
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
+from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
 from worker.rabbitmq.topology import declare, plan
 from worker.settings import Settings, load
+from worker.vicidial.version import read_version
 
 pytestmark = pytest.mark.broker
+
+FUNCTIONS = ("callid_info", "agent_campaigns", "recording_lookup", "campaigns_list", "user_details")
 
 
 @pytest.fixture
@@ -67,9 +72,11 @@ async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDiale
     assert "RabbitMQ" in found["broker"].text
     assert found["broker"].text.endswith("16 of 16 exchanges and queues missing, which run declares")
     assert found["dialer"].text.startswith("VICIdial 2.14-")
-    assert found["dialer"].text.endswith("may ask callid_info and agent_campaigns")
+    assert found["dialer"].text.endswith(
+        "may ask callid_info, agent_campaigns, recording_lookup, campaigns_list, user_details"
+    )
     assert found["sink"].text.endswith("reached, without TLS; deliveries are not signed")
-    assert dict(dialer.asked) == {"version": 1, "callid_info": 1, "agent_campaigns": 1}
+    assert dict(dialer.asked) == dict.fromkeys(["version", *FUNCTIONS], 1)
     assert crm.deliveries == 0
 
 
@@ -110,15 +117,71 @@ async def test_a_dialer_that_is_down_is_asked_once(
 
 async def test_the_dialers_clock(environment: pytest.MonkeyPatch) -> None:
     settings = load(Settings).vicidial
-    answer = "VERSION: 2.14-202|BUILD: 250720-1841|DATE: 2026-11-22 02:09:58|EPOCH: 1795331398|DST: 0|"
-    text, advice = check.read_version(answer, settings, now=1795331398.0)
-    assert text == "VICIdial 2.14-202, build 250720-1841, clock UTC-05:00"
-    assert advice == ()
-    _, advice = check.read_version(answer, settings, now=1795331398.0 + 100)
-    assert advice == ("its clock is 100 s behind this host's; set both by NTP",)
-    text, advice = check.read_version("ERROR: NO FUNCTION SPECIFIED", settings, now=0)
-    assert text == f"something at {settings.url} answers, but tells no version"
-    assert advice == ("its clock is unknown, so times would be null; set vicidial.timezone",)
+    told = "VERSION: 2.14-202|BUILD: 250720-1841|DATE: 2026-11-22 02:09:58|EPOCH: 1795331398|DST: 0|"
+    answer, now = read_version(told), 1795331398.0
+    assert describe(answer, settings) == "VICIdial 2.14-202, build 250720-1841, clock UTC-05:00"
+    assert about_clock(answer, settings, now) == []
+    assert about_clock(answer, settings, now + 100) == [
+        "its clock is 100 s behind this host's; set both by NTP"
+    ]
+    zoned = settings.model_copy(update={"timezone": ZoneInfo("America/New_York")})
+    assert about_clock(answer, zoned, now) == []
+    zoned = settings.model_copy(update={"timezone": ZoneInfo("Asia/Kolkata")})
+    assert about_clock(answer, zoned, now) == [
+        (
+            "its clock shows UTC-05:00, but vicidial.timezone (Asia/Kolkata) is UTC+05:30 now, so times may"
+            " be wrong; check that setting"
+        )
+    ]
+    nothing = read_version("ERROR: NO FUNCTION SPECIFIED")
+    assert describe(nothing, settings) == f"something at {settings.url} answers, but tells no version"
+    assert about_clock(nothing, settings, 0) == [
+        "its clock is unknown, so times would be null; set vicidial.timezone"
+    ]
+
+
+async def test_what_the_api_user_may_not_ask_is_a_warning_that_says_what_is_lost(
+    environment: pytest.MonkeyPatch, dialer: StandInDialer
+) -> None:
+    dialer.users["modest"] = ApiUser("Modest-Pass-1", functions=frozenset(FUNCTIONS[:2]))
+    environment.setenv("CRM_SYNC_VICIDIAL__USER", "modest")
+    environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", "Modest-Pass-1")
+    environment.setenv("CRM_SYNC_VICIDIAL__USER_DETAILS", "false")
+    found = (await findings())["dialer"]
+    assert found.ok
+    assert found.text.endswith("may ask callid_info, agent_campaigns")
+    recordings, campaigns = found.advice
+    assert recordings.startswith("recording_lookup: the dialer says")
+    assert recordings.endswith("until then recordings are null")
+    assert "API Allowed Functions" in campaigns
+    assert dialer.count("user_details") == 0
+
+
+async def test_a_missing_permission_for_calls_does_not_keep_agents_from_being_tried(
+    environment: pytest.MonkeyPatch, dialer: StandInDialer
+) -> None:
+    dialer.users["agents"] = ApiUser("Agents-Pass-1", functions=frozenset({"agent_campaigns"}))
+    environment.setenv("CRM_SYNC_VICIDIAL__USER", "agents")
+    environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", "Agents-Pass-1")
+    found = (await findings())["dialer"]
+    assert not found.ok
+    (problem,) = found.advice
+    assert problem.startswith("callid_info: the dialer says")
+    assert dialer.count("agent_campaigns") == 1
+
+
+async def test_what_vicidial_would_make_of_the_settings_is_told(
+    environment: pytest.MonkeyPatch, dialer: StandInDialer
+) -> None:
+    environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", f"{DEFAULT_PASSWORD}!&")
+    environment.setenv("CRM_SYNC_VICIDIAL__MAX_CONCURRENCY", "10")
+    environment.setenv("CRM_SYNC_GATES__REFUSED_PROBE", "1m")
+    found = await findings()
+    assert found["dialer"].ok  # VICIdial drops the two characters, and the rest is the password
+    dropped, locking = found["dialer"].advice
+    assert dropped.startswith("vicidial.password has characters that VICIdial drops silently")
+    assert locking.startswith("vicidial.max_concurrency is 10")
+    assert found["settings"].advice[0].startswith("gates.refused_probe is shorter than 5m")
 
 
 async def test_nobody_is_there(environment: pytest.MonkeyPatch, free_port: int) -> None:
