@@ -2,26 +2,35 @@
 
 import string
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, ProcessingError
-from worker.core.records import AgentEnrichment, CallEnrichment, Campaign, Enrichment, Recording
+from tests.adapters.recorded import (
+    CALL,
+    NEW_YORK,
+    NOT_FINAL,
+    READERS,
+    function_of,
+    name_of,
+    outcome,
+    outcomes,
+    read,
+)
+from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, Lack, NotReady, ProcessingError
+from worker.core.records import CallEnrichment, CallRecord, Campaign, Recording
 from worker.demo.recordings import Exchange, find, load
 from worker.vicidial.client import _text
-from worker.vicidial.responses import read_agent, read_call, read_offset
+from worker.vicidial.responses import read_agent, read_call
+from worker.vicidial.rows import DialerTimes
 
-NEW_YORK = ZoneInfo("America/New_York")
 SECRET = "Pl4nted+Secret"
-FUNCTIONS = ("callid_info", "agent_campaigns")
-CALL = "V1201405090000012345"
 HEADER = "call_id|custtime|call_date|phone|call_type|campaign_id|list_id|status|user"
 ROW = f"{CALL}|120|2026-11-20 14:05:09|3125551212|OUTBOUND_AUTO|SALES1|1001|SALE|1000"
 AGENT_HEADER = "user|allowed_campaigns_list|allowed_ingroups_list"
@@ -37,265 +46,33 @@ TUTORIAL_CALL = (
 )
 PROPERTY = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
-# What each recorded answer means, written down from the answers and not by the parser. Each outcome stands
-# above the groups and names of the exchanges that have it. Of a call: whether it is final, talk seconds, time
-# of day, phone, type, campaign, in-group, list, status and agent, `-` for what is not known. Of an error: its
-# label, and what its text has to say.
-RECORDED = """
-campaigns=OUTONLY,RENEW_24,SUPP,1; in_groups=RENEW_IN,SALESLINE,SUPPORTLINE; ambiguous
-    agent_campaigns: agent_1001_ignore-Y agent_1001_ignore-unset
-campaigns=SALES1,RENEW_24,SUPP,1,OUTONLY,OUTEMPTY,ADCAMP,7; \
-in_groups=AGENTDIRECT,AGENTDIRECT_CHAT,SALESLINE,SUPPORTLINE,RENEW_IN; ambiguous
-    agent_campaigns: agent_1002_ignore-N agent_6666_ignore-N agent_VDAD_ignore-unset
-        agent_inactive_ignore-N agent_inactive_ignore-unset
-campaigns=; in_groups=
-    agent_campaigns: agent_1003_ignore-unset agent_1004_ignore-N agent_1004_ignore-Y agent_1007_ignore-N
-        agent_1007_ignore-Y campaign_filter_CLOSED1 campaign_filter_NOPE campaign_filter_OUTONLY
-        campaign_filter_SUPP-1
-    agent_campaigns_errors: agent_no_campaigns_csv agent_no_campaigns_group_inactive
-        allowed_campaigns_null
-campaigns=RENEW_24,SALES1; in_groups=AGENTDIRECT,AGENTDIRECT_CHAT,SALESLINE,SUPPORTLINE,RENEW_IN; \
-ambiguous
-    agent_campaigns: agent_1005_ignore-N agent_1005_ignore-unset agent_mixedcase_ignore-N
-        api8_only_two_functions campaign_filter_empty detail_ignored fmt_stage-csv_header-NO
-        fmt_stage-csv_header-unset fmt_stage-pipe_header-NO fmt_stage-pipe_header-YES
-        fmt_stage-tab_header-NO fmt_stage-tab_header-YES fmt_stage-tab_header-unset
-        fmt_stage-unset_header-NO fmt_stage-unset_header-unset ignore_lower_y post_form
-    agent_campaigns_errors: viewable_groups_shows_agent
-    apache_mod_php: agent_campaigns_header
-    display_errors_on: agent_campaigns_ok
-campaigns=OUTONLY; in_groups=
-    agent_campaigns: agent_1006_ignore-unset
-campaigns=ADCAMP; in_groups=
-    agent_campaigns: agent_1008_ignore-Y
-campaigns=7; in_groups=
-    agent_campaigns: agent_1009_ignore-Y
-campaigns=SALES1,RENEW_24,SUPP,1,OUTONLY,OUTEMPTY,ADCAMP,7; \
-in_groups=SALESLINE,SUPPORTLINE,RENEW_IN; ambiguous
-    agent_campaigns: agent_6666_ignore-Y
-campaigns=RENEW_24,SALES1; in_groups=SALESLINE,SUPPORTLINE,RENEW_IN; ambiguous
-    agent_campaigns: agent_MixedCase_ignore-Y agent_jane-doe_1_ignore-Y agent_mixedcase_ignore-Y
-campaigns=RENEW_24; in_groups=RENEW_IN,SALESLINE
-    agent_campaigns: campaign_filter_RENEW_24
-campaigns=SALES1; in_groups=AGENTDIRECT,AGENTDIRECT_CHAT,SALESLINE,SUPPORTLINE
-    agent_campaigns: campaign_filter_SALES1 campaign_filter_sales1
-campaigns=SALES1,RENEW_24,SUPP,1,OUTONLY,OUTEMPTY,ADCAMP,7,X,ALL,LEAD; \
-in_groups=AGENTDIRECT,AGENTDIRECT_CHAT,SALESLINE,SUPPORTLINE,RENEW_IN; ambiguous
-    agent_campaigns: id_containing_dash_ALL_gives_every_campaign
-campaigns=VENTÄ; in_groups=VENTÄ_IN
-    agent_campaigns: non_latin_ids
-not_found: AGENT USER DOES NOT EXIST
-    agent_campaigns_errors: agent_long empty_agent_user missing_agent_user unknown_agent
-        viewable_groups_hides_agent
-    login_other: non_latin_agent_user_unicode
-dialer_unreadable: the dialer's answer has no row for the id asked for
-    agent_campaigns_errors: agent_space
-    callid_info_errors: call_id_dash call_id_newline call_id_percent call_id_space
-dialer_refused: DOES NOT HAVE PERMISSION
-    agent_campaigns_errors: level7 no_api_access no_view_reports
-    callid_info_errors: function_not_allowed no_view_reports
-dialer_refused: INVALID SOURCE
-    agent_campaigns_errors: missing_source short_source
-    callid_info_errors: missing_source short_source
-dialer_refused: LOGIN INCORRECT
-    agent_campaigns_errors: wrong_password
-    apache_mod_php: wrong_password
-    callid_info: put_method
-    callid_info_errors: level6 post_unknown_user wrong_password_special_chars
-    display_errors_on: wrong_password
-    lockout: last_ok_20min_ago_wrong_01 last_ok_20min_ago_wrong_02 last_ok_20min_ago_wrong_03
-        last_ok_20min_ago_wrong_04 last_ok_20min_ago_wrong_05 last_ok_20min_ago_wrong_06
-        last_ok_20min_ago_wrong_07 last_ok_20min_ago_wrong_08 last_ok_20min_ago_wrong_09
-        last_ok_20min_ago_wrong_10 last_ok_20min_ago_wrong_11 never_logged_in_count10_right_password
-        wrong_password_01 wrong_password_02 wrong_password_03 wrong_password_04 wrong_password_05
-        wrong_password_06 wrong_password_07 wrong_password_08 wrong_password_09 wrong_password_10
-final; 120; 14:05:09; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; SALE; 1000
-    apache_mod_php: callid_info_detail_header_pipe
-    callid_info: fmt_stage-PIPE_header-NO_detail-YES fmt_stage-PIPE_header-YES_detail-YES
-        fmt_stage-PIPE_header-unset_detail-YES fmt_stage-csv_header-YES_detail-YES
-        fmt_stage-csv_header-unset_detail-YES fmt_stage-pipe_header-NO_detail-YES
-        fmt_stage-pipe_header-unset_detail-YES fmt_stage-tab_header-NO_detail-YES
-        fmt_stage-tab_header-YES_detail-YES fmt_stage-tab_header-unset_detail-YES
-        fmt_stage-unset_header-NO_detail-YES fmt_stage-unset_header-YES_detail-YES
-        fmt_stage-unset_header-unset_detail-YES fmt_stage-xml_header-NO_detail-YES
-        fmt_stage-xml_header-YES_detail-YES type_V_outbound_auto
-dialer_refused: IP ADDRESS IS NOT ALLOWED
-    apache_mod_php: ip_block_allow_list
-    login_other: ip_block_allow_list
-not_found: CALL LOG NOT FOUND
-    apache_mod_php: log_not_found
-    call_lifecycle: 2_between_extended_and_log_insert
-    callid_info: odd_closer_date_differs_1s odd_closer_date_differs_1s_tab odd_ext_row_no_closer_log
-        odd_ext_row_no_closer_log_csv odd_ext_row_no_closer_log_tab
-HTTP 414
-    apache_mod_php: url_9000
-not_found: CALL NOT FOUND
-    call_lifecycle: 1_dialled_no_rows_yet 6_after_archive_daily xfer_2_V_after_transfer_to_in_group
-    callid_info: odd_log_no_ext_row odd_log_no_ext_row_csv
-    callid_info_errors: call_id_len18 call_id_sql_injection
-not final; 0; 22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; INCALL; 1000
-    call_lifecycle: 3_talking
-not final; 60; 22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; DISPO; 1000
-    call_lifecycle: 4_hung_up_disposition_screen
-final; 60; 22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
-    call_lifecycle: 5_dispositioned
-not final; 0; 22:14:00; 3125551213; OUTBOUND_AUTO; SALES1; -; 1001; INCALL; 1000
-    call_lifecycle: xfer_1_V_before_transfer
-not final; 0; 22:14:10; 3125551213; INBOUND; -; SUPPORTLINE; 1001; QUEUE; -
-    call_lifecycle: xfer_3_Y_after_transfer
-final; 0
-    callid_info: detail_NO_no_agent_log
-final; 0; 14:07:15; 3125551212; INBOUND; -; SALESLINE; 1001; DROP; -
-    callid_info: dup_two_closer_rows
-final; 120
-    callid_info: fmt_lowercase_yes fmt_stage-PIPE_header-NO_detail-unset
-        fmt_stage-PIPE_header-YES_detail-NO fmt_stage-PIPE_header-YES_detail-unset
-        fmt_stage-csv_header-unset_detail-NO fmt_stage-pipe_header-YES_detail-NO
-        fmt_stage-pipe_header-YES_detail-unset fmt_stage-tab_header-NO_detail-NO
-        fmt_stage-tab_header-NO_detail-unset fmt_stage-tab_header-YES_detail-NO
-        fmt_stage-tab_header-unset_detail-NO fmt_stage-unset_header-NO_detail-unset
-        fmt_stage-unset_header-YES_detail-unset fmt_stage-unset_header-unset_detail-unset
-        fmt_stage-xml_header-NO_detail-NO fmt_stage-xml_header-YES_detail-NO
-        fmt_stage-xml_header-YES_detail-unset fmt_stage-xml_header-unset_detail-NO
-    callid_info_errors: right_password_with_junk_chars source_long user_case_insensitive
-    db_down: users_table_long_select_3s users_table_read_locked_5s
-    lockout: last_ok_20min_ago_right_after_11_wrong never_logged_in_count10_again
-        right_password_16_min_after_last_login_date right_password_after_15_min
-        right_password_after_9_wrong
-    login_other: DB_1_debug_off DB_1_debug_on
-final; 10; 14:07:01; +44 20 7946,0000; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_comma_plus_phone odd_comma_plus_phone_tab
-dialer_unreadable: 10 columns where 9
-    callid_info: odd_comma_plus_phone_csv
-final; -; 14:07:08; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_dead_gt_talk_negative odd_dead_gt_talk_negative_csv odd_dead_gt_talk_negative_tab
-final; 10; 14:07:00; -; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_empty_phone odd_empty_phone_csv odd_empty_phone_tab
-final; 10; 14:07:13; <b>&amp;; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_html_in_phone_tab
-rejected_by_dialer: INVALID SEARCH PARAMETERS
-    callid_info: odd_lower_case_prefix_asked_csv odd_lower_case_prefix_asked_tab
-    callid_info_errors: call_id_len40 call_id_lower_case call_id_numeric call_id_too_short
-        call_id_uniqueid call_id_wrong_prefix empty_call_id
-final; 0; 14:07:07; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_no_agent_log odd_no_agent_log_csv odd_no_agent_log_tab
-final; 10; 14:07:03; 3125551212; OUTBOUND_MANUAL; SALES1; -; 1001; ÄÖ山; josé
-    callid_info: odd_non_ascii_status_user odd_non_ascii_status_user_csv odd_non_ascii_status_user_tab
-    login_other: server_charset_latin1_call
-HTTP 500
-    callid_info: odd_null_lead_in_extended odd_null_lead_in_extended_csv odd_quote_in_user
-        odd_quote_in_user_csv odd_quote_in_user_tab
-    db_down: apache_agent_campaigns apache_callid_info php_s_agent_campaigns php_s_callid_info
-final; 10; 14:07:11; 3125551212; OUTBOUND_MANUAL; SALES1; -; -; SALE; 1000
-    callid_info: odd_null_list_id odd_null_list_id_csv
-dialer_unreadable: 11 columns where 9
-    callid_info: odd_pipe_phone
-final; 10; 14:07:02; 312|555|1212; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_pipe_phone_csv
-final; 0; 14:07:09; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_two_agent_logs_tab
-final; 10; 14:07:16; 3125551212; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
-    callid_info: odd_upper_prefix_row_is_lower odd_upper_prefix_row_is_lower_csv
-        odd_upper_prefix_row_is_lower_tab
-not final; 40; 14:06:02; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; DISPO; 1000
-    callid_info: state_V_DISPO
-final; 0; 14:06:07; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; DROP; -
-    callid_info: state_V_DROP
-final; 0; 14:06:09; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; NA; -
-    callid_info: state_V_NA
-not final; 0; 14:06:00; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; QUEUE; -
-    callid_info: state_V_QUEUE
-not final; 0; 14:06:04; 3125551212; INBOUND; -; SALESLINE; 1001; QUEUE; -
-    callid_info: state_Y_QUEUE_no_user
-not final; 12; 14:05:12; 3125551212; INBOUND; -; SUPPORTLINE; 1001; XFER; 1001
-    callid_info: type_J_inbound
-final; 0; 14:05:13; 3125551212; INBOUND; -; SUPPORTLINE; 1001; A; 1001
-    callid_info: type_LP
-final; 0; 14:05:14; 3125551212; INBOUND; -; SUPPORTLINE; 1001; A; 1001
-    callid_info: type_VH
-final; 300; 14:05:11; 3125551212; INBOUND; -; SALESLINE; 1001; SALE; 1001
-    callid_info: viewable_groups_do_not_apply
-dialer_outage: the dialer can't reach its database
-    db_down: mysqli_report_off_callid_info
-dialer_outage: the dialer answered with a page of HTML instead of a row
-    display_errors_on: sql_error
-dialer_refused: TOO MANY LOGIN ATTEMPTS
-    lockout: right_password_while_locked wrong_password_11 wrong_password_12
-"""
+
+def answered(body: str, call_id: str = CALL, zone: tzinfo | None = NEW_YORK) -> CallEnrichment:
+    return read_call(body, call_id, DialerTimes(zone), NOT_FINAL)
 
 
-def outcomes() -> dict[str, str]:
-    """Give the outcome of each exchange by `group/name`, as the table has it."""
-    found: dict[str, str] = {}
-    outcome = group = ""
-    for line in RECORDED.strip("\n").split("\n"):
-        if not line.startswith(" "):
-            outcome = line
-            continue
-        for word in line.split():
-            if word.endswith(":"):
-                group = word[:-1]
-            else:
-                assert f"{group}/{word}" not in found
-                found[f"{group}/{word}"] = outcome
-    return found
+@pytest.mark.parametrize("exchange", load(), ids=name_of)
+def test_a_recorded_answer_means_what_the_table_says(exchange: Exchange) -> None:
+    expected, found = outcomes()[name_of(exchange)], outcome(exchange)
+    label, colon, words = expected.partition(": ")
+    if colon:
+        assert found.partition(": ")[0] == label
+        assert words in found
+    else:
+        assert found == expected
 
 
-def recorded() -> list[Exchange]:
-    return [each for each in load() if each.query.get("function") in FUNCTIONS]
-
-
-def read(exchange: Exchange, body: str | None = None) -> Enrichment:
-    body = exchange.body if body is None else body
-    if exchange.query["function"] == "callid_info":
-        return read_call(body, exchange.query.get("call_id", ""), NEW_YORK)
-    return read_agent(body, exchange.query.get("agent_user", ""))
-
-
-def facts(found: Enrichment) -> str:
-    """Write an enrichment as the table does."""
-    if isinstance(found, AgentEnrichment):
-        agent = found.agent
-        campaigns = ",".join(each.campaign_id for each in agent.campaigns)
-        ambiguous = "; ambiguous" if agent.campaigns_ambiguous else ""
-        return f"campaigns={campaigns}; in_groups={','.join(agent.in_groups)}{ambiguous}"
-    call = found.call
-    final = "final" if found.final else "not final"
-    if call.call_type is None:
-        return f"{final}; {call.talk_seconds}"
-    assert call.started_at is not None
-    assert call.started_at.isoformat().startswith("2026-11-20T")
-    assert call.started_at.isoformat().endswith("-05:00")
-    assert call.direction == ("inbound" if call.call_type == "INBOUND" else "outbound")
-    values = [call.talk_seconds, f"{call.started_at:%H:%M:%S}", call.phone_number, call.call_type]
-    values += [call.campaign_id, call.in_group_id, call.list_id, call.status, call.agent_user]
-    return "; ".join([final, *("-" if value is None else str(value) for value in values)])
-
-
-@pytest.mark.parametrize("name", [f"{each.group}/{each.name}" for each in recorded()])
-def test_a_recorded_answer_means_what_the_table_says(name: str) -> None:
-    exchange, expected = find(*name.split("/")), outcomes()[name]
-    if expected.startswith("HTTP"):  # what a status says is the client's to judge
-        assert expected == f"HTTP {exchange.status}"
-        return
-    if not expected.startswith(("final", "not final", "campaigns")):
-        with pytest.raises(ProcessingError, match=expected.partition(": ")[2]) as caught:
-            read(exchange)
-        assert caught.value.label == expected.partition(": ")[0]
-        return
-    assert facts(read(exchange)) == expected
-
-
-def test_the_table_names_nothing_that_was_not_recorded() -> None:
-    assert set(outcomes()) == {f"{each.group}/{each.name}" for each in recorded()}
+def test_the_table_names_all_that_was_recorded_and_nothing_else() -> None:
+    assert set(outcomes()) == set(map(name_of, load()))
+    assert len(outcomes()) == 293
 
 
 def errors() -> list[Exchange]:
     """Give each kind of recorded error body once."""
     kinds: dict[str, Exchange] = {}
-    for each in recorded():
-        if "ERROR" in each.body or "<br" in each.body:
-            kinds.setdefault(f"{each.query['function']} {each.body[-40:]}", each)
+    for each in load():
+        if ("ERROR" in each.body or "<br" in each.body) and function_of(each) in READERS:
+            kinds.setdefault(f"{function_of(each)} {each.body[-40:]}", each)
     return list(kinds.values())
 
 
@@ -310,7 +87,7 @@ def planted(body: str) -> Iterator[str]:
     yield body + SECRET
 
 
-@pytest.mark.parametrize("exchange", errors(), ids=lambda each: f"{each.group}-{each.name}")
+@pytest.mark.parametrize("exchange", errors(), ids=name_of)
 def test_no_error_repeats_anything_of_the_body(exchange: Exchange) -> None:
     for body in planted(exchange.body):
         raised: list[ProcessingError] = []
@@ -340,15 +117,79 @@ def test_no_error_repeats_anything_of_the_body(exchange: Exchange) -> None:
     ],
 )
 def test_an_error_is_told_by_its_words(body: str, label: str) -> None:
-    for ask in (lambda: read_call(body, CALL, None), lambda: read_agent(body, "agent001")):
+    for ask in (lambda: answered(body, zone=None), lambda: read_agent(body, "agent001")):
         with pytest.raises(ProcessingError) as caught:
             ask()
         assert caught.value.label == label
 
 
+def refused(body: str, ask: Callable[[str], object]) -> EnrichmentUnavailable:
+    with pytest.raises(EnrichmentUnavailable) as caught:
+        ask(body)
+    assert caught.value.fault is Fault.REFUSED
+    return caught.value
+
+
+RIGHTS = "User Level 7 or more, Agent API Access 1, View Reports 1, which callid_info"
+
+
+@pytest.mark.parametrize(
+    ("body", "says", "says_not"),
+    [
+        (
+            "ERROR: auth USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION: |limited|callid_info|",
+            ["callid_info (or ALL_FUNCTIONS) to its API Allowed Functions"],
+            ["Level"],
+        ),
+        (
+            "ERROR: callid_info USER DOES NOT HAVE PERMISSION TO GET CALL INFO: |noapi|0|",
+            [RIGHTS],
+            ["API Allowed Functions", "Modify Users"],
+        ),
+        ("ERROR: USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION", ["API Allowed Functions", RIGHTS], []),
+        ("ERROR: NO FUNCTION SPECIFIED", ["does not know callid_info", "vicidial.url"], []),
+    ],
+)
+def test_a_refused_function_tells_which_box_to_tick(body: str, says: list[str], says_not: list[str]) -> None:
+    error = refused(body, answered)
+    assert isinstance(error, FunctionRefused)
+    assert all(words in str(error) for words in says)
+    assert not any(words in str(error) for words in says_not)
+    assert "limited" not in str(error)
+
+
+def test_only_the_agents_campaigns_need_a_user_who_may_modify_users() -> None:
+    body = "ERROR: agent_campaigns USER DOES NOT HAVE PERMISSION TO GET AGENT INFO: |api7|0|"
+    error = refused(body, lambda body: read_agent(body, "1000"))
+    assert "User Level 8 or more, Agent API Access 1, View Reports 1, Modify Users 1" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("ERROR: Login incorrect, please try again: |6666|x|2FA|", "turn two-factor off"),
+        ("ERROR: INVALID USERNAME OR PASSWORD", "vicidial.password"),
+        ("ERROR: Too many login attempts, try again in 15 minutes: |x|LOCK|", "its last good login"),
+        ("ERROR: Your IP Address is not allowed: 10.0.0.1: ||IPBLOCK|", "Admin > IP Lists"),
+        ("ERROR: Invalid Source - t\nERROR: Invalid Source: |t|", "vicidial.source"),
+    ],
+)
+def test_a_refusal_of_every_function_is_no_refused_function(body: str, says: str) -> None:
+    for ask in (answered, lambda body: read_agent(body, "1000")):
+        error = refused(body, ask)
+        assert not isinstance(error, FunctionRefused)
+        assert says in str(error)
+
+
+def test_what_repeats_the_request_is_no_sentence_of_the_dialer() -> None:
+    for echoed in ("CALL NOT FOUND", "NO FUNCTION SPECIFIED", "LOGIN INCORRECT"):
+        for between in (": ", ": |", "|", " - "):
+            assert "unknown kind" in unreadable(f"ERROR: something new{between}{echoed}|")
+
+
 def unreadable(body: str, call_id: str = CALL) -> str:
     with pytest.raises(EnrichmentUnavailable) as caught:
-        read_call(body, call_id, NEW_YORK)
+        answered(body, call_id)
     assert caught.value.fault is Fault.UNREADABLE
     return str(caught.value)
 
@@ -364,7 +205,7 @@ def unreadable_agent(body: str, agent_user: str = "1000") -> str:
 
 
 def test_columns_are_read_by_name_in_whatever_order_and_number() -> None:
-    found = read_call(
+    found = answered(
         f"call_id|status|user|campaign_id|call_type|new_in_3_0\n{CALL}|NI|1000|SALES1|OUTBOUND_MANUAL|x\n",
         CALL,
         None,
@@ -382,7 +223,7 @@ def test_columns_are_read_by_name_in_whatever_order_and_number() -> None:
 
 def test_the_documented_order_with_one_column_fewer_is_read_by_name_and_only_so() -> None:
     row = f"{CALL}|120|2026-11-20 14:05:09|OUTBOUND_AUTO|SALES1|1001|SALE|1000"
-    found = read_call(
+    found = answered(
         f"call_id|custtime|call_date|call_type|campaign_id|list_id|status|user\n{row}\n", CALL, NEW_YORK
     )
     assert (found.call.talk_seconds, found.call.status, found.call.phone_number) == (120, "SALE", None)
@@ -390,8 +231,8 @@ def test_the_documented_order_with_one_column_fewer_is_read_by_name_and_only_so(
 
 
 def test_nine_and_two_columns_are_known_without_a_header_too() -> None:
-    assert read_call(ROW, CALL, NEW_YORK) == read_call(f"{HEADER}\n{ROW}\n", CALL, NEW_YORK)
-    found = read_call(f"{CALL}|120\n", CALL, NEW_YORK)
+    assert answered(ROW) == answered(f"{HEADER}\n{ROW}\n")
+    found = answered(f"{CALL}|120\n")
     assert found == CallEnrichment.model_validate(
         {"call": {"call_id": CALL, "talk_seconds": 120}, "final": True}
     )
@@ -418,7 +259,7 @@ def test_a_separator_in_a_field_never_shifts_the_record(field: int, mark: str) -
     ("talk", "seconds"), [("0", 0), ("120", 120), ("-15", None), ("", None), ("999999999", 999999999)]
 )
 def test_a_talk_time_that_is_negative_or_missing_is_not_known(talk: str, seconds: int | None) -> None:
-    assert read_call(ROW.replace("|120|", f"|{talk}|"), CALL, None).call.talk_seconds == seconds
+    assert answered(ROW.replace("|120|", f"|{talk}|"), zone=None).call.talk_seconds == seconds
 
 
 @pytest.mark.parametrize("talk", ["1.5", "two", "1e9", "9999999999", "--1", "NULL"])
@@ -428,7 +269,7 @@ def test_a_talk_time_that_is_no_number_is_an_error(talk: str) -> None:
 
 @pytest.mark.parametrize("date", ["0000-00-00 00:00:00", "0000-00-00", ""])
 def test_a_date_of_zeros_is_not_known(date: str) -> None:
-    assert read_call(ROW.replace("2026-11-20 14:05:09", date), CALL, NEW_YORK).call.started_at is None
+    assert answered(ROW.replace("2026-11-20 14:05:09", date)).call.started_at is None
 
 
 @pytest.mark.parametrize(
@@ -439,35 +280,87 @@ def test_a_date_that_cannot_be_read_is_an_error(date: str) -> None:
 
 
 def test_without_a_zone_no_time_is_known() -> None:
-    assert read_call(ROW, CALL, None).call.started_at is None
+    assert answered(ROW, zone=None).call.started_at is None
 
 
 def test_a_time_has_the_offset_of_its_own_day() -> None:
-    summer = read_call(ROW.replace("2026-11-20", "2026-07-20"), CALL, NEW_YORK).call.started_at
+    summer = answered(ROW.replace("2026-11-20", "2026-07-20")).call.started_at
     assert summer is not None
     assert summer.isoformat() == "2026-07-20T14:05:09-04:00"
 
 
+@pytest.mark.parametrize("date", ["0001-01-01 00:00:00", "1969-12-31 19:00:00", "9999-12-31 23:59:59"])
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_date_in_a_year_in_which_nobody_called_is_not_known(date: str, zone: str) -> None:
+    row = f"{ROW}|999999999".replace("2026-11-20 14:05:09", date)
+    call = answered(f"{HEADER}|length_in_sec\n{row}", zone=ZoneInfo(zone)).call
+    assert (call.started_at, call.ended_at, call.duration_seconds) == (None, None, 999999999)
+
+
+@pytest.mark.parametrize("column", ["length_in_sec", "duration"])
+def test_a_column_with_the_length_of_the_call_gives_its_end(column: str) -> None:
+    def call(length: str, zone: tzinfo | None = NEW_YORK) -> CallRecord:
+        return answered(f"{HEADER}|{column}\n{ROW}|{length}\n", zone=zone).call
+
+    ended = call("125").ended_at
+    assert ended is not None
+    assert (ended.isoformat(), call("125").duration_seconds) == ("2026-11-20T14:07:14-05:00", 125)
+    assert call("0").ended_at == call("0").started_at
+    assert (call("125", None).ended_at, call("125", None).duration_seconds) == (None, 125)
+    for unknown in ("", "-1"):
+        assert (call(unknown).ended_at, call(unknown).duration_seconds) == (None, None)
+    assert "length of the call" in unreadable(f"{HEADER}|{column}\n{ROW}|2:05\n")
+
+
+def test_a_call_that_the_clocks_are_put_back_in_ends_with_the_offset_of_then() -> None:
+    row = ROW.replace("2026-11-20 14:05:09", "2026-11-01 00:50:00")
+    ended = answered(f"{HEADER}|length_in_sec\n{row}|4800\n").call.ended_at
+    assert ended is not None
+    assert ended.isoformat() == "2026-11-01T01:10:00-05:00"
+
+
 @pytest.mark.parametrize("user", ["VDAD", "VDCL", ""])
 def test_nobody_is_no_agent(user: str) -> None:
-    assert read_call(ROW.replace("|1000", f"|{user}"), CALL, None).call.agent_user is None
+    assert answered(ROW.replace("|1000", f"|{user}"), zone=None).call.agent_user is None
 
 
 @pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "XFER", ""])
 def test_a_status_that_passes_is_not_final(status: str) -> None:
-    assert not read_call(ROW.replace("SALE|", f"{status}|"), CALL, None).final
+    assert not answered(ROW.replace("SALE|", f"{status}|"), zone=None).final
+
+
+@pytest.mark.parametrize("status", ["Queue", "dispo"])
+def test_a_status_is_compared_in_capital_letters(status: str) -> None:
+    found = answered(ROW.replace("SALE|", f"{status}|"))
+    assert (found.final, found.call.status) == (False, status)
+
+
+def test_which_statuses_are_not_final_is_a_setting() -> None:
+    def final(status: str, *not_final: str) -> bool:
+        row = ROW.replace("SALE|", f"{status}|")
+        return read_call(row, CALL, DialerTimes(None), frozenset(not_final)).final
+
+    assert final("DISPO")
+    assert final("", "DISPO")
+    assert not final("", "")
+    assert not final("PDROP", "PDROP", "DISPO")
+    assert not read_call("|".join(TUTORIAL_CALL), TUTORIAL_CALL[0], DialerTimes(None), {"ANSWERED"}).final
+
+
+def test_a_row_without_a_status_is_final() -> None:
+    assert answered(f"call_id|custtime\n{CALL}|120\n").final
 
 
 def test_an_unknown_call_type_is_a_shifted_record() -> None:
     assert "call type" in unreadable(ROW.replace("OUTBOUND_AUTO", "3125551212"))
-    assert read_call(ROW.replace("OUTBOUND_AUTO", "OUTBOUND_NEW"), CALL, None).call.direction == "outbound"
+    assert answered(ROW.replace("OUTBOUND_AUTO", "OUTBOUND_NEW"), zone=None).call.direction == "outbound"
 
 
 def test_the_row_is_found_amid_the_warnings_of_php() -> None:
     noise = find("display_errors_on", "agent_campaigns_ok").body
     at = noise.index("1000|")
     body = f"{noise[:at]}{HEADER}\r\n<br />\n<b>Warning</b>: x\n{ROW}\r\n{noise[at + 100 :]}"
-    assert read_call(body, CALL, NEW_YORK) == read_call(ROW, CALL, NEW_YORK)
+    assert answered(body) == answered(ROW)
 
 
 def test_no_campaigns_is_an_answer_amid_the_warnings_of_php_too() -> None:
@@ -484,15 +377,134 @@ def test_another_id_is_no_answer() -> None:
 
 
 def test_the_same_row_twice_is_one_and_two_different_ones_are_an_error() -> None:
-    assert read_call(f"{ROW}\n{ROW}\n", CALL, None) == read_call(ROW, CALL, None)
+    assert answered(f"{ROW}\n{ROW}\n", zone=None) == answered(ROW, zone=None)
     assert "several" in unreadable(f"{ROW}\n{ROW.replace('SALE|', 'NI|')}")
 
 
 def test_a_database_of_latin_1_is_read() -> None:
     row = ROW.replace("|SALE|1000", "|ÄÖ|josé").encode("latin-1")
-    call = read_call(_text(row), CALL, None).call
+    call = answered(_text(row), zone=None).call
     assert (call.status, call.agent_user) == ("ÄÖ", "josé")
-    assert read_call(_text(ROW.replace("|1000", "|山田").encode()), CALL, None).call.agent_user == "山田"
+    assert answered(_text(ROW.replace("|1000", "|山田").encode()), zone=None).call.agent_user == "山田"
+
+
+# --- times
+
+BERLIN = ZoneInfo("Europe/Berlin")
+LORD_HOWE = ZoneInfo("Australia/Lord_Howe")
+
+
+def reading(text: str, zone: tzinfo, near: str | None = None) -> str:
+    when = DialerTimes(zone, None if near is None else datetime.fromisoformat(near)).read(text)
+    assert when is not None
+    assert datetime.fromisoformat(when.isoformat()) == when
+    return when.isoformat()[len("2026-11-01T") :]
+
+
+@pytest.mark.parametrize(
+    ("zone", "text", "first", "second", "second_in_utc"),
+    [
+        (NEW_YORK, "2026-11-01 01:30:00", "01:30:00-04:00", "01:30:00-05:00", "2026-11-01T06:30:00Z"),
+        (BERLIN, "2026-10-25 02:30:00", "02:30:00+02:00", "02:30:00+01:00", "2026-10-25T01:30:00Z"),
+        (LORD_HOWE, "2026-04-05 01:45:00", "01:45:00+11:00", "01:45:00+10:30", "2026-04-04T15:15:00Z"),
+    ],
+)
+def test_in_the_hour_that_comes_twice_it_is_the_last_one_that_can_be(
+    zone: ZoneInfo, text: str, first: str, second: str, second_in_utc: str
+) -> None:
+    then = datetime.fromisoformat(second_in_utc)
+
+    def after(seconds: int) -> str:
+        return reading(text, zone, (then + timedelta(seconds=seconds)).isoformat())
+
+    assert reading(text, zone) == first
+    assert after(3600) == after(0) == after(-60) == second  # their clock and ours may differ a little
+    assert after(-61) == after(-86400) == first
+    same_zone = DialerTimes(zone, then.astimezone(zone)).read(text)
+    assert same_zone is not None
+    assert same_zone.isoformat().endswith(second)
+
+
+@pytest.mark.parametrize(
+    ("zone", "text", "read_as"),
+    [
+        (NEW_YORK, "2026-11-01 00:59:59", "00:59:59-04:00"),
+        (NEW_YORK, "2026-11-01 02:00:00", "02:00:00-05:00"),
+        (BERLIN, "2026-10-25 01:59:59", "01:59:59+02:00"),
+        (BERLIN, "2026-10-25 03:00:00", "03:00:00+01:00"),
+        (LORD_HOWE, "2026-04-05 01:29:59", "01:29:59+11:00"),
+        (LORD_HOWE, "2026-04-05 02:00:00", "02:00:00+10:30"),
+    ],
+)
+def test_beside_that_hour_there_is_one_reading(zone: ZoneInfo, text: str, read_as: str) -> None:
+    for near in (None, "2020-01-01T00:00:00Z", "2030-01-01T00:00:00Z"):
+        assert reading(text, zone, near) == read_as
+
+
+@pytest.mark.parametrize(
+    ("zone", "text", "read_as"),
+    [
+        (NEW_YORK, "2026-03-08 02:30:00", "02:30:00-05:00"),
+        (BERLIN, "2026-03-29 02:30:00", "02:30:00+01:00"),
+        (LORD_HOWE, "2026-10-04 02:15:00", "02:15:00+10:30"),
+        (ZoneInfo("Pacific/Apia"), "2011-12-30 12:00:00", "12:00:00-10:00"),  # a whole day that never was
+    ],
+)
+def test_a_time_that_never_was_is_read_with_the_offset_before(
+    zone: ZoneInfo, text: str, read_as: str
+) -> None:
+    for near in (None, "2010-01-01T00:00:00Z", "2030-01-01T00:00:00Z"):
+        assert reading(text, zone, near) == read_as
+
+
+def test_a_fixed_offset_is_taken_as_it_is() -> None:
+    fixed = timezone(timedelta(hours=-5))
+    assert reading("2026-11-01 01:30:00", fixed, "2026-11-01T12:00:00Z") == "01:30:00-05:00"
+    assert DialerTimes(None).read("2026-11-01 01:30:00") is None
+
+
+class Offsetless(tzinfo):
+    def utcoffset(self, _: datetime | None) -> None:
+        return None
+
+    dst = tzname = utcoffset
+
+
+def test_in_a_zone_that_tells_no_offset_no_time_is_known() -> None:
+    assert DialerTimes(Offsetless()).read("2026-11-01 01:30:00") is None
+
+
+def test_a_call_of_the_tutorials_lasts_as_long_as_it_did_also_where_the_clocks_change() -> None:
+    def length(start: str, end: str, near: str) -> int | None:
+        values = [TUTORIAL_CALL[0], start, end, *TUTORIAL_CALL[3:]]
+        times = DialerTimes(NEW_YORK, datetime.fromisoformat(near))
+        return read_call("|".join(values), TUTORIAL_CALL[0], times, NOT_FINAL).call.duration_seconds
+
+    assert length("2026-11-01 01:50:00", "2026-11-01 01:10:00", "2026-11-01T06:10:00Z") == 1200
+    assert length("2026-03-08 01:50:00", "2026-03-08 03:10:00", "2026-03-08T07:10:00Z") == 1200
+
+
+@PROPERTY
+@given(
+    at=st.datetimes(),
+    zone=st.sampled_from(sorted(available_timezones())).map(ZoneInfo),
+    near=st.none() | st.datetimes(timezones=st.just(UTC)),
+    length=st.integers(0, 999_999_999),
+)
+def test_every_time_has_an_offset_of_its_zone_and_can_be_reckoned_with(
+    at: datetime, zone: ZoneInfo, near: datetime | None, length: int
+) -> None:
+    times = DialerTimes(zone, near)
+    when = times.read(at.isoformat(" "))
+    if when is None:
+        assert not 1970 <= at.year < 3000
+        return
+    assert when.replace(tzinfo=None) == at
+    assert when.utcoffset() in {at.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1)}
+    end = times.after(when, length)
+    assert (end - when).total_seconds() == length
+    assert end.utcoffset() == end.astimezone(zone).utcoffset()
+    CallRecord(call_id="V1", started_at=when, ended_at=end).model_dump_json()
 
 
 # --- callid_info, the tutorials' dialect
@@ -503,7 +515,7 @@ SEPARATORS = ["|", ",", "\t", " | ", ", "]
 @pytest.mark.parametrize("separator", SEPARATORS)
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_the_tutorials_call_is_read(separator: str, end: str) -> None:
-    found = read_call(separator.join(TUTORIAL_CALL) + end, TUTORIAL_CALL[0], NEW_YORK)
+    found = answered(separator.join(TUTORIAL_CALL) + end, TUTORIAL_CALL[0])
     assert found.final
     assert found.call.model_dump(mode="json", exclude_none=True) == {
         "call_id": "1000012345",
@@ -521,7 +533,7 @@ def test_the_tutorials_call_is_read(separator: str, end: str) -> None:
 @pytest.mark.parametrize("separator", SEPARATORS)
 @pytest.mark.parametrize("last", [[""], []])
 def test_the_tutorials_recording_may_be_empty_or_missing(separator: str, last: list[str]) -> None:
-    found = read_call(separator.join([*TUTORIAL_CALL[:7], *last]), TUTORIAL_CALL[0], NEW_YORK)
+    found = answered(separator.join([*TUTORIAL_CALL[:7], *last]), TUTORIAL_CALL[0])
     assert found.call.recordings == ()
 
 
@@ -538,7 +550,7 @@ def test_a_separator_in_a_field_of_the_tutorials_is_an_error(separator: str, fie
 def tutorial(at: int, value: str) -> CallEnrichment:
     values = [*TUTORIAL_CALL]
     values[at] = value
-    return read_call("|".join(values), TUTORIAL_CALL[0], NEW_YORK)
+    return answered("|".join(values), TUTORIAL_CALL[0])
 
 
 def test_what_the_tutorials_call_leaves_open_is_not_known() -> None:
@@ -549,7 +561,7 @@ def test_what_the_tutorials_call_leaves_open_is_not_known() -> None:
         assert (tutorial(2, zeros).call.ended_at, tutorial(2, zeros).call.duration_seconds) == (None, None)
     assert tutorial(2, "2024-02-15 10:14:00").call.duration_seconds is None
     assert not tutorial(6, "INCALL").final
-    unknown = read_call("|".join(TUTORIAL_CALL), TUTORIAL_CALL[0], None).call
+    unknown = answered("|".join(TUTORIAL_CALL), TUTORIAL_CALL[0], None).call
     assert (unknown.started_at, unknown.ended_at, unknown.duration_seconds) == (None, None, 210)
 
 
@@ -653,39 +665,12 @@ def test_the_separator_of_the_first_line_holds_for_all() -> None:
     assert [each.name for each in found.campaigns] == ["In|Out", "Up|Down"]
 
 
-# --- version
-
-
-@pytest.mark.parametrize(
-    ("date", "epoch", "hours"),
-    [
-        ("2026-11-22 02:09:58", 1795331398, -5),
-        ("2026-11-22 02:09:58", 1795313398, 0),
-        ("2026-11-22 02:09:58", 1795313399, 0),
-        ("2026-11-22 02:09:58", 1795293598, 5.5),
-        ("2026-11-22 02:09:58", 1795113398, None),
-        ("2026-02-30 02:09:58", 1795313398, None),
-        ("٢026-11-22 02:09:58", 1795313398, None),
-        ("soon", 1795313398, None),
-    ],
-)
-def test_the_offset_is_the_date_less_the_epoch(date: str, epoch: int, hours: float | None) -> None:
-    body = (
-        f"VERSION: 2.14-202|BUILD: 250720-1841|DATE: {date}|EPOCH: {epoch}|DST: 0|TZ: -5.00|TZNOW: -5.00|\n"
-    )
-    assert read_offset(body) == (None if hours is None else timedelta(hours=hours))
-
-
-def test_a_dialer_without_version_tells_no_offset() -> None:
-    assert read_offset("ERROR: NO FUNCTION SPECIFIED\n") is None
-
-
 @pytest.mark.parametrize("line", ["1|{0}|x", "1|{0}", "{0}", "1|C{0}|A name|"])
 @pytest.mark.parametrize("before", ["", "1|C|A name\n"])
 def test_the_time_for_an_answer_grows_with_its_size_and_no_faster(line: str, before: str) -> None:
     text = "\n".join(line.format(number) for number in range(256 * 1024 // len(line.format(99999))))
     started = time.monotonic()
-    for read_it in (lambda: read_agent(before + text, "1"), lambda: read_call(before + text, "1", None)):
+    for read_it in (lambda: read_agent(before + text, "1"), lambda: answered(before + text, "1", None)):
         with suppress(ProcessingError):
             read_it()
     assert time.monotonic() - started < 5
@@ -698,8 +683,11 @@ names = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size
 texts = st.text(st.characters(exclude_characters="|,\t\r\n", exclude_categories=["Cs"]), max_size=20).map(
     str.strip
 )
-times = st.none() | st.datetimes().map(lambda at: at.replace(microsecond=0))
-zones = st.sampled_from([None, NEW_YORK, ZoneInfo("Asia/Kolkata"), timezone(timedelta(hours=-5))])
+times = st.none() | st.datetimes(datetime(1970, 1, 1), datetime(2999, 12, 31)).map(  # noqa: DTZ001 - local
+    lambda at: at.replace(microsecond=0)
+)
+ZONES = ["America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Apia"]
+zones = st.sampled_from([None, timezone(timedelta(hours=-5)), *map(ZoneInfo, ZONES)])
 marks = st.sampled_from("|,\t")
 warnings = st.lists(st.sampled_from(["<br />", "<b>Warning</b>: a|b,c", "", "DEBUG: SELECT 1;"]), max_size=3)
 
@@ -726,7 +714,18 @@ def spelled(value: object) -> str:
 
 
 def zoned(at: datetime | None, zone: tzinfo | None) -> datetime | None:
-    return None if at is None or zone is None else at.replace(tzinfo=zone)
+    if at is None or zone is None:
+        return None
+    offset = at.replace(tzinfo=zone).utcoffset()
+    assert offset is not None
+    return at.replace(tzinfo=timezone(offset))
+
+
+def length_of(start: datetime | None, end: datetime | None, zone: tzinfo | None) -> int | None:
+    if start is None or end is None:
+        return None
+    seconds = int(((zoned(end, zone) or end) - (zoned(start, zone) or start)).total_seconds())
+    return seconds if seconds >= 0 else None
 
 
 def a_body(noise: list[str], lines: list[str]) -> str:
@@ -741,8 +740,8 @@ def test_a_real_answer_reads_back(
     in_order = mark.join(spelled(call[column]) for column in HEADER.split("|"))
     columns = ["call_id", *shuffled]
     by_name = [mark.join(columns), mark.join(spelled(call[column]) for column in columns)]
-    found = read_call(a_body(noise, by_name), call["call_id"], zone)
-    assert found == read_call(a_body(noise, [in_order]), call["call_id"], zone)
+    found = answered(a_body(noise, by_name), call["call_id"], zone)
+    assert found == answered(a_body(noise, [in_order]), call["call_id"], zone)
     inbound = call["call_type"] == "INBOUND"
     talk = call["custtime"]
     assert found.final == (call["status"] not in {"QUEUE", "INCALL", "DISPO", "XFER", ""})
@@ -786,12 +785,11 @@ def test_an_answer_of_the_tutorials_reads_back(
 ) -> None:
     start = call["call_date"]
     values = [call["call_id"], spelled(start), spelled(end), direction, call["user"], call["phone"], status]
-    found = read_call(
+    found = answered(
         mark.join(values + ([] if recording is None else [recording])), call["call_id"], zone
     ).call
-    seconds = None if start is None or end is None else int((end - start).total_seconds())
     assert (found.started_at, found.ended_at) == (zoned(start, zone), zoned(end, zone))
-    assert found.duration_seconds == (seconds if seconds is not None and seconds >= 0 else None)
+    assert found.duration_seconds == length_of(start, end, zone)
     assert (found.direction, found.status) == (direction.lower(), status)
     assert found.phone_number == (call["phone"] or None)
     assert found.recordings == ((Recording(file_name=recording),) if recording else ())
@@ -880,8 +878,8 @@ bodies = st.binary(max_size=300).map(_text) | st.text(max_size=300) | fragments
 def test_whatever_comes_is_a_record_or_a_named_error(body: str, zone: tzinfo | None) -> None:
     for call_id in (CALL, TUTORIAL_CALL[0]):
         try:
-            assert read_call(f"{call_id}|{body}", call_id, zone).call.call_id == call_id
-            assert read_call(body, call_id, zone).call.call_id == call_id
+            assert answered(f"{call_id}|{body}", call_id, zone).call.call_id == call_id
+            assert answered(body, call_id, zone).call.call_id == call_id
         except ProcessingError:
             pass
     for user in ("1000", "agent001", "user"):
@@ -890,11 +888,9 @@ def test_whatever_comes_is_a_record_or_a_named_error(body: str, zone: tzinfo | N
             assert read_agent(body, user).agent.agent_user == user
         except ProcessingError:
             pass
-    offset = read_offset(f"DATE: {body[:19]}|EPOCH: {body[-10:]}|")
-    assert offset is None or abs(offset) < timedelta(days=1)
 
 
 def test_not_found_carries_nothing() -> None:
     with pytest.raises(NotReady) as caught:
-        read_call("ERROR: callid_info CALL NOT FOUND: 6666|\n", CALL, None)
-    assert caught.value.enrichment is None
+        answered("ERROR: callid_info CALL NOT FOUND: 6666|\n", zone=None)
+    assert caught.value.lack is Lack.RECORD

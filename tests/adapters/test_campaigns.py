@@ -1,0 +1,236 @@
+"""Which campaigns a dash-joined list names, now that the dialer's campaigns are known."""
+
+import time
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.core.records import AgentEnrichment, AgentRecord, Campaign
+from worker.demo.recordings import find
+from worker.vicidial.campaigns import resolve
+from worker.vicidial.extras import KnownCampaign, read_campaigns
+from worker.vicidial.responses import read_agent
+
+PROPERTY = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+RECORDED = read_campaigns(find("campaigns_list", "campaigns_list_pipe_header-YES").body)
+
+
+def answered(text: str) -> AgentEnrichment:
+    return read_agent(f"user|allowed_campaigns_list|allowed_ingroups_list\n1|{text}|IN1\n", "1")
+
+
+def known(*active: str, inactive: tuple[str, ...] = ()) -> dict[str, KnownCampaign]:
+    return {
+        **{each: KnownCampaign(f"Name of {each}", active=True) for each in active},
+        **{each: KnownCampaign(f"Name of {each}", active=False) for each in inactive},
+    }
+
+
+def ids(found: AgentEnrichment) -> list[str]:
+    return [each.campaign_id for each in found.agent.campaigns]
+
+
+def split(text: str, campaigns: dict[str, KnownCampaign]) -> tuple[list[str], bool]:
+    """Give the ids, and whether they are ambiguous."""
+    found = resolve(answered(text), campaigns)
+    return ids(found), found.agent.campaigns_ambiguous
+
+
+def recorded(name: str, campaigns: dict[str, KnownCampaign]) -> tuple[list[str], bool]:
+    exchange = find("agent_campaigns", name)
+    found = resolve(read_agent(exchange.body, exchange.query["agent_user"]), campaigns)
+    return ids(found), found.agent.campaigns_ambiguous
+
+
+# --- what was recorded
+
+
+def test_a_recorded_id_with_a_dash_is_one_campaign() -> None:
+    assert recorded("agent_1001_ignore-Y", RECORDED) == (["OUTONLY", "RENEW_24", "SUPP-1"], False)
+
+
+def test_recorded_ids_that_hold_and_begin_with_dashes_are_told_apart() -> None:
+    name = "id_containing_dash_ALL_gives_every_campaign"
+    active = ["SALES1", "RENEW_24", "SUPP-1", "OUTONLY", "OUTEMPTY", "ADCAMP", "7"]
+    assert recorded(name, RECORDED | known("X-ALL", "-LEAD")) == ([*active, "X-ALL", "-LEAD"], False)
+    assert recorded(name, RECORDED) == ([*active, "X", "ALL", "LEAD"], True)
+
+
+# --- names
+
+
+def test_campaigns_get_their_names() -> None:
+    found = resolve(answered("A-NEW-B"), {**known("A"), "B": KnownCampaign(None, active=True)})
+    assert found.agent.campaigns == (
+        Campaign(campaign_id="A", name="Name of A"),
+        Campaign(campaign_id="NEW"),
+        Campaign(campaign_id="B"),
+    )
+
+
+def test_what_the_dialer_named_by_itself_is_kept_as_it_is() -> None:
+    told = read_agent("1|A|Told|-B||B-C|Told too", "1")
+    found = resolve(told, known("A", "-B", "B", "C"))
+    assert [each.name for each in found.agent.campaigns] == ["Told", "Name of -B", "Told too"]
+    assert (found.campaigns_text, found.agent.campaigns_ambiguous) == (None, False)
+
+
+def test_all_else_stays() -> None:
+    before = answered("SUPP-1")
+    found = resolve(before, known("SUPP-1"))
+    assert found.model_dump(exclude={"agent": {"campaigns", "campaigns_ambiguous"}}) == before.model_dump(
+        exclude={"agent": {"campaigns", "campaigns_ambiguous"}}
+    )
+    assert found.campaigns_text == "SUPP-1"
+
+
+def test_without_a_list_nothing_changes() -> None:
+    for text in ("A", "A-B", ""):
+        assert resolve(answered(text), None) == answered(text)
+    nothing = AgentEnrichment(agent=AgentRecord(agent_user="1"))
+    assert resolve(nothing, known("A")) == nothing
+
+
+def test_ids_are_compared_exactly_then_whatever_the_case() -> None:
+    campaigns = {"a": KnownCampaign("small", active=True), "A": KnownCampaign("capital", active=True)}
+    found = resolve(answered("a-A"), campaigns).agent
+    assert [each.name for each in found.campaigns] == ["small", "capital"]
+    assert split("supp-1-Sales", known("SUPP-1", "SALES")) == (["supp-1", "Sales"], False)
+
+
+# --- splitting
+
+
+@pytest.mark.parametrize(
+    ("text", "campaigns", "expected", "ambiguous"),
+    [
+        ("", known("A"), [], False),
+        ("A", known("A"), ["A"], False),
+        ("A", {}, ["A"], False),
+        ("A-B", known("A", "B"), ["A", "B"], False),
+        ("A-B", {}, ["A", "B"], True),
+        ("A-B", known("A"), ["A", "B"], True),
+        ("A-B", known("A-B"), ["A-B"], False),
+        ("A-B", known("A-B", "A"), ["A-B"], False),
+        ("A-B", known("A-B", "A", "B"), ["A-B"], True),
+        ("A-B-C", known("A-B", "C", "A"), ["A-B", "C"], False),
+        ("A-B-C", known("A-B", "B-C"), ["A", "B-C"], True),
+        ("A-B-C", known("A-B", "B-C", "A", "C"), ["A", "B-C"], True),
+        ("A--B", known("A", "-B"), ["A", "-B"], False),
+        ("A--B", known("A-", "B"), ["A-", "B"], False),
+        ("A--B", known("A", "B"), ["A", "B"], True),
+        ("A-", known("A"), ["A"], True),
+        ("-", {}, [], True),
+        ("-", known("-"), ["-"], False),
+        ("---", known("-"), ["-", "-"], False),
+        ("A-A", known("A"), ["A", "A"], False),
+    ],
+)
+def test_a_list_is_split_where_the_known_campaigns_say(
+    text: str,
+    campaigns: dict[str, KnownCampaign],
+    expected: list[str],
+    ambiguous: bool,  # noqa: FBT001
+) -> None:
+    assert split(text, campaigns) == (expected, ambiguous)
+
+
+@pytest.mark.parametrize(
+    ("text", "campaigns", "expected", "ambiguous"),
+    [
+        ("OLD-A", known("A", inactive=("OLD",)), ["OLD", "A"], False),
+        ("A-B", known("A", "B", inactive=("A-B",)), ["A", "B"], False),
+        ("A-B", known("A-B", inactive=("A", "B")), ["A-B"], False),
+        ("A-B", known(inactive=("A-B",)), ["A-B"], False),
+        ("A-B", known("A", inactive=("A-B",)), ["A-B"], True),
+        ("A-B-C", known("B-C", inactive=("A-B", "C")), ["A", "B-C"], True),
+    ],
+)
+def test_an_inactive_campaign_is_hardly_likelier_than_an_unknown_one(
+    text: str,
+    campaigns: dict[str, KnownCampaign],
+    expected: list[str],
+    ambiguous: bool,  # noqa: FBT001
+) -> None:
+    assert split(text, campaigns) == (expected, ambiguous)
+
+
+# --- properties
+
+
+def all_splits(text: str, campaigns: dict[str, KnownCampaign]) -> list[list[str]]:
+    """Try every set of dashes: each piece is a known id, or holds no dash."""
+    dashes = [at for at, letter in enumerate(text) if letter == "-"]
+    splits = []
+    for count in range(len(dashes) + 1):
+        for cuts in combinations(dashes, count):
+            begins, ends = [0, *(at + 1 for at in cuts)], [*cuts, len(text)]
+            pieces = [text[begin:end] for begin, end in zip(begins, ends, strict=True)]
+            if all(piece in campaigns or "-" not in piece for piece in pieces):
+                splits.append(pieces)
+    return splits
+
+
+short_ids = st.text("A-", min_size=1, max_size=4)
+some_campaigns = st.dictionaries(
+    short_ids, st.booleans().map(lambda on: KnownCampaign(None, active=on)), max_size=5
+)
+
+
+@PROPERTY
+@given(
+    campaigns=some_campaigns, text=st.text("AB-", min_size=1, max_size=9).filter(lambda text: text.strip())
+)
+def test_the_split_is_the_best_of_all_there_are(campaigns: dict[str, KnownCampaign], text: str) -> None:
+    def unlikely(pieces: list[str]) -> int:
+        return sum(piece not in campaigns or not campaigns[piece].active for piece in pieces)
+
+    def unknown(pieces: list[str]) -> int:
+        return sum(piece not in campaigns for piece in pieces)
+
+    splits = all_splits(text, campaigns)
+    fewest = min(map(unlikely, splits))
+    candidates = [pieces for pieces in splits if unlikely(pieces) == fewest]
+    least = min((unknown(pieces), len(pieces)) for pieces in candidates)
+    best = [pieces for pieces in candidates if (unknown(pieces), len(pieces)) == least]
+    found, ambiguous = split(text, campaigns)
+    assert found in [[piece for piece in pieces if piece] for pieces in best]
+    assert ambiguous == ("-" in text and (least[0] > 0 or len(candidates) > 1))
+
+
+@PROPERTY
+@given(
+    campaigns=some_campaigns.filter(lambda campaigns: any(each.active for each in campaigns.values())),
+    chosen=st.lists(st.integers(0, 4), min_size=1, max_size=6),
+)
+def test_what_is_said_to_be_certain_is_what_was_joined(
+    campaigns: dict[str, KnownCampaign], chosen: list[int]
+) -> None:
+    active = [each for each, campaign in campaigns.items() if campaign.active]
+    joined = [active[number % len(active)] for number in chosen]
+    found, ambiguous = split("-".join(joined), campaigns)
+    assert ambiguous or found == joined
+
+
+@pytest.mark.parametrize("text", ["-", "A-", "-A", "A", "--A", "A-B-"])
+@pytest.mark.parametrize(
+    "campaigns",
+    [
+        {},
+        known("-"),
+        known("A", "-A", "A-"),
+        known("A-B", "B-A", "A-B-A"),
+        known(*("-" * count for count in range(1, 32))),
+    ],
+    ids=["none", "dash", "beside dashes", "between dashes", "many dashes"],
+)
+def test_the_time_for_a_list_grows_with_its_length_and_no_faster(
+    text: str, campaigns: dict[str, KnownCampaign]
+) -> None:
+    whole = text * (16 * 1024 // len(text))
+    enrichment = AgentEnrichment(agent=AgentRecord(agent_user="1"), campaigns_text=whole)
+    started = time.monotonic()
+    resolve(enrichment, campaigns)
+    assert time.monotonic() - started < 5
