@@ -16,18 +16,16 @@ from worker.core.errors import (
     EnrichmentUnavailable,
     Fault,
     InvalidEvent,
+    Lack,
     NotReady,
-    ProcessingError,
     Reason,
 )
-from worker.core.records import CallEnrichment, CallRecord
 from worker.core.retry import LOOK_AGAIN_AT_MOST, RetryPolicy, describe, format_delay
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 DELAYS = (5 * SECOND, 30 * SECOND, 2 * MINUTE, 10 * MINUTE, 60 * MINUTE)
-POLICY = RetryPolicy(delays=DELAYS, max_attempts=12, ready_within=15 * MINUTE, refused_probe=5 * MINUTE)
-NOT_FINAL = CallEnrichment(call=CallRecord(call_id="V1", status="INCALL"), final=False)
+POLICY = RetryPolicy(delays=DELAYS, max_attempts=12, ready_within=15 * MINUTE)
 
 
 class LabelledError(Exception):
@@ -104,25 +102,47 @@ def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
 # --- what is not the event's fault ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("attempt", [1, 3, 12, 10**9])
 @pytest.mark.parametrize(
-    ("error", "tier"),
+    "error",
     [
-        (EnrichmentUnavailable("login", Fault.REFUSED), 10 * MINUTE),
-        (DeliveryUnavailable("401", Fault.REFUSED), 10 * MINUTE),
-        (EnrichmentUnavailable("later", Fault.BUSY), 5 * SECOND),
-        (DeliveryUnavailable("429", Fault.BUSY), 5 * SECOND),
-        (DeliveryUnavailable("429", Fault.BUSY, timedelta(0)), 5 * SECOND),
-        (DeliveryUnavailable("429", Fault.BUSY, 5 * SECOND), 5 * SECOND),
-        (DeliveryUnavailable("429", Fault.BUSY, 6 * SECOND), 30 * SECOND),
-        (DeliveryUnavailable("503", Fault.OUTAGE, 31 * SECOND), 2 * MINUTE),
-        (DeliveryUnavailable("429", Fault.BUSY, timedelta(days=1)), 60 * MINUTE),
+        EnrichmentUnavailable("login", Fault.REFUSED),
+        DeliveryUnavailable("401", Fault.REFUSED),
+        EnrichmentUnavailable("later", Fault.BUSY),
+        DeliveryUnavailable("429", Fault.BUSY),
+        DeliveryUnavailable("429, Retry-After", Fault.BUSY, timedelta(days=1)),
     ],
-    ids=lambda value: value.label if isinstance(value, ProcessingError) else None,
+    ids=repr,
 )
-def test_a_refusal_or_a_request_to_come_back_later_waits_at_least_that_long(
-    error: EnrichmentUnavailable | DeliveryUnavailable, tier: timedelta
+def test_after_a_refusal_or_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probes(
+    error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
 ) -> None:
-    assert POLICY.decide(error, attempt=3, age=MINUTE) == Retry(tier, 3, error.label, str(error))
+    for to_blame in (False, True):
+        decision = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=to_blame)
+        assert decision == Retry(DELAYS[0], attempt, error.label, str(error))
+
+
+@pytest.mark.parametrize("attempt", [1, 3, 12, 10**9])
+@pytest.mark.parametrize("error", [EnrichmentUnavailable("down"), DeliveryUnavailable("500")], ids=repr)
+def test_an_outage_costs_an_attempt_only_where_the_event_is_to_blame(
+    error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
+) -> None:
+    decision = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=False)
+    assert decision == Retry(DELAYS[0], attempt, error.label, str(error))
+    counted = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=True)
+    assert isinstance(counted, DeadLetter) or counted.attempt == attempt + 1
+
+
+@pytest.mark.parametrize(
+    "error", [EnrichmentUnavailable("gibberish", Fault.UNREADABLE), *UNEXPECTED], ids=repr
+)
+def test_an_answer_that_nobody_can_read_and_an_unexpected_error_count_whatever_the_gate_says(
+    error: Exception,
+) -> None:
+    decisions = [POLICY.decide(error, attempt=4, age=MINUTE, to_blame=blame) for blame in (False, True)]
+    assert decisions[0] == decisions[1]
+    assert isinstance(decisions[0], Retry)
+    assert (decisions[0].tier, decisions[0].attempt) == (DELAYS[3], 5)
 
 
 WAITS = st.timedeltas(timedelta(0), timedelta(hours=2))
@@ -135,20 +155,15 @@ POLICIES = st.builds(
     ),
     max_attempts=st.integers(1, 1000),
     ready_within=st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
-    refused_probe=st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
 )
-NOT_THE_EVENTS_FAULT = (
-    st.builds(EnrichmentUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY]))
-    | st.builds(
-        DeliveryUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY]), st.none() | WAITS
-    )
-    | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(Fault), WAITS)
-)
+NOT_THE_EVENTS_FAULT = st.builds(
+    EnrichmentUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY])
+) | st.builds(DeliveryUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY]), st.none() | WAITS)
 ERRORS = (
     NOT_THE_EVENTS_FAULT
     | st.builds(EnrichmentUnavailable, st.text(), st.sampled_from(Fault))
     | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(Fault))
-    | st.builds(NotReady, st.text(), st.sampled_from([None, NOT_FINAL]))
+    | st.builds(NotReady, st.text(), st.sampled_from(Lack))
     | st.builds(RuntimeError, st.text())
 )
 
@@ -162,11 +177,11 @@ def test_a_refusing_or_busy_dependency_never_costs_an_event_an_attempt(
     assert decision.attempt == attempt
 
 
-@given(POLICIES, ERRORS, ATTEMPTS, AGES)
+@given(policy=POLICIES, error=ERRORS, attempt=ATTEMPTS, age=AGES, to_blame=st.booleans())
 def test_the_attempt_never_falls_and_the_tier_is_one_of_the_delays(
-    policy: RetryPolicy, error: Exception, attempt: int, age: timedelta
+    policy: RetryPolicy, error: Exception, attempt: int, age: timedelta, *, to_blame: bool
 ) -> None:
-    decision = policy.decide(error, attempt=attempt, age=age)
+    decision = policy.decide(error, attempt=attempt, age=age, to_blame=to_blame)
     if isinstance(decision, Retry):
         assert decision.tier in policy.delays
         assert decision.attempt in (attempt, attempt + 1)
@@ -237,7 +252,7 @@ def test_where_all_tiers_are_long_the_first_is_used() -> None:
 @pytest.mark.parametrize("age", [timedelta(0), 15 * MINUTE, timedelta(days=30)])
 def test_what_was_found_and_is_not_final_is_never_dead_lettered(age: timedelta) -> None:
     """The pipeline delivers it once it has waited enough, also where the clock ticks in between."""
-    decision = POLICY.decide(NotReady("INCALL", NOT_FINAL), attempt=1, age=age)
+    decision = POLICY.decide(NotReady("INCALL", Lack.FINAL_STATUS), attempt=1, age=age)
     assert isinstance(decision, Retry)
     assert decision.label == "not_final"
 
@@ -257,7 +272,8 @@ def test_waiting_ends_when_the_event_is_as_old_as_the_setting_says() -> None:
         (EnrichmentRejected(""), "rejected_by_dialer"),
         (DeliveryRejected(""), "rejected_by_sink"),
         (NotReady(""), "not_found"),
-        (NotReady("", NOT_FINAL), "not_final"),
+        (NotReady("", Lack.FINAL_STATUS), "not_final"),
+        (NotReady("", Lack.CAMPAIGNS), "not_assigned"),
         *((EnrichmentUnavailable("", fault), f"dialer_{fault}") for fault in Fault),
         *((DeliveryUnavailable("", fault), f"sink_{fault}") for fault in Fault),
         (EnrichmentUnavailable(""), "dialer_outage"),

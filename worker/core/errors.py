@@ -7,7 +7,9 @@ step failed::
     ├── InvalidEvent            the producer's message can't be understood
     ├── EnrichmentRejected      the dialer will never answer for this id
     ├── EnrichmentUnavailable   the dialer could not, or would not, answer now
+    │   └── FunctionRefused     it refuses one function, and may allow others
     ├── NotReady                the dialer has no final answer yet
+    ├── GateClosed              a dependency is in trouble, and the event is not tried now
     ├── DeliveryRejected        the sink will never take this payload
     └── DeliveryUnavailable     the sink could not, or would not, take it now
 
@@ -22,8 +24,6 @@ the `Fault`; nobody else looks into the text.
 
 from datetime import timedelta
 from enum import StrEnum
-
-from worker.core.records import Enrichment
 
 
 class Reason(StrEnum):
@@ -50,6 +50,15 @@ class Fault(StrEnum):
     """It asked us to come back later."""
     UNREADABLE = "unreadable"
     """It answered this one request with something that fits no known shape."""
+
+
+class Lack(StrEnum):
+    """What an answer that is not ready yet lacks."""
+
+    RECORD = "not_found"
+    FINAL_STATUS = "not_final"
+    CAMPAIGNS = "not_assigned"
+    """The agent has not been given each of the campaigns that the event expects."""
 
 
 class ProcessingError(Exception):
@@ -81,17 +90,28 @@ class EnrichmentUnavailable(ProcessingError):
         self.label = f"dialer_{fault}"
 
 
+class FunctionRefused(EnrichmentUnavailable):
+    """The dialer refuses this one function; the login is good, and other functions may be allowed."""
+
+    def __init__(self, message: str) -> None:
+        """Take the text that tells the operator what to change."""
+        super().__init__(message, Fault.REFUSED)
+
+
 class NotReady(ProcessingError):
-    """The dialer does not know the call or agent yet, or its state is not final.
+    """The dialer does not know the call or agent yet, or what it knows is not final."""
 
-    `enrichment` is what is known so far: `None` where nothing was found.
-    """
-
-    def __init__(self, message: str, enrichment: Enrichment | None = None) -> None:
-        """Take the scrubbed text and what is known so far."""
+    def __init__(self, message: str, lack: Lack = Lack.RECORD) -> None:
+        """Take the scrubbed text and what the answer lacks."""
         super().__init__(message)
-        self.enrichment = enrichment
-        self.label = "not_found" if enrichment is None else "not_final"
+        self.lack = lack
+        self.label = str(lack)
+
+
+class GateClosed(ProcessingError):
+    """A dependency is in trouble, so the event was not worked on. It was taken in before that was known."""
+
+    label = "gate_closed"
 
 
 class DeliveryRejected(ProcessingError):

@@ -1,5 +1,10 @@
 """When a failed event is tried again: a pure decision.
 
+How long a dependency in trouble is left alone is not decided here but by its
+gate (`worker.core.gate`). An event that is not to blame goes to the first
+tier, so that its copy is back in the work queue, and waits there, when the
+gate probes.
+
 Retries happen in one layer, the broker's tiers. Adapters never retry, and the
 one silent repeat of aiohttp (idempotent requests on a dropped keep-alive
 connection) is named in `worker.vicidial.client`.
@@ -15,7 +20,9 @@ from worker.core.errors import (
     EnrichmentRejected,
     EnrichmentUnavailable,
     Fault,
+    GateClosed,
     InvalidEvent,
+    Lack,
     NotReady,
     ProcessingError,
     Reason,
@@ -29,6 +36,7 @@ _FINAL: dict[type[Exception], Reason] = {
     EnrichmentRejected: Reason.REJECTED_BY_DIALER,
     DeliveryRejected: Reason.REJECTED_BY_SINK,
 }
+_NEVER_THE_EVENTS = frozenset({Fault.REFUSED, Fault.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +46,26 @@ class RetryPolicy:
     delays: tuple[timedelta, ...]
     max_attempts: int
     ready_within: timedelta
-    refused_probe: timedelta
 
-    def decide(self, error: Exception, *, attempt: int, age: timedelta) -> Retry | DeadLetter:
-        """Decide about an event that failed for the `attempt`th time, `age` after it happened."""
+    def decide(
+        self, error: Exception, *, attempt: int, age: timedelta, to_blame: bool = True
+    ) -> Retry | DeadLetter:
+        """Decide about an event that failed in its `attempt`th attempt, `age` after it happened.
+
+        `to_blame` is what the gate of the dependency said of an outage: whether it is held against
+        the event. A refusal and a request to come back later never are; an answer that nobody can
+        read and an unexpected error always are.
+        """
         if (reason := _FINAL.get(type(error))) is not None:
             return DeadLetter(reason, str(error))
         if isinstance(error, NotReady):
             return self._look_again(error, attempt, age)
+        if isinstance(error, GateClosed):
+            return Retry(self.delays[0], attempt, error.label, str(error))
         if isinstance(error, EnrichmentUnavailable | DeliveryUnavailable):
-            wait = self._wait_that_counts_no_attempt(error)
-            if wait is not None:
-                return Retry(self._tier_of_at_least(wait), attempt, error.label, str(error))
+            outage = error.fault is Fault.OUTAGE and not to_blame
+            if outage or error.fault in _NEVER_THE_EVENTS:
+                return Retry(self.delays[0], attempt, error.label, str(error))
         return self._next_attempt(error, attempt)
 
     def still_waits(self, age: timedelta) -> bool:
@@ -57,7 +73,7 @@ class RetryPolicy:
         return age < self.ready_within
 
     def _look_again(self, error: NotReady, attempt: int, age: timedelta) -> Retry | DeadLetter:
-        if error.enrichment is None and not self.still_waits(age):
+        if error.lack is Lack.RECORD and not self.still_waits(age):
             return DeadLetter(Reason.NOT_FOUND, str(error))
         return Retry(self._look_again_tier(age), attempt, error.label, str(error))
 
@@ -65,17 +81,6 @@ class RetryPolicy:
         """Wait about as long again as the event is old: most dispositions land in the first minute."""
         short = [delay for delay in self.delays if delay <= LOOK_AGAIN_AT_MOST] or [self.delays[0]]
         return max((delay for delay in short if delay <= 2 * age), default=short[0])
-
-    def _wait_that_counts_no_attempt(
-        self, error: EnrichmentUnavailable | DeliveryUnavailable
-    ) -> timedelta | None:
-        if error.fault is Fault.REFUSED:
-            return self.refused_probe
-        asked_for = error.retry_after if isinstance(error, DeliveryUnavailable) else None
-        return timedelta(0) if asked_for is None and error.fault is Fault.BUSY else asked_for
-
-    def _tier_of_at_least(self, wait: timedelta) -> timedelta:
-        return next((delay for delay in self.delays if delay >= wait), self.delays[-1])
 
     def _next_attempt(self, error: Exception, attempt: int) -> Retry | DeadLetter:
         text = describe(error)

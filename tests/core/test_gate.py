@@ -1,0 +1,677 @@
+"""The gate: when it closes and for how long, how it probes and ramps up, and whom it blames."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from worker.core.errors import Fault
+from worker.core.gate import Gate, GateStatus, State
+
+SECOND = timedelta(seconds=1)
+PROBE_MAX = 30.0
+REFUSED_PROBE = 300.0
+FULL = 64
+NOT_THE_EVENTS_OWN = [Fault.OUTAGE, Fault.REFUSED, Fault.BUSY]
+DOWN = "the dialer can't be reached"
+
+
+class Clock:
+    """A clock that a test sets forward."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def changes() -> list[GateStatus]:
+    return []
+
+
+@pytest.fixture
+def gate(clock: Clock, changes: list[GateStatus]) -> Gate:
+    return make(clock, on_change=changes.append)
+
+
+def make(
+    clock: Clock,
+    *,
+    full: int = FULL,
+    probe_max: float = PROBE_MAX,
+    jitter: Callable[[], float] = lambda: 0.5,
+    on_change: Callable[[GateStatus], None] = lambda _: None,
+) -> Gate:
+    return Gate(
+        "dialer",
+        full=full,
+        probe_max=probe_max * SECOND,
+        refused_probe=REFUSED_PROBE * SECOND,
+        clock=clock,
+        jitter=jitter,
+        on_change=on_change,
+    )
+
+
+def state(gate: Gate) -> State:
+    return gate.status().state
+
+
+def fail(gate: Gate, times: int = 1) -> list[bool]:
+    """Report so many outages, and give which of them counted."""
+    return [gate.failed(Fault.OUTAGE, DOWN) for _ in range(times)]
+
+
+def succeed(gate: Gate, times: int = 1) -> None:
+    for _ in range(times):
+        gate.succeeded()
+
+
+def wait_of(gate: Gate) -> float:
+    """Give for how long the gate is closed."""
+    left = gate.status().next_probe_in
+    assert left is not None
+    return left.total_seconds()
+
+
+def begin_to_probe(gate: Gate, clock: Clock) -> float:
+    """Let the wait pass, to its last moment, and give how long it was."""
+    seconds = wait_of(gate)
+    until = gate.next_change()
+    assert until is not None
+    clock.now = until - 0.001
+    assert gate.room() == 0
+    clock.now = until
+    assert gate.room() == 1
+    return round(seconds, 3)
+
+
+def begin_to_ramp(gate: Gate, clock: Clock) -> None:
+    fail(gate, 5)
+    begin_to_probe(gate, clock)
+    gate.succeeded()
+    assert (state(gate), gate.room()) == (State.RAMPING, 1)
+
+
+# --- open -----------------------------------------------------------------------------------------
+
+
+def test_a_gate_begins_open_with_full_room(gate: Gate) -> None:
+    assert gate.room() == FULL
+    assert gate.status() == GateStatus("dialer", State.OPEN, None, None, None)
+    assert gate.next_change() is None
+
+
+def test_by_default_it_runs_on_the_worlds_clock_and_dice() -> None:
+    gate = Gate("sink", full=2, probe_max=30 * SECOND, refused_probe=300 * SECOND)
+    fail(gate, 5)
+    assert 0 < wait_of(gate) <= 1.2
+
+
+def test_five_outages_in_a_row_close_it(gate: Gate) -> None:
+    fail(gate, 4)
+    assert (state(gate), gate.room()) == (State.OPEN, FULL)
+    fail(gate)
+    assert (state(gate), gate.room()) == (State.CLOSED, 0)
+
+
+def test_a_success_begins_the_row_anew(gate: Gate) -> None:
+    fail(gate, 4)
+    gate.succeeded()
+    fail(gate, 4)
+    assert state(gate) is State.OPEN
+
+
+def test_ten_outages_among_the_last_twenty_close_it(gate: Gate) -> None:
+    for _ in range(9):
+        fail(gate)
+        gate.succeeded()
+    assert state(gate) is State.OPEN
+    fail(gate)
+    assert state(gate) is State.CLOSED
+
+
+def test_an_outage_is_forgotten_after_twenty_outcomes(gate: Gate) -> None:
+    fail(gate)
+    gate.succeeded()
+    for _ in range(9):
+        succeed(gate, 2)
+        fail(gate)
+    assert state(gate) is State.OPEN, "the tenth of the last 29"
+    succeed(gate, 20)
+    fail(gate, 4)
+    assert state(gate) is State.OPEN
+
+
+def test_nine_of_twenty_for_ever_do_not_close_it(gate: Gate) -> None:
+    for _ in range(1000):
+        for _ in range(9):
+            succeed(gate)
+            fail(gate)
+        succeed(gate, 2)
+    assert state(gate) is State.OPEN
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.BUSY])
+def test_a_refusal_or_a_request_to_come_back_later_closes_it_at_once(gate: Gate, fault: Fault) -> None:
+    succeed(gate, 100)
+    assert not gate.failed(fault, "no")
+    assert (state(gate), gate.room()) == (State.CLOSED, 0)
+
+
+# --- closed, and for how long ---------------------------------------------------------------------
+
+
+def test_the_waits_begin_with_a_second_and_double_up_to_the_longest(gate: Gate, clock: Clock) -> None:
+    fail(gate, 5)
+    waits = []
+    for _ in range(8):
+        waits.append(begin_to_probe(gate, clock))
+        fail(gate)
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+@pytest.mark.parametrize(("dice", "waits"), [(0.0, [0.8, 1.6, 24, 24]), (1.0, [1.2, 2.4, 30, 30])])
+def test_the_waits_vary_by_a_fifth_and_are_never_longer_than_the_longest(
+    clock: Clock, dice: float, waits: list[float]
+) -> None:
+    gate = make(clock, jitter=lambda: dice)
+    fail(gate, 5)
+    seen = []
+    for _ in range(12):
+        seen.append(begin_to_probe(gate, clock))
+        fail(gate)
+    assert [*seen[:2], *seen[-2:]] == waits
+
+
+def test_the_longest_wait_may_be_shorter_than_the_first(clock: Clock) -> None:
+    gate = make(clock, probe_max=0.5)
+    fail(gate, 5)
+    for _ in range(3):
+        assert begin_to_probe(gate, clock) == 0.5
+        fail(gate)
+
+
+@pytest.mark.parametrize(("dice", "seconds"), [(0.0, REFUSED_PROBE), (1.0, 1.2 * REFUSED_PROBE)])
+def test_after_a_refusal_it_is_never_asked_too_soon(clock: Clock, dice: float, seconds: float) -> None:
+    gate = make(clock, jitter=lambda: dice)
+    for _ in range(3):
+        gate.failed(Fault.REFUSED, "login incorrect")
+        assert begin_to_probe(gate, clock) == seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [(7.0, 7.0), (3600.0, 3600.0), (86400.0, 3600.0), (1.0, 1.0), (0.001, 1.0)]
+)
+def test_a_busy_dependency_is_left_alone_for_as_long_as_it_asked(
+    gate: Gate, clock: Clock, asked: float, seconds: float
+) -> None:
+    for _ in range(3):
+        gate.failed(Fault.BUSY, "429", asked * SECOND)
+        assert begin_to_probe(gate, clock) == seconds
+
+
+@pytest.mark.parametrize("asked", [None, 0 * SECOND])
+def test_where_a_busy_one_did_not_say_how_long_the_waits_grow_until_it_takes_one(
+    gate: Gate, clock: Clock, asked: timedelta | None
+) -> None:
+    waits = []
+    for _ in range(7):
+        gate.failed(Fault.BUSY, "429", asked)
+        waits.append(begin_to_probe(gate, clock))
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+    gate.succeeded()
+    gate.failed(Fault.BUSY, "429", asked)
+    assert begin_to_probe(gate, clock) == 1
+
+
+def test_waits_that_were_asked_for_do_not_lengthen_those_after_an_outage(gate: Gate, clock: Clock) -> None:
+    for fault in (Fault.BUSY, Fault.REFUSED) * 5:
+        gate.failed(fault, "no")
+        begin_to_probe(gate, clock)
+    fail(gate)
+    assert begin_to_probe(gate, clock) == 1
+
+
+def test_what_was_in_work_when_it_closed_neither_opens_it_nor_closes_it_for_longer(
+    gate: Gate, clock: Clock
+) -> None:
+    fail(gate, 5)
+    until = gate.next_change()
+    clock.now += 0.5
+    succeed(gate, 100)
+    assert fail(gate, 100) == [False] * 100
+    assert (state(gate), gate.room(), gate.next_change()) == (State.CLOSED, 0, until)
+    gate.failed(Fault.BUSY, "429")
+    assert gate.next_change() == until
+    clock.now += 0.5
+    assert gate.room() == 1
+    fail(gate)
+    assert wait_of(gate) == 2
+
+
+def test_a_late_refusal_makes_an_outage_a_refusal(gate: Gate, clock: Clock) -> None:
+    fail(gate, 5)
+    clock.now += 0.5
+    assert not gate.failed(Fault.REFUSED, "login incorrect")
+    assert wait_of(gate) == 1.1 * REFUSED_PROBE
+    assert gate.status().reason == "login incorrect"
+    clock.now += 100
+    gate.failed(Fault.REFUSED, "and again")
+    assert wait_of(gate) == 1.1 * REFUSED_PROBE - 100, "the first one counts"
+    assert gate.status().reason == "login incorrect"
+
+
+def test_a_late_refusal_does_not_shorten_what_was_asked_for(gate: Gate) -> None:
+    gate.failed(Fault.BUSY, "503", 3600 * SECOND)
+    gate.failed(Fault.REFUSED, "403")
+    assert wait_of(gate) == 3600
+    assert gate.status().reason == "403"
+
+
+@pytest.mark.parametrize("first", NOT_THE_EVENTS_OWN)
+def test_a_late_request_for_a_longer_wait_is_kept_and_one_for_a_shorter_is_not(
+    gate: Gate, first: Fault
+) -> None:
+    while state(gate) is State.OPEN:
+        gate.failed(first, "first")
+    before = wait_of(gate)
+    gate.failed(Fault.BUSY, "shorter", 0.5 * before * SECOND)
+    assert (wait_of(gate), gate.status().reason) == (max(before, 1), "first")
+    gate.failed(Fault.BUSY, "longer", 1000 * SECOND)
+    assert (wait_of(gate), gate.status().reason) == (1000, "longer")
+    gate.failed(Fault.BUSY, "far too long", 86400 * SECOND)
+    assert wait_of(gate) == 3600
+
+
+# --- probing --------------------------------------------------------------------------------------
+
+
+def test_when_its_time_has_come_it_has_room_for_one(gate: Gate, clock: Clock) -> None:
+    fail(gate, 5)
+    begin_to_probe(gate, clock)
+    assert state(gate) is State.PROBING
+    assert gate.next_change() is None
+    clock.now += 10_000
+    assert gate.room() == 1, "an event that did not need the dependency changes nothing"
+
+
+@pytest.mark.parametrize("fault", NOT_THE_EVENTS_OWN)
+def test_a_probe_that_fails_closes_it_again(gate: Gate, clock: Clock, fault: Fault) -> None:
+    succeed(gate, 3)
+    fail(gate, 5)
+    begin_to_probe(gate, clock)
+    assert not gate.failed(fault, "still down")
+    assert (state(gate), gate.status().reason) == (State.CLOSED, "still down")
+
+
+def test_a_probe_that_succeeds_begins_the_ramp(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    assert gate.next_change() is None
+
+
+# --- ramping up -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("full", "rooms"),
+    [
+        (64, [1] * 1 + [2] * 2 + [4] * 4 + [8] * 8 + [16] * 16 + [32] * 32),
+        (20, [1] * 1 + [2] * 2 + [4] * 4 + [8] * 8 + [16] * 16),
+        (2, [1]),
+        (1, [1]),
+    ],
+)
+def test_the_room_doubles_after_as_many_successes_as_it_holds(
+    clock: Clock, full: int, rooms: list[int]
+) -> None:
+    gate = make(clock, full=full)
+    begin_to_ramp(gate, clock)
+    seen = []
+    while state(gate) is State.RAMPING:
+        seen.append(gate.room())
+        gate.succeeded()
+    assert seen == rooms
+    assert (state(gate), gate.room()) == (State.OPEN, full)
+
+
+def test_a_single_failure_halves_the_room_and_the_successes_count_anew(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    succeed(gate, 1 + 2 + 4 + 7)
+    assert gate.room() == 8
+    fail(gate)
+    assert (state(gate), gate.room()) == (State.RAMPING, 4)
+    succeed(gate, 3)
+    assert gate.room() == 4
+    gate.succeeded()
+    assert gate.room() == 8
+
+
+def test_the_room_of_a_ramp_is_at_least_one(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    fail(gate, 4)
+    assert (state(gate), gate.room()) == (State.RAMPING, 1)
+
+
+def test_a_ramp_ends_for_the_same_reasons_as_it_began(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    fail(gate, 5)
+    assert (state(gate), gate.room()) == (State.CLOSED, 0)
+    begin_to_probe(gate, clock)
+    gate.succeeded()
+    for _ in range(9):
+        fail(gate)
+        gate.succeeded()
+    assert state(gate) is State.RAMPING
+    fail(gate)
+    assert state(gate) is State.CLOSED
+    begin_to_probe(gate, clock)
+    gate.succeeded()
+    gate.failed(Fault.REFUSED, "no")
+    assert state(gate) is State.CLOSED
+
+
+def test_what_failed_before_the_probe_is_not_held_against_the_ramp(gate: Gate, clock: Clock) -> None:
+    for _ in range(9):
+        fail(gate)
+        gate.succeeded()
+    fail(gate)
+    begin_to_probe(gate, clock)
+    gate.succeeded()
+    fail(gate, 4)
+    assert state(gate) is State.RAMPING
+
+
+# --- how the waits are forgotten ------------------------------------------------------------------
+
+
+def after_long_outage(gate: Gate, clock: Clock) -> None:
+    """Let it be down until the next wait is the longest, and then begin to ramp up."""
+    fail(gate, 5)
+    for _ in range(10):
+        begin_to_probe(gate, clock)
+        fail(gate)
+    begin_to_probe(gate, clock)
+    gate.succeeded()
+
+
+@pytest.mark.parametrize(("successes", "wait"), [(0, 30), (1, 15), (2, 15), (3, 7.5), (7, 3.75), (62, 1)])
+def test_each_doubling_of_the_room_takes_back_one_of_the_wait(
+    gate: Gate, clock: Clock, successes: int, wait: float
+) -> None:
+    after_long_outage(gate, clock)
+    succeed(gate, successes)
+    fail(gate, 5)
+    assert begin_to_probe(gate, clock) == wait
+
+
+@pytest.mark.parametrize(("lasts", "wait"), [(14.9, 15.0), (15.0, 1.0)])
+def test_the_rest_is_taken_back_when_it_has_stayed_open_for_as_long(
+    clock: Clock, lasts: float, wait: float
+) -> None:
+    gate = make(clock, full=1)
+    after_long_outage(gate, clock)
+    gate.succeeded()
+    assert state(gate) is State.OPEN
+    clock.now += lasts
+    fail(gate, 5)
+    assert begin_to_probe(gate, clock) == wait
+
+
+def test_signs_of_life_that_are_too_short_lengthen_the_waits(gate: Gate, clock: Clock) -> None:
+    fail(gate, 5)
+    waits = []
+    for _ in range(8):
+        waits.append(begin_to_probe(gate, clock))
+        gate.succeeded()
+        fail(gate, 5)
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+# --- who is to blame ------------------------------------------------------------------------------
+
+
+def test_where_nothing_ever_succeeded_nothing_counts(gate: Gate) -> None:
+    assert fail(gate, 20) == [False] * 20
+
+
+@pytest.mark.parametrize(("before", "counted"), [(2, False), (3, True), (100, True)])
+def test_at_the_onset_of_an_outage_at_most_one_failure_counts(
+    gate: Gate, before: int, *, counted: bool
+) -> None:
+    succeed(gate, before)
+    assert fail(gate, 50) == [counted] + [False] * 49
+
+
+def test_one_that_fails_among_others_that_succeed_is_to_blame_each_time(gate: Gate) -> None:
+    for _ in range(100):
+        succeed(gate, 3)
+        assert fail(gate) == [True]
+    assert state(gate) is State.OPEN
+
+
+def test_of_those_that_fail_one_counts_for_each_three_that_succeed(gate: Gate) -> None:
+    verdicts = []
+    for _ in range(4):
+        succeed(gate, 2)
+        verdicts += fail(gate)
+    assert verdicts == [False, True, False, True], "failures that don't count take nothing away"
+
+
+def test_the_failure_that_closes_it_does_not_count(gate: Gate) -> None:
+    for _ in range(9):
+        fail(gate)
+        succeed(gate)
+    succeed(gate)
+    fail(gate)
+    succeed(gate, 2)
+    assert state(gate) is State.CLOSED
+    assert fail(gate) == [False]
+
+
+def test_a_ramp_shows_too_that_others_succeed(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    succeed(gate, 2)
+    assert fail(gate, 4) == [True, False, False, False]
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.BUSY])
+def test_a_refusal_and_a_request_to_come_back_later_are_nobodys_fault(gate: Gate, fault: Fault) -> None:
+    succeed(gate, 100)
+    assert not gate.failed(fault, "no")
+
+
+def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(gate: Gate, clock: Clock) -> None:
+    for _ in range(30):
+        assert gate.failed(Fault.UNREADABLE, "what?")
+    assert state(gate) is State.OPEN
+    fail(gate, 4)
+    gate.failed(Fault.UNREADABLE, "what?")
+    fail(gate)
+    assert state(gate) is State.CLOSED, "it did not break the row"
+    assert gate.failed(Fault.UNREADABLE, "what?")
+    begin_to_probe(gate, clock)
+    assert gate.failed(Fault.UNREADABLE, "what?")
+    assert state(gate) is State.PROBING
+    gate.succeeded()
+    assert gate.failed(Fault.UNREADABLE, "what?")
+    assert (state(gate), gate.room()) == (State.RAMPING, 1)
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def test_the_status_tells_why_and_since_when_and_until_when(gate: Gate, clock: Clock) -> None:
+    fail(gate, 4)
+    gate.failed(Fault.OUTAGE, "HTTP 502")
+    clock.now += 0.25
+    quarter = timedelta(seconds=0.25)
+    assert gate.status() == GateStatus("dialer", State.CLOSED, "HTTP 502", quarter, 3 * quarter)
+    clock.now += 10
+    assert gate.status().next_probe_in == timedelta(0), "due, and not begun"
+    gate.room()
+    gate.failed(Fault.OUTAGE, "HTTP 504")
+    clock.now += 1
+    assert gate.status() == GateStatus("dialer", State.CLOSED, "HTTP 504", 11.25 * SECOND, SECOND)
+    clock.now += 1
+    gate.room()
+    assert gate.status() == GateStatus("dialer", State.PROBING, "HTTP 504", 12.25 * SECOND, None)
+    gate.succeeded()
+    assert gate.status() == GateStatus("dialer", State.RAMPING, "HTTP 504", 12.25 * SECOND, None)
+    succeed(gate, 63)
+    assert gate.status() == GateStatus("dialer", State.OPEN, None, None, None)
+
+
+def test_a_closure_after_a_sign_of_life_is_a_new_one(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    clock.now += 100
+    fail(gate, 5)
+    assert gate.status().closed_for == timedelta(0)
+
+
+def test_each_change_of_state_is_told_once_it_is_made(
+    gate: Gate, clock: Clock, changes: list[GateStatus]
+) -> None:
+    fail(gate, 10)
+    begin_to_probe(gate, clock)
+    gate.room()
+    fail(gate)
+    gate.failed(Fault.REFUSED, "403")
+    begin_to_probe(gate, clock)
+    succeed(gate, 64)
+    assert [change.state for change in changes] == [
+        State.CLOSED,
+        State.PROBING,
+        State.CLOSED,
+        State.PROBING,
+        State.RAMPING,
+        State.OPEN,
+    ]
+    assert (changes[0].reason, changes[0].next_probe_in) == (DOWN, SECOND)
+    assert (changes[-2].reason, changes[-1].reason) == ("403", None)
+
+
+# --- whatever happens -----------------------------------------------------------------------------
+
+OUTCOMES = [None, None, None, *Fault]
+ASKED = st.none() | st.timedeltas(timedelta(0), timedelta(days=2))
+
+
+class WorkerAndGate(RuleBasedStateMachine):
+    """An intake that fills the room there is; outcomes of any kind, in any order, at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.changes: list[GateStatus] = []
+        self.gate = make(self.clock)
+        self.in_work = 0
+        self.counted = self.successes = 0
+
+    @initialize(full=st.integers(1, 100), dice=st.floats(0, 1))
+    def a_worker_starts(self, full: int, dice: float) -> None:
+        self.full = full
+        self.gate = make(self.clock, full=full, jitter=lambda: dice, on_change=self.changes.append)
+
+    @rule(seconds=st.floats(0, 40) | st.floats(0, 4000))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def the_gate_may_probe_as_soon_as_it_says(self) -> None:
+        self.clock.now = self.gate.next_change() or self.clock.now
+
+    @rule(how_many=st.integers(1, 100))
+    def events_are_taken(self, how_many: int) -> None:
+        self.in_work += max(0, min(how_many, self.gate.room() - self.in_work))
+
+    @precondition(lambda self: self.in_work)
+    @rule(outcome=st.sampled_from(OUTCOMES), asked=ASKED, share=st.floats(0, 1))
+    def some_end(self, outcome: Fault | None, asked: timedelta | None, share: float) -> None:
+        for _ in range(1 + int(share * (self.in_work - 1))):
+            self.ends(outcome, asked)
+
+    @precondition(lambda self: self.in_work)
+    @rule()
+    def an_event_needed_nothing_of_it(self) -> None:
+        before = self.gate.status()
+        self.in_work -= 1
+        assert self.gate.status() == before
+
+    def ends(self, outcome: Fault | None, asked: timedelta | None) -> None:
+        self.in_work -= 1
+        before, until = state(self.gate), self.gate.next_change()
+        if outcome is None:
+            self.gate.succeeded()
+            self.successes += before is not State.CLOSED
+            assert state(self.gate) is not State.CLOSED or before is State.CLOSED
+            return
+        counts = self.gate.failed(outcome, "down", asked)
+        after = state(self.gate)
+        assert after is before or after is State.CLOSED, "failures alone open nothing"
+        if outcome is Fault.UNREADABLE:
+            assert counts
+            assert after is before
+            return
+        if before is State.CLOSED:
+            assert (self.gate.next_change() or 0) >= (until or 0)
+        if counts:
+            assert outcome is Fault.OUTAGE
+            assert after is before
+            assert after in {State.OPEN, State.RAMPING}
+            self.counted += 1
+        if outcome is Fault.REFUSED and before is not State.CLOSED:
+            assert wait_of(self.gate) >= REFUSED_PROBE
+
+    @invariant()
+    def the_room_fits_the_state(self) -> None:
+        room, now = self.gate.room(), state(self.gate)
+        expected = {State.OPEN: {self.full}, State.CLOSED: {0}, State.PROBING: {1}}
+        assert room in expected.get(now, range(1, self.full + 1))
+        assert (self.gate.next_change() is not None) == (now is State.CLOSED)
+
+    @invariant()
+    def it_is_never_closed_for_longer_than_anybody_may_ask_for(self) -> None:
+        left = self.gate.status().next_probe_in
+        assert left is None or timedelta(0) <= left <= 3600 * SECOND
+
+    @invariant()
+    def at_most_one_failure_counts_for_each_three_successes(self) -> None:
+        assert 3 * self.counted <= self.successes
+
+    @invariant()
+    def it_goes_only_where_it_may(self) -> None:
+        ways = {
+            State.OPEN: {State.CLOSED},
+            State.CLOSED: {State.PROBING},
+            State.PROBING: {State.CLOSED, State.RAMPING},
+            State.RAMPING: {State.CLOSED, State.OPEN},
+        }
+        states = [State.OPEN, *(change.state for change in self.changes)]
+        assert all(after in ways[before] for before, after in pairwise(states))
+        assert states[-1] is state(self.gate)
+
+    def teardown(self) -> None:
+        """Let the dependency be well again: one wait and a bounded number of successes open the gate."""
+        begin = self.clock.now
+        self.clock.now = self.gate.next_change() or self.clock.now
+        assert self.clock.now - begin <= 3600
+        for _ in range(2 * self.full + 1):
+            assert self.gate.room() >= 1
+            self.gate.succeeded()
+        assert (state(self.gate), self.gate.room()) == (State.OPEN, self.full)
+
+
+WorkerAndGate.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestWorkerAndGate = WorkerAndGate.TestCase

@@ -1,0 +1,421 @@
+"""A small worker in simulated time, through outages that last for days: nothing may be lost.
+
+The gates and the retry policy are the real ones; the broker's queue and tiers, the dialer and the sink
+are played. Run with `-s` to see the table of what happened.
+"""
+
+import heapq
+import math
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import count, pairwise
+from statistics import median
+
+import pytest
+
+from worker.core.disposition import Retry
+from worker.core.errors import DeliveryUnavailable, EnrichmentUnavailable, Fault, ProcessingError, Reason
+from worker.core.gate import Gate, GateStatus, State
+from worker.core.retry import RetryPolicy
+
+SEED = 20261120
+SECOND = timedelta(seconds=1)
+MINUTE = 60.0
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+FULL = 64
+POLICY = RetryPolicy(
+    delays=(5 * SECOND, 30 * SECOND, 120 * SECOND, 600 * SECOND, 3600 * SECOND),
+    max_attempts=12,
+    ready_within=900 * SECOND,
+)
+NEVER = math.inf
+
+Answer = tuple[float, Fault | None, timedelta | None]
+"""How many seconds it takes, the trouble if there is any, and the wait that is asked for."""
+Trouble = Callable[[random.Random, float, int], Answer | None]
+"""How a dependency answers about an event, so many seconds into its bad time; `None` means well."""
+
+
+def always(seconds: float, fault: Fault = Fault.OUTAGE, wait: float | None = None) -> Trouble:
+    answer = (seconds, fault, None if wait is None else timedelta(seconds=wait))
+    return lambda _rng, _since, _event: answer
+
+
+def at_random(share: float) -> Trouble:
+    return lambda rng, _since, _event: (0.1, Fault.OUTAGE, None) if rng.random() < share else None
+
+
+def off_and_on(off: float, on: float, seconds: float = 0.1) -> Trouble:
+    return lambda _rng, since, _event: (seconds, Fault.OUTAGE, None) if since % (off + on) < off else None
+
+
+def only_of(poison: Callable[[int], bool]) -> Trouble:
+    return lambda _rng, _since, event: (0.1, Fault.OUTAGE, None) if poison(event) else None
+
+
+def over(limit: float, burst: float, wait: float | None) -> Trouble:
+    """Take so many requests a second and answer 429 to all above."""
+    asked = None if wait is None else timedelta(seconds=wait)
+    tokens, filled = burst, 0.0
+
+    def answer(_rng: random.Random, since: float, _event: int) -> Answer | None:
+        nonlocal tokens, filled
+        tokens, filled = min(burst, tokens + (since - filled) * limit), since
+        if tokens < 1:
+            return 0.05, Fault.BUSY, asked
+        tokens -= 1
+        return None
+
+    return answer
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A bad time of one dependency."""
+
+    trouble: Trouble
+    begins: float = HOUR
+    lasts: float = DAY
+    where: str = "sink"
+
+    @property
+    def ends(self) -> float:
+        return self.begins + self.lasts
+
+
+@dataclass(frozen=True)
+class Message:
+    """One event in the queue or in a tier."""
+
+    event: int
+    attempt: int = 1
+    enriched: bool = False
+
+
+@dataclass
+class World:
+    """A worker, its queue and its tiers, and what it depends on, from a seed."""
+
+    bad: tuple[Bad, ...]
+    every: float
+    """How many seconds apart the events come, on average."""
+    most: int = sys.maxsize
+    """How many events there are, at most."""
+    until: float = 0.0
+    """How long events come; 0 for until an hour after the bad times."""
+    full: int = FULL
+    seed: int = SEED
+    now: float = 0.0
+    in_work: int = 0
+    requests_while_bad: int = 0
+    failures: int = 0
+    attempts: int = 1
+    dead: dict[int, Reason] = field(default_factory=dict)
+    arrived: dict[int, float] = field(default_factory=dict, repr=False)
+    delivered: dict[int, float] = field(default_factory=dict, repr=False)
+    changes: list[GateStatus] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)  # noqa: S311 - played, not secret
+        self.until = self.until or self.heal + HOUR
+        self.gates = {
+            name: Gate(
+                name,
+                full=self.full,
+                probe_max=30 * SECOND,
+                refused_probe=300 * SECOND,
+                clock=lambda: self.now,
+                jitter=self.rng.random,
+                on_change=self.changes.append,
+            )
+            for name in ("dialer", "sink")
+        }
+        self.queue: deque[Message] = deque()
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.order = count()
+        self.wakes_at = -1.0
+
+    @property
+    def heal(self) -> float:
+        return max(each.ends for each in self.bad)
+
+    # --- what a test asks
+
+    def run(self) -> "World":
+        """Let it go on until everything is settled, at most for two days after the last event."""
+        self.later(self.rng.expovariate(1 / self.every), lambda: self.comes(0))
+        while self.agenda and self.now < self.until + 2 * DAY:
+            at, _, action = heapq.heappop(self.agenda)
+            self.now = at
+            action()
+        return self
+
+    def lost(self) -> set[int]:
+        """Give the events that were neither delivered nor dead-lettered."""
+        return self.arrived.keys() - self.delivered.keys() - self.dead.keys()
+
+    def last_delivery_after_the_heal(self) -> float:
+        """Give how long after the heal the last event was delivered that had come before it."""
+        late = [at for event, at in self.delivered.items() if self.arrived[event] < self.heal]
+        return max(late, default=self.heal) - self.heal
+
+    def delays(self) -> list[float]:
+        return [at - self.arrived[event] for event, at in self.delivered.items()]
+
+    def closures(self, name: str = "sink") -> int:
+        """Give how often a gate closed anew; a failed probe is none."""
+        states = [State.OPEN, *(change.state for change in self.changes if change.name == name)]
+        anew = {(State.OPEN, State.CLOSED), (State.RAMPING, State.CLOSED)}
+        return sum(step in anew for step in pairwise(states))
+
+    # --- the broker and the intake
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self.agenda, (self.now + seconds, next(self.order), action))
+
+    def comes(self, event: int) -> None:
+        self.arrived[event] = self.now
+        self.enqueue(Message(event))
+        gap = self.rng.expovariate(1 / self.every)
+        if event + 1 < self.most and self.now + gap < self.until:
+            self.later(gap, lambda: self.comes(event + 1))
+
+    def enqueue(self, message: Message) -> None:
+        self.queue.append(message)
+        self.take()
+
+    def take(self) -> None:
+        """Take what there is room for; a closed gate whose time has come is looked at then."""
+        while self.queue and self.in_work < min(gate.room() for gate in self.gates.values()):
+            self.in_work += 1
+            probing = any(gate.status().state is State.PROBING for gate in self.gates.values())
+            assert self.in_work == 1 or not probing, "a probe goes alone"
+            message = self.queue.popleft()
+            self.ask("sink" if message.enriched else "dialer", message)
+        waits = [at for gate in self.gates.values() if (at := gate.next_change()) is not None]
+        if self.queue and waits and self.wakes_at <= self.now:
+            self.wakes_at = max(self.now, min(waits))
+            self.later(self.wakes_at - self.now, self.take)
+
+    # --- one event
+
+    def ask(self, where: str, message: Message) -> None:
+        answer: Answer | None = None
+        for bad in self.bad:
+            if bad.where == where and bad.begins <= self.now < bad.ends:
+                self.requests_while_bad += 1
+                answer = bad.trouble(self.rng, self.now - bad.begins, message.event)
+        seconds, fault, wait = answer or (self.rng.uniform(0.02, 0.2), None, None)
+        self.later(seconds, lambda: self.answered(where, message, fault, wait))
+
+    def answered(self, where: str, message: Message, fault: Fault | None, wait: timedelta | None) -> None:
+        if fault is not None:
+            self.failed(where, message, fault, wait)
+        else:
+            self.gates[where].succeeded()
+            if where == "dialer":
+                self.ask("sink", replace(message, enriched=True))
+                return
+            assert message.event not in self.delivered
+            self.delivered[message.event] = self.now
+        self.in_work -= 1
+        self.take()
+
+    def failed(self, where: str, message: Message, fault: Fault, wait: timedelta | None) -> None:
+        self.failures += 1
+        error: ProcessingError = (
+            EnrichmentUnavailable("down", fault)
+            if where == "dialer"
+            else DeliveryUnavailable("down", fault, wait)
+        )
+        to_blame = self.gates[where].failed(fault, str(error), wait)
+        decision = POLICY.decide(error, attempt=message.attempt, age=SECOND, to_blame=to_blame)
+        if isinstance(decision, Retry):
+            self.attempts = max(self.attempts, decision.attempt)
+            copy = replace(message, attempt=decision.attempt)
+            self.later(decision.tier.total_seconds(), lambda: self.enqueue(copy))
+        else:
+            self.dead[message.event] = decision.reason
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+_rows: list[str] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _table() -> Iterator[None]:
+    yield
+    head = f"{'trouble':<42} {'days':>5} {'requests':>8} {'attempt':>7} {'last after':>10} {'median':>9}"
+    sys.stdout.write("\n".join(["", head, *_rows, ""]))
+
+
+def noted(what: str, world: World) -> World:
+    days = sum(bad.lasts for bad in world.bad) / DAY
+    last = f"{world.last_delivery_after_the_heal():.0f} s"
+    delay = f"{median(world.delays()):.1f} s"
+    sent = world.requests_while_bad
+    _rows.append(f"{what:<42} {days:>5.2f} {sent:>8} {world.attempts:>7} {last:>10} {delay:>9}")
+    return world
+
+
+# --- down for good while --------------------------------------------------------------------------
+
+DOWN = {
+    "dialer unreachable": (Bad(always(0.01), where="dialer"), 25.0),
+    "dialer times out": (Bad(always(10), where="dialer", lasts=3 * DAY), 35.0),
+    "dialer answers 500, empty": (Bad(always(0.05), where="dialer"), 25.0),
+    "login refused": (Bad(always(0.05, Fault.REFUSED), where="dialer", lasts=3 * DAY), 300.0),
+    "sink unreachable": (Bad(always(0.01)), 25.0),
+    "sink times out": (Bad(always(15), lasts=3 * DAY), 40.0),
+    "sink answers 500": (Bad(always(0.1), lasts=3 * DAY), 25.0),
+    "sink answers 403": (Bad(always(0.1, Fault.REFUSED)), 300.0),
+    "sink answers 429": (Bad(always(0.1, Fault.BUSY)), 25.0),
+    "sink answers 429, Retry-After 2m": (Bad(always(0.1, Fault.BUSY, 120)), 120.0),
+    "sink answers 503, Retry-After a day": (Bad(always(0.1, Fault.BUSY, DAY)), HOUR),
+}
+"""Each with the seconds that lie between two probes, at the least on average."""
+
+
+@pytest.mark.parametrize("most", [sys.maxsize, 1], ids=["many events", "one event"])
+@pytest.mark.parametrize("kind", DOWN)
+def test_an_outage_of_any_length_and_kind_costs_nothing(kind: str, most: int) -> None:
+    bad, apart = DOWN[kind]
+    if most == 1:
+        bad = replace(bad, begins=0.0, lasts=7 * DAY)
+    what = f"{kind}, one event" if most == 1 else kind
+    world = noted(what, World((bad,), every=30.0, most=most).run())
+    assert world.dead == {}
+    assert world.lost() == set()
+    assert world.attempts <= 2, "at most one failure counts, and only where others succeeded before"
+    assert world.attempts == 1 or most > 1
+    assert world.requests_while_bad <= FULL + 10 + bad.lasts / apart
+    longest_wait = 1.2 * apart if apart >= 300 else max(apart, 36)
+    drained = 0.5 * len(world.arrived) / FULL
+    assert world.last_delivery_after_the_heal() <= longest_wait + 60 + drained
+
+
+def test_both_dependencies_down_one_after_the_other_and_together() -> None:
+    bad = (
+        Bad(always(10), where="dialer", lasts=10 * HOUR),
+        Bad(always(0.1), begins=5 * HOUR, lasts=10 * HOUR),
+        Bad(always(0.1, Fault.REFUSED), where="dialer", begins=14 * HOUR, lasts=4 * HOUR),
+    )
+    world = noted("dialer and sink", World(bad, every=10.0).run())
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 3
+    assert world.last_delivery_after_the_heal() <= 600
+
+
+@pytest.mark.parametrize("full", [1, 2, 7])
+def test_a_worker_with_few_places_recovers_just_as_well(full: int) -> None:
+    world = World((Bad(always(0.1)),), every=30.0, full=full).run()
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 2
+    assert world.last_delivery_after_the_heal() <= 120 + 0.5 * len(world.arrived) / full
+
+
+# --- now and then ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "typical"), [(0.1, 1.0), (0.3, 1.0), (0.5, 120.0), (0.7, NEVER), (0.9, NEVER)]
+)
+@pytest.mark.parametrize("where", ["dialer", "sink"])
+def test_failures_at_random_dead_letter_nothing_and_hold_up_only_what_they_must(
+    where: str, share: float, typical: float
+) -> None:
+    bad = Bad(at_random(share), lasts=4 * HOUR, where=where)
+    world = noted(f"{where} fails {share:.0%} at random", World((bad,), every=2.0).run())
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 9
+    assert median(world.delays()) <= typical
+    assert world.last_delivery_after_the_heal() <= HOUR + 60, "the longest tier"
+    assert world.failures <= share * (len(world.arrived) / (1 - share) + 100)
+
+
+@pytest.mark.parametrize(
+    ("off", "on"), [(1, 1), (5, 5), (10, 10), (60, 60), (10, 60), (60, 10), (300, 600), (1200, 1200), (20, 3)]
+)
+@pytest.mark.parametrize("seconds", [0.1, 10.0], ids=["fast", "slow"])
+def test_failures_in_bursts_dead_letter_nothing(off: float, on: float, seconds: float) -> None:
+    bad = Bad(off_and_on(off, on, seconds), lasts=4 * HOUR)
+    what = f"sink {off} s off, {on} s on, {seconds} s to fail"
+    world = noted(what, World((bad,), every=5.0).run())
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 8
+    assert world.last_delivery_after_the_heal() <= HOUR + 60
+
+
+@pytest.mark.parametrize(("off", "on"), [(1, 1), (5, 5), (10, 20), (60, 60), (600, 3000)])
+def test_nor_do_bursts_in_step_with_the_tiers(off: float, on: float) -> None:
+    """All tiers but the first bring an event back into the same part of a burst, again and again."""
+    world = World((Bad(off_and_on(off, on)),), every=10.0).run()
+    noted(f"sink {off} s off, {on} s on, for a day", world)
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 9
+
+
+def test_one_event_alone_gets_through_a_dependency_that_works_now_and_then() -> None:
+    for trouble in (at_random(0.9), off_and_on(60, 10), off_and_on(600, 60)):
+        world = World((Bad(trouble, begins=0.0, lasts=7 * DAY),), every=1.0, most=1).run()
+        assert (world.dead, world.lost(), world.attempts) == ({}, set(), 1)
+        assert world.delays()[0] <= HOUR
+
+
+@pytest.mark.parametrize("wait", [None, 1.0], ids=["429", "429, Retry-After 1s"])
+@pytest.mark.parametrize(("limit", "burst"), [(10.0, 10.0), (2.0, 2.0), (100 / 60, 100.0)])
+def test_a_sink_that_takes_only_so_many_gets_most_of_that(
+    limit: float, burst: float, wait: float | None
+) -> None:
+    """A backlog of an outage meets a limit of the rate: it must be worked off at about that rate."""
+    down = Bad(always(0.1), begins=0.0, lasts=HOUR)
+    bad = Bad(over(limit, burst, wait), begins=HOUR, lasts=HOUR / 2)
+    world = World((down, bad), every=0.7 / limit, until=1.2 * HOUR).run()
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 2
+    taken = sum(bad.begins <= at < bad.ends for at in world.delivered.values())
+    asked = "" if wait is None else f", asks for {wait:.0f} s"
+    noted(f"sink takes {limit:.1f} a second{asked}: {taken / (limit * bad.lasts):.0%}", world)
+    assert taken >= 0.5 * limit * bad.lasts
+
+
+# --- the event itself -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [0.5, 5.0, 10.0, 30.0, 120.0, 600.0])
+def test_one_event_that_always_fails_is_dead_lettered_and_the_others_do_not_notice(every: float) -> None:
+    poison = 10
+    bad = Bad(only_of(lambda event: event == poison), begins=0.0, lasts=NEVER)
+    world = World((bad,), every=every, until=DAY if every > 1 else 9 * HOUR).run()
+    _rows.append(
+        f"{f'one bad event, others each {every:g} s':<42} {'':>5} {world.failures:>8} {world.attempts:>7}"
+    )
+    assert world.dead == {poison: Reason.ATTEMPTS_EXHAUSTED}
+    assert world.lost() == set()
+    assert median(world.delays()) < 0.5
+    assert world.failures <= 200 + every / 2
+    if every <= 5:
+        assert world.changes == [], "others succeed in between"
+        assert max(world.delays()) < 0.5
+    else:
+        assert world.closures() <= 20, "it is alone for minutes, as in an outage"
+        assert max(world.delays()) <= 80, "two probes, the bad event's first"
+
+
+@pytest.mark.parametrize("share", [200, 80])
+def test_some_events_that_always_fail_hold_up_no_others(share: int) -> None:
+    bad = Bad(only_of(lambda event: event % share == 0), lasts=DAY)
+    world = noted(f"1 of {share} always fails", World((bad,), every=5.0).run())
+    poison = {event for event in world.arrived if event % share == 0}
+    good = [at - world.arrived[event] for event, at in world.delivered.items() if event not in poison]
+    assert world.dead.keys() <= poison
+    assert world.dead, "it was long enough"
+    assert world.lost() == set()
+    assert median(good) < 0.5
+    assert sorted(good)[int(0.99 * len(good))] < 60

@@ -1,0 +1,272 @@
+"""The gate of one dependency: while it is down, intake pauses and no event uses up an attempt.
+
+Intake takes an event only while fewer are in work than each gate has `room`
+for. Whoever asked the dependency reports how it went: `succeeded` for any
+answer that shows it at work (also "not found", also "rejected for good"),
+`failed` for the rest, and nothing where it was not asked.
+
+**OPEN** has full room. It closes
+
+- after 5 outages in a row, or when at least 10 of the last 20 outcomes were outages,
+- at once where the dependency refuses us, or asks us to come back later.
+
+**CLOSED** has no room, for
+
+- 1 s after an outage, then 2 s, 4 s, … up to `probe_max`, each times 0.8 to 1.2;
+- `refused_probe` after a refusal, and up to a fifth more, never less;
+- as long as a busy dependency asked for, within 1 s and 1 h; where it did not say, 1 s, doubled
+  with each probe in a row that fails, up to `probe_max`.
+
+What was in work when it closed still ends. Its successes and outages change
+nothing. A refusal turns any other closure into a refusal, and a longer wait
+that is asked for is kept. What ends only after the gate has begun to probe is
+taken for the probe, which may wait for it, as the room is for one.
+
+**PROBING** comes when the wait is over, with room for one. A success leads to
+RAMPING, any failure back to CLOSED. An event that did not need the dependency
+leaves it as it is, and the next one probes.
+
+**RAMPING** has room for one, then two, four, …: the room doubles after as many
+successes as it holds, and each outage halves it. It closes for the same
+reasons as OPEN. With full room it is OPEN.
+
+The waits after an outage grow from closure to closure. Each doubling of the
+room takes one doubling of the wait back, and staying OPEN for as long as the
+next wait would last takes back the rest. So what shows only short signs of
+life is asked ever more rarely, while what fails three times in ten, and
+hardly ever lets a ramp reach its end, still gets its work.
+
+**Who is to blame.** An outage counts as an attempt of the event only where it
+leaves the gate OPEN or RAMPING, and at least 3 successes, of whichever events,
+came since the last one that counted: others succeed. Hence
+
+- at the onset of an outage at most one failure counts, and without other traffic none does;
+- where failures strike at random, at most one counts for every 3 successes: an event that is not
+  delivered yet uses up its next attempt before it gets through in at most one of four cases;
+- an event that always fails uses up its attempts also where it is tried more often than others
+  come. That alone makes the gate close and ramp up again, so it has to count while RAMPING.
+
+Where more than about one event in forty fails for good with an outage, that is more than 3
+successes each can account for: the gate closes now and again, the others wait for minutes
+at a time, and nothing is lost.
+
+An answer that nobody can read is the event's own affair: it counts, and
+neither opens nor closes anything.
+
+Nothing in here waits, logs or sends, and no call takes longer the more has
+happened. The clock is given, in seconds.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from worker.core.errors import Fault
+
+FAILURES_IN_A_ROW = 5
+LAST_OUTCOMES = 20
+FAILURES_OF_THE_LAST = 10
+SUCCESSES_TO_BLAME = 3
+FIRST_WAIT = 1.0
+LONGEST_BUSY = timedelta(hours=1)
+
+_WINDOW = (1 << LAST_OUTCOMES) - 1
+_ROW = (1 << FAILURES_IN_A_ROW) - 1
+
+
+class State(StrEnum):
+    """How much a gate lets through."""
+
+    OPEN = "open"
+    """As much as there is."""
+    CLOSED = "closed"
+    """Nothing."""
+    PROBING = "probing"
+    """One event, to see whether the dependency works again."""
+    RAMPING = "ramping"
+    """A little, and more with each success."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatus:
+    """What an operator wants to know of a gate."""
+
+    name: str
+    state: State
+    reason: str | None
+    """Why it closed, in words; `None` while it is open."""
+    closed_for: timedelta | None
+    """How long ago it closed, failed probes included; `None` while it is open."""
+    next_probe_in: timedelta | None
+    """How long it stays closed; `None` in any other state."""
+
+
+class Gate:
+    """The open or closed state of one dependency. The module's text says by which rules it changes."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        full: int,
+        probe_max: timedelta,
+        refused_probe: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+        on_change: Callable[[GateStatus], None] = lambda _: None,
+    ) -> None:
+        """Begin open, with room for `full` events.
+
+        `jitter` gives numbers from 0 to 1. `on_change` is told of each change
+        of state once it is made, never of the room alone, and must not raise.
+        """
+        self._name = name
+        self._full = full
+        self._probe_max = probe_max.total_seconds()
+        self._refused_probe = refused_probe.total_seconds()
+        self._clock = clock
+        self._jitter = jitter
+        self._on_change = on_change
+        self._state = State.OPEN
+        self._room = full
+        self._reason: str | None = None
+        self._refused = False
+        self._closed_at = self._until = 0.0
+        self._opened_at = clock()
+        self._next_wait = self._busy_wait = FIRST_WAIT
+        self._outcomes = 0  # the last ones, one bit each, the newest lowest; 1 is a failure
+        self._successes = 0  # since the last failure that counted, up to as many as it takes to blame
+        self._successes_in_room = 0
+        self._calm = False  # open, and one more success changes nothing
+
+    @property
+    def state(self) -> State:
+        """How much it lets through."""
+        return self._state
+
+    def room(self) -> int:
+        """Give how many events may be in work now. A closed gate whose time has come begins to probe."""
+        if self._state is State.CLOSED and self._clock() >= self._until:
+            self._room = 1
+            self._change(State.PROBING)
+        return self._room
+
+    def next_change(self) -> float | None:
+        """Give the clock's time at which the room may grow by itself; `None` where it depends on outcomes."""
+        return self._until if self._state is State.CLOSED else None
+
+    def status(self) -> GateStatus:
+        """Tell how it stands."""
+        now = self._clock()
+        is_open, is_closed = self._state is State.OPEN, self._state is State.CLOSED
+        return GateStatus(
+            self._name,
+            self._state,
+            self._reason,
+            None if is_open else timedelta(seconds=now - self._closed_at),
+            timedelta(seconds=max(0.0, self._until - now)) if is_closed else None,
+        )
+
+    def succeeded(self) -> None:
+        """Take it that the dependency did what it is there for."""
+        if self._calm or self._state is State.CLOSED:
+            return
+        self._outcomes = self._outcomes << 1 & _WINDOW
+        self._successes = min(self._successes + 1, SUCCESSES_TO_BLAME)
+        if self._state is State.OPEN:
+            self._calm = not self._outcomes and self._successes == SUCCESSES_TO_BLAME
+        elif self._state is State.PROBING:
+            self._outcomes = 0
+            self._change(State.RAMPING)
+        else:
+            self._ramp_up()
+
+    def failed(self, fault: Fault, message: str, wait: timedelta | None = None) -> bool:
+        """Take it that the dependency failed; tell whether the event is to blame, and uses up an attempt.
+
+        `message` becomes the reason where the gate closes: what happened, in words for an operator. `wait`
+        is how long a busy dependency asked us to stay away.
+        """
+        if fault is Fault.UNREADABLE:
+            return True
+        if self._state is State.CLOSED:
+            self._failed_late(fault, message, wait)
+            return False
+        self._calm = False
+        self._outcomes = (self._outcomes << 1 | 1) & _WINDOW
+        if fault is not Fault.OUTAGE or self._state is State.PROBING or self._looks_down():
+            self._close(fault, message, wait)
+            return False
+        if self._state is State.RAMPING:
+            self._room = max(1, self._room // 2)
+            self._successes_in_room = 0
+        if self._successes < SUCCESSES_TO_BLAME:
+            return False
+        self._successes = 0
+        return True
+
+    def _looks_down(self) -> bool:
+        return self._outcomes & _ROW == _ROW or self._outcomes.bit_count() >= FAILURES_OF_THE_LAST
+
+    def _ramp_up(self) -> None:
+        self._successes_in_room += 1
+        if self._successes_in_room < self._room:
+            return
+        self._successes_in_room = 0
+        self._room = min(2 * self._room, self._full)
+        self._next_wait = max(FIRST_WAIT, self._next_wait / 2)
+        if self._room == self._full:
+            self._opened_at = self._clock()
+            self._reason = None
+            self._change(State.OPEN)
+
+    def _close(self, fault: Fault, message: str, wait: timedelta | None) -> None:
+        now = self._clock()
+        if self._state is State.OPEN and now - self._opened_at >= self._next_wait:
+            self._next_wait = FIRST_WAIT
+        if self._state is State.PROBING:
+            self._busy_wait = min(2 * self._busy_wait, self._probe_max)
+        else:
+            self._busy_wait = FIRST_WAIT
+            self._closed_at = now
+        self._room = 0
+        self._reason = message
+        self._refused = fault is Fault.REFUSED
+        if self._refused:
+            self._until = now + self._refused_wait()
+        elif fault is Fault.BUSY:
+            self._until = now + _asked_for(wait or timedelta(seconds=self._busy_wait))
+        else:
+            self._until = now + self._growing_wait()
+        self._change(State.CLOSED)
+
+    def _failed_late(self, fault: Fault, message: str, wait: timedelta | None) -> None:
+        """Take in what an event says that was in work when the gate closed."""
+        if fault is Fault.REFUSED and not self._refused:
+            self._refused = True
+            until = self._clock() + self._refused_wait()
+        elif fault is Fault.BUSY and wait and self._clock() + _asked_for(wait) > self._until:
+            until = self._clock() + _asked_for(wait)
+        else:
+            return
+        self._until = max(self._until, until)
+        self._reason = message
+
+    def _refused_wait(self) -> float:
+        return self._refused_probe * (1 + 0.2 * self._jitter())
+
+    def _growing_wait(self) -> float:
+        wait = min(self._next_wait * (0.8 + 0.4 * self._jitter()), self._probe_max)
+        self._next_wait = min(2 * self._next_wait, self._probe_max)
+        return wait
+
+    def _change(self, state: State) -> None:
+        self._state = state
+        self._on_change(self.status())
+
+
+def _asked_for(wait: timedelta) -> float:
+    return max(FIRST_WAIT, min(wait, LONGEST_BUSY).total_seconds())

@@ -1,0 +1,123 @@
+"""All the gates, and which of them an event has to pass."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import MappingProxyType
+
+from worker.core.errors import (
+    DeliveryRejected,
+    DeliveryUnavailable,
+    EnrichmentUnavailable,
+    FunctionRefused,
+    GateClosed,
+    NotReady,
+)
+from worker.core.events import EventType
+from worker.core.gate import Gate, GateStatus, State
+
+FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
+    {EventType.CALL_ENDED: "callid_info", EventType.AGENT_ONBOARDED: "agent_campaigns"}
+)
+"""The dialer's function that each type of event can't do without: its name is also that of its gate."""
+
+
+class Gates:
+    """One gate for the dialer, one for the sink, and one for the permission that each type of event needs.
+
+    So a missing permission holds up the events that need it, and no others.
+    """
+
+    def __init__(
+        self,
+        *,
+        full: int,
+        probe_max: timedelta,
+        refused_probe: timedelta,
+        on_change: Callable[[GateStatus], None] = lambda _: None,
+    ) -> None:
+        """Open them all, each with room for `full` events; see `worker.core.gate.Gate` for the rest."""
+
+        def make(name: str) -> Gate:
+            return Gate(
+                name, full=full, probe_max=probe_max, refused_probe=refused_probe, on_change=self._changed
+            )
+
+        self.full = full
+        self._dialer, self._sink = make("dialer"), make("sink")
+        self._permissions = {kind: make(name) for kind, name in FUNCTIONS.items()}
+        self._all = (self._dialer, self._sink, *self._permissions.values())
+        self._needed = {kind: (self._dialer, self._sink, own) for kind, own in self._permissions.items()}
+        self._on_change = on_change
+        self.all_open = True
+        """Whether there is full room for every event."""
+
+    def room(self, kind: EventType) -> int:
+        """Give how many events of a type may be in work now.
+
+        A closed gate whose time has come begins to probe.
+        """
+        if self.all_open:
+            return self.full
+        return min(gate.room() for gate in self._needed[kind])
+
+    def insist(self, kind: EventType) -> None:
+        """Raise `GateClosed` where no event of this type may be worked on now."""
+        if self.all_open or self.room(kind) > 0:
+            return
+        closed = [gate.status() for gate in self._needed[kind] if gate.state is State.CLOSED]
+        raise GateClosed("; ".join(f"{each.name}: {each.reason}" for each in closed))
+
+    def probing(self, kind: EventType) -> bool:
+        """Tell whether a single event of this type is wanted, to see whether a dependency works again."""
+        return self.room(kind) > 0 and any(gate.state is State.PROBING for gate in self._needed[kind])
+
+    def next_change(self) -> float | None:
+        """Give the clock's time at which some room may grow by itself; see `Gate.next_change`."""
+        times = [when for gate in self._all if (when := gate.next_change()) is not None]
+        return min(times, default=None)
+
+    def dialer_closed(self) -> bool:
+        """Tell whether the dialer is not to be asked now."""
+        return not self.all_open and self._dialer.room() == 0
+
+    def looked_up(self, kind: EventType) -> None:
+        """Take it that the dialer answered about an event of this type."""
+        self._dialer.succeeded()
+        self._permissions[kind].succeeded()
+
+    def delivered(self) -> None:
+        """Take it that the sink took a payload."""
+        self._sink.succeeded()
+
+    def failed(self, kind: EventType, error: Exception) -> bool:
+        """Take in why a step failed; tell whether the event is to blame, and uses up an attempt."""
+        match error:
+            case NotReady():
+                self.looked_up(kind)
+            case DeliveryRejected():
+                self._sink.succeeded()
+            case FunctionRefused():
+                self._dialer.succeeded()  # the login is good
+                return self._permissions[kind].failed(error.fault, str(error))
+            case EnrichmentUnavailable():
+                return self._dialer.failed(error.fault, str(error))
+            case GateClosed():
+                return False
+            case DeliveryUnavailable():
+                return self._sink.failed(error.fault, str(error), error.retry_after)
+            case _:  # it says nothing of any dependency
+                pass
+        return True
+
+    def closed_seconds(self, name: str) -> float:
+        """Give the seconds since a gate closed, 0 where it is open."""
+        closed_for = next(each.closed_for for each in self.status() if each.name == name)
+        return 0.0 if closed_for is None else closed_for.total_seconds()
+
+    def status(self) -> list[GateStatus]:
+        """Tell how each stands."""
+        return [gate.status() for gate in self._all]
+
+    def _changed(self, status: GateStatus) -> None:
+        self.all_open = all(gate.state is State.OPEN for gate in self._all)
+        self._on_change(status)
