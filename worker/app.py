@@ -1,16 +1,20 @@
 """The composition root: opens, runs, drains, closes. The only module that knows every room."""
 
 import asyncio
+import math
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
 
 from worker import __version__
+from worker.core.gate import GateStatus
+from worker.core.gates import Gates
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy
@@ -26,8 +30,8 @@ from worker.settings import Settings
 from worker.sinks import webhook
 from worker.sinks.queue import QueueSink
 from worker.vicidial import client as dialer
+from worker.vicidial.clock import DialerClock
 from worker.vicidial.enricher import VicidialEnricher
-from worker.vicidial.zone import DialerZone
 
 _log = structlog.get_logger()
 
@@ -38,11 +42,31 @@ class Worker:
 
     supervisor: Supervisor
     reporter: Reporter
-    metrics: Metrics
+    gates: Gates
+    dialer: dialer.DialerClient
+    clock: DialerClock
     started_at: datetime
 
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics that are kept."""
+        return self.reporter.metrics
+
+    def show(self) -> None:
+        """Let the metrics show the present state whenever they are read."""
+        state, client, clock = self.supervisor.state, self.dialer, self.clock
+        self.metrics.in_flight.set_function(lambda: state.in_flight)
+        self.metrics.consuming.set_function(lambda: state.consuming)
+        self.metrics.dialer_limit.set_function(lambda: client.limit)
+        self.metrics.dialer_refused.set_function(lambda: client.refusal is not None)
+        for gate in self.gates.status():
+            self.reporter.gate(gate)
+            closed = partial(self.gates.closed_seconds, gate.name)
+            self.metrics.gate_closed_seconds.labels(gate.name).set_function(closed)
+        self.metrics.dialer_clock_skew.set_function(lambda: math.nan if clock.skew is None else clock.skew)
+
     def ready(self) -> bool:
-        """Tell whether it consumes."""
+        """Tell whether it consumes, or is paused by a closed gate."""
         return self.supervisor.state.consuming
 
     def status(self) -> dict[str, Any]:
@@ -53,53 +77,97 @@ class Worker:
             "started_at": self.started_at.isoformat(),
             "consuming": state.consuming,
             "broker": {"connections": state.connections, "last_error": state.last_error},
+            "gates": {each.name: _gate(each) for each in self.gates.status()},
+            "dialer": self._dialer(),
             "in_flight": state.in_flight,
             "counts": self.reporter.counts,
         }
 
+    def _dialer(self) -> dict[str, Any]:
+        refusal = self.dialer.refusal
+        return {
+            "limit": self.dialer.limit,
+            "refused": None if refusal is None else refusal.message,
+            "next_try_in_seconds": None if refusal is None else round(refusal.seconds),
+            "clock_skew_seconds": self.clock.skew,
+        }
+
 
 @asynccontextmanager
-async def assemble(settings: Settings) -> AsyncIterator[Worker]:
-    """Put a worker together; its HTTP sessions are closed at the end."""
+async def assemble(
+    settings: Settings, on_password: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Worker]:
+    """Put a worker together; its HTTP sessions are closed at the end.
+
+    `on_password` is told of each password that is read from its file again.
+    """
     topology = plan(settings)
     publisher = BrokerPublisher()
-    metrics = Metrics()
-    reporter = Reporter(metrics)
+    reporter = Reporter(Metrics())
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(dialer.open_session(settings.vicidial))
-        client = dialer.DialerClient(
-            settings.vicidial, session, refused_probe=settings.gates.refused_probe, observe=reporter.asked
-        )
-        zone = DialerZone(settings.vicidial.timezone, client.version)
-        sink = await _open_sink(settings, topology, publisher, stack)
-        policy = RetryPolicy(
-            delays=settings.retry.delays,
-            max_attempts=settings.retry.max_attempts,
-            ready_within=settings.vicidial.ready_within,
-            refused_probe=settings.gates.refused_probe,
-        )
+        gates = _make_gates(settings, reporter)
+        client = await _open_dialer(settings, reporter, gates, on_password, stack)
+        clock = DialerClock(settings.vicidial.timezone, client.version)
+        again_after = settings.gates.refused_probe.total_seconds()
         pipeline = Pipeline(
-            VicidialEnricher(client, zone), sink, policy, zone=settings.vicidial.timezone or UTC
+            VicidialEnricher(client, clock, settings.vicidial, again_after=again_after, on_hit=reporter.hit),
+            await _open_sink(settings, topology, publisher, stack),
+            RetryPolicy(
+                delays=settings.retry.delays,
+                max_attempts=settings.retry.max_attempts,
+                ready_within=settings.vicidial.ready_within,
+            ),
+            gates,
+            zone=settings.vicidial.timezone or UTC,
+            deliver_not_found=settings.vicidial.not_found == "deliver",
         )
-        settler = Settler(publisher, topology)
-
-        def make_intake() -> Intake:
-            return Intake(
-                pipeline, settler, topology, max_in_flight=settings.max_in_flight, observe=reporter.settled
-            )
-
+        make_intake = partial(
+            Intake,
+            pipeline,
+            Settler(publisher, topology),
+            topology,
+            gates,
+            max_in_flight=settings.max_in_flight,
+            observe=reporter.settled,
+        )
         supervisor = Supervisor(
             settings.broker.url,
             topology,
             publisher,
             make_intake,
             settings.drain.total_seconds(),
-            metrics.connections.inc,
+            reporter.metrics.connections.inc,
         )
-        worker = Worker(supervisor, reporter, metrics, datetime.now(UTC))
-        metrics.in_flight.set_function(lambda: supervisor.state.in_flight)
-        metrics.consuming.set_function(lambda: supervisor.state.consuming)
+        worker = Worker(supervisor, reporter, gates, client, clock, datetime.now(UTC))
+        worker.show()
         yield worker
+
+
+def _make_gates(settings: Settings, reporter: Reporter) -> Gates:
+    return Gates(
+        full=settings.max_in_flight,
+        probe_max=settings.gates.probe_max,
+        refused_probe=settings.gates.refused_probe,
+        on_change=reporter.gate,
+    )
+
+
+async def _open_dialer(
+    settings: Settings,
+    reporter: Reporter,
+    gates: Gates,
+    on_password: Callable[[str], None],
+    stack: AsyncExitStack,
+) -> dialer.DialerClient:
+    session = await stack.enter_async_context(dialer.open_session(settings.vicidial))
+    return dialer.DialerClient(
+        settings.vicidial,
+        session,
+        refused_probe=settings.gates.refused_probe,
+        observe=reporter.asked,
+        on_password=on_password,
+        closed=gates.dialer_closed,
+    )
 
 
 async def _open_sink(
@@ -111,7 +179,16 @@ async def _open_sink(
     return webhook.WebhookSink(settings.sink, await stack.enter_async_context(session))
 
 
-async def run(settings: Settings) -> None:
+def _gate(status: GateStatus) -> dict[str, Any]:
+    shown: dict[str, Any] = {"state": status.state, "reason": status.reason}
+    if status.closed_for is not None:
+        shown["closed_seconds"] = round(status.closed_for.total_seconds(), 1)
+    if status.next_probe_in is not None:
+        shown["next_probe_at"] = (datetime.now(UTC) + status.next_probe_in).isoformat(timespec="seconds")
+    return shown
+
+
+async def run(settings: Settings, on_password: Callable[[str], None] = lambda _: None) -> None:
     """Run a worker until SIGTERM or SIGINT; a second one stops it at once.
 
     Raises `OSError` where the health port is taken, `TopologyMismatchError`,
@@ -120,11 +197,15 @@ async def run(settings: Settings) -> None:
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    async with assemble(settings) as worker:
+    async with assemble(settings, on_password) as worker:
         served = health.serve(settings.http, metrics=worker.metrics, ready=worker.ready, status=worker.status)
         async with served:
             _log.info("started", version=__version__, sink=settings.sink.kind)
-            await worker.supervisor.run(stop)
+            watch = asyncio.create_task(worker.clock.watch())
+            try:
+                await worker.supervisor.run(stop)
+            finally:
+                watch.cancel()
             if not stop.is_set():
                 raise RuntimeError("consuming ended without a stop")
     _log.info("stopped", **worker.reporter.counts)

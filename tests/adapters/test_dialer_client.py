@@ -24,7 +24,9 @@ from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
 from worker.demo.stand_in import Fault as Breakage
 from worker.settings import VicidialSettings
 from worker.vicidial.client import MAX_ANSWER, DialerClient, open_session
+from worker.vicidial.rows import DialerTimes
 
+TIMES = DialerTimes(None)
 CALL = "V1201405090000012345"
 ROW = f"{CALL}|120|2026-11-20 14:05:09|3125551212|OUTBOUND_AUTO|SALES1|1001|SALE|1000\n"
 ADDRESS = "http://dialer.example/vicidial/non_agent_api.php"
@@ -61,7 +63,7 @@ async def connected(
 async def failure(client: DialerClient, fault: Fault = Fault.OUTAGE) -> str:
     """Ask, insist on that kind of failure, and give its text."""
     with pytest.raises(EnrichmentUnavailable) as caught:
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
     assert caught.value.fault is fault, caught.value
     assert DEFAULT_PASSWORD not in f"{caught.value!r}"
     return str(caught.value)
@@ -85,7 +87,7 @@ async def test_the_shim_for_aioresponses_is_still_needed() -> None:
 async def test_a_call_is_asked_for_with_get(http: aioresponses) -> None:
     http.get(URL(ADDRESS).with_query(call := LOGIN | CALL_PARAMETERS), body=ROW)
     async with connected(ADDRESS) as client:
-        found = await client.callid_info(CALL, None)
+        found = await client.callid_info(CALL, TIMES)
     assert (found.call.talk_seconds, found.call.status) == (120, "SALE")
     [(method, url, options)] = sent(http)
     assert (method, dict(url.query), options["allow_redirects"]) == ("GET", call, False)
@@ -124,7 +126,7 @@ async def test_with_post_all_parameters_are_in_the_form_and_none_in_the_address(
     http.post(ADDRESS, body=ROW if function == "callid_info" else AGENT_ROW)
     async with connected(ADDRESS, method="POST") as client:
         if function == "callid_info":
-            await client.callid_info(CALL, None)
+            await client.callid_info(CALL, TIMES)
         else:
             await client.agent_campaigns("1000")
     [(method, url, options)] = sent(http)
@@ -136,7 +138,7 @@ async def test_with_post_all_parameters_are_in_the_form_and_none_in_the_address(
 async def test_version_is_asked_for_without_a_login(http: aioresponses) -> None:
     http.get(f"{ADDRESS}?function=version", body="VERSION: 2.14")
     async with connected(ADDRESS) as client:
-        assert await client.version() == "VERSION: 2.14"
+        assert (await client.version()).version is None
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -151,7 +153,7 @@ async def test_on_the_wire_it_says_who_asks_and_escapes_what_it_asks(method: str
         RawServer(serve) as server,
         connected(server.url, method=method, password=SecretStr("a&b=c d+é%41")) as client,
     ):
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
     head, _, body = seen[0].partition(b"\r\n\r\n")
     assert f"user-agent: crm-sync/{__version__}" in head.decode().lower()
     where = head.split(b"\r\n")[0] if method == "GET" else body
@@ -166,13 +168,13 @@ async def test_on_the_wire_it_says_who_asks_and_escapes_what_it_asks(method: str
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_the_stand_in_dialer_is_understood(method: str) -> None:
     async with StandInDialer() as dialer, connected(dialer.url, method=method) as client:
-        assert (await client.callid_info(CALL, None)).call.agent_user == "1000"
+        assert (await client.callid_info(CALL, TIMES)).call.agent_user == "1000"
         assert (await client.agent_campaigns("1001")).agent.campaigns_ambiguous
-        assert (await client.version()).startswith("VERSION: ")
+        assert (await client.version()).build == "250720-1841"
         with pytest.raises(NotReady):
-            await client.callid_info("V9999999999999999999", None)
+            await client.callid_info("V9999999999999999999", TIMES)
         with pytest.raises(EnrichmentRejected):
-            await client.callid_info("1000012345", None)
+            await client.callid_info("1000012345", TIMES)
         assert {each.method for each in dialer.requests} == {method}
         assert dialer.failed_logins == 0
 
@@ -246,7 +248,7 @@ async def test_a_broken_dialer_is_an_outage(fault: Breakage) -> None:
         dialer.fault = fault
         assert BREAKAGES[fault] in await failure(client)
         dialer.fault = None
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
 
 
 async def test_garbage_is_unreadable() -> None:
@@ -286,7 +288,7 @@ async def test_an_answer_of_a_mebibyte_is_the_largest_taken_in() -> None:
             await connection.answer(answers.pop(0))
 
     async with RawServer(serve) as server, connected(server.url) as client:
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
         assert "larger than 1048576 bytes" in await failure(client, Fault.UNREADABLE)
 
 
@@ -313,7 +315,7 @@ async def test_a_compressed_answer_is_read() -> None:
         await connection.answer(gzip.compress(ROW.encode()), "content-encoding: gzip")
 
     async with RawServer(serve) as server, connected(server.url) as client:
-        assert (await client.callid_info(CALL, None)).call.talk_seconds == 120
+        assert (await client.callid_info(CALL, TIMES)).call.talk_seconds == 120
 
 
 async def test_a_bomb_of_gzip_is_refused_in_little_memory() -> None:
@@ -359,7 +361,7 @@ async def test_a_connection_is_kept_and_used_again(method: str) -> None:
     log: list[int] = []
     async with RawServer(answering(log)) as server, connected(server.url, method=method) as client:
         for _ in range(5):
-            await client.callid_info(CALL, None)
+            await client.callid_info(CALL, TIMES)
         assert (server.connections, log) == (1, [1] * 5)
 
 
@@ -373,7 +375,7 @@ async def test_a_kept_connection_that_the_server_closed_is_opened_anew() -> None
 
     async with RawServer(serve) as server, connected(server.url) as client:
         for _ in range(3):
-            await client.callid_info(CALL, None)
+            await client.callid_info(CALL, TIMES)
             await asyncio.sleep(0)
         assert server.connections == 3
 
@@ -385,8 +387,8 @@ async def test_a_get_on_a_connection_that_closes_under_it_is_repeated_by_aiohttp
         await connection.request()  # and then it ends without an answer
 
     async with RawServer(serve) as server, connected(server.url) as client:
-        await client.callid_info(CALL, None)
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
+        await client.callid_info(CALL, TIMES)
         assert server.connections == 2
 
 
@@ -397,34 +399,34 @@ async def test_a_post_is_repeated_by_nobody() -> None:
         await connection.request()
 
     async with RawServer(serve) as server, connected(server.url, method="POST") as client:
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
         assert "can't be reached" in await failure(client)
         assert server.connections == 1
 
 
 async def test_never_more_requests_at_one_time_than_allowed() -> None:
     async with StandInDialer(delay=0.02) as dialer, connected(dialer.url, max_concurrency=3) as client:
-        await asyncio.gather(*(client.callid_info(CALL, None) for _ in range(12)), client.version())
+        await asyncio.gather(*(client.callid_info(CALL, TIMES) for _ in range(60)))
         assert dialer.max_concurrent == 3
-        assert dialer.served == 13
+        assert dialer.served == 60
 
 
 async def test_the_very_first_request_goes_alone() -> None:
     async with StandInDialer(delay=0.02) as dialer, connected(dialer.url) as client:
         dialer.users[DEFAULT_USER].password = "changed"
         asked = await asyncio.gather(
-            *(client.callid_info(CALL, None) for _ in range(8)), return_exceptions=True
+            *(client.callid_info(CALL, TIMES) for _ in range(8)), return_exceptions=True
         )
-        assert {str(each) for each in asked} == {str(asked[0])}
+        assert {str(each).removesuffix("; next try in 5m") for each in asked} == {str(asked[0])}
         assert (dialer.served, dialer.failed_logins) == (1, 1)
 
 
 async def test_the_others_do_not_wait_for_a_first_one_that_was_given_up() -> None:
     async with StandInDialer() as dialer, connected(dialer.url) as client:
         dialer.plant(CALL, fault="hang", times=1)
-        first = asyncio.ensure_future(client.callid_info(CALL, None))
+        first = asyncio.ensure_future(client.callid_info(CALL, TIMES))
         await until(lambda: dialer.concurrent == 1)
-        others = [asyncio.ensure_future(client.callid_info(CALL, None)) for _ in range(3)]
+        others = [asyncio.ensure_future(client.callid_info(CALL, TIMES)) for _ in range(3)]
         for _ in range(10):
             await asyncio.sleep(0)
         assert dialer.served == 1
@@ -438,17 +440,19 @@ async def test_a_cancelled_request_leaves_no_place_taken() -> None:
         StandInDialer() as dialer,
         connected(dialer.url, max_concurrency=2, observe=seen.append) as client,
     ):
-        await client.callid_info(CALL, None)
+        while client.limit < 2:
+            await client.callid_info(CALL, TIMES)
         dialer.fault = "hang"
-        hanging = [asyncio.ensure_future(client.callid_info(CALL, None)) for _ in range(5)]
+        hanging = [asyncio.ensure_future(client.callid_info(CALL, TIMES)) for _ in range(5)]
         await until(lambda: dialer.concurrent == 2)
         for each in hanging:
             each.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)
         dialer.fault = None
         async with asyncio.timeout(5):
-            await asyncio.gather(*(client.callid_info(CALL, None) for _ in range(4)))
-    assert [each.outcome for each in seen] == ["ok", "cancelled", "cancelled", *["ok"] * 4]
+            await asyncio.gather(*(client.callid_info(CALL, TIMES) for _ in range(4)))
+    assert [each.outcome for each in seen if each.outcome != "ok"] == ["cancelled", "cancelled"]
+    assert [each.outcome for each in seen[-4:]] == ["ok"] * 4
 
 
 async def test_an_unknown_certificate_is_a_clear_error(certificate: Path) -> None:
@@ -464,128 +468,10 @@ async def test_an_unknown_certificate_is_a_clear_error(certificate: Path) -> Non
         await server.wait_closed()
 
 
-# --- the fuse
-
-
 @pytest.fixture
 async def dialer() -> AsyncIterator[StandInDialer]:
     async with StandInDialer() as running:
         yield running
-
-
-async def test_after_a_refused_login_nothing_is_sent_until_the_wait_is_over(dialer: StandInDialer) -> None:
-    clock = Clock()
-    async with connected(dialer.url, clock=clock) as client:
-        dialer.users[DEFAULT_USER].password = "changed"
-        first = await failure(client, Fault.REFUSED)
-        assert "check vicidial.user" in first
-        for seconds in (0, 1, 298.9):
-            clock.now += seconds
-            assert await failure(client, Fault.REFUSED) == first
-            with pytest.raises(EnrichmentUnavailable):
-                await client.agent_campaigns("1000")
-        assert dialer.served == 1
-        clock.now += 0.2
-        await failure(client, Fault.REFUSED)
-        assert dialer.served == 2
-        clock.now += 299
-        await failure(client, Fault.REFUSED)
-        assert (dialer.served, dialer.failed_logins) == (2, 2)
-
-
-async def test_the_next_try_goes_alone_and_a_success_lifts_the_refusal(dialer: StandInDialer) -> None:
-    clock = Clock()
-    async with connected(dialer.url, clock=clock) as client:
-        dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
-        dialer.users[DEFAULT_USER].password = DEFAULT_PASSWORD
-        clock.now += 301
-        dialer.delay = 0.05
-        asked = await asyncio.gather(
-            *(client.callid_info(CALL, None) for _ in range(8)), return_exceptions=True
-        )
-        assert sum(isinstance(each, EnrichmentUnavailable) for each in asked) == 7
-        assert dialer.served == 2
-        dialer.delay = 0
-        await asyncio.gather(*(client.callid_info(CALL, None) for _ in range(8)))
-        assert dialer.served == 10
-
-
-@pytest.mark.parametrize(
-    ("call_id", "error"), [("V9999999999999999999", NotReady), ("1000012345", EnrichmentRejected)]
-)
-async def test_an_answer_about_the_id_lifts_the_refusal_too(
-    call_id: str, error: type[Exception], dialer: StandInDialer
-) -> None:
-    clock = Clock()
-    async with connected(dialer.url, clock=clock) as client:
-        dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
-        dialer.users[DEFAULT_USER].password = DEFAULT_PASSWORD
-        clock.now += 301
-        with pytest.raises(error):
-            await client.callid_info(call_id, None)
-        await client.callid_info(CALL, None)
-
-
-async def test_an_outage_during_the_next_try_lifts_nothing(dialer: StandInDialer) -> None:
-    clock = Clock()
-    async with connected(dialer.url, clock=clock) as client:
-        dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
-        dialer.fault = "500"
-        clock.now += 301
-        await failure(client, Fault.OUTAGE)
-        await failure(client, Fault.REFUSED)
-        assert dialer.served == 2
-
-
-async def test_a_success_that_began_before_the_refusal_does_not_lift_it(
-    dialer: StandInDialer,
-) -> None:
-    async with connected(dialer.url) as client:
-        await client.callid_info(CALL, None)
-        dialer.plant(CALL, body=ROW, delay=0.1)
-        slow = asyncio.ensure_future(client.callid_info(CALL, None))
-        await until(lambda: dialer.concurrent == 1)
-        dialer.users[DEFAULT_USER].password = "changed"
-        with pytest.raises(EnrichmentUnavailable):
-            await client.agent_campaigns("1000")
-        await slow
-        await failure(client, Fault.REFUSED)
-        assert dialer.served == 3
-
-
-async def test_the_password_file_is_read_again_before_the_next_try(
-    dialer: StandInDialer, tmp_path: Path
-) -> None:
-    clock, file = Clock(), tmp_path / "password"
-    file.write_text("old one\n")
-    async with connected(dialer.url, clock=clock, password_file=file) as client:
-        await failure(client, Fault.REFUSED)
-        file.unlink()
-        clock.now += 301
-        assert "the password file" in await failure(client, Fault.REFUSED)
-        assert dialer.served == 1
-        file.write_text(f"{DEFAULT_PASSWORD}\n")
-        await client.callid_info(CALL, None)
-        assert dialer.failed_logins == 1
-
-
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_web_server_that_refuses_is_left_alone_too(status: int, dialer: StandInDialer) -> None:
-    async with connected(dialer.url) as client:
-        dialer.plant(CALL, body="go away", status=status)
-        await failure(client, Fault.REFUSED)
-        await failure(client, Fault.REFUSED)
-        assert dialer.served == 1
-
-
-async def test_version_is_asked_for_also_while_the_login_is_refused(dialer: StandInDialer) -> None:
-    async with connected(dialer.url) as client:
-        dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
-        assert (await client.version()).startswith("VERSION: ")
 
 
 # --- what is told of it
@@ -594,24 +480,24 @@ async def test_version_is_asked_for_also_while_the_login_is_refused(dialer: Stan
 async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:
     seen: list[DialerRequest] = []
     async with connected(dialer.url, observe=seen.append) as client:
-        await client.callid_info(CALL, None)
+        await client.callid_info(CALL, TIMES)
         await client.agent_campaigns("1000")
         await client.version()
         with pytest.raises(NotReady):
-            await client.callid_info("V9999999999999999999", None)
+            await client.callid_info("V9999999999999999999", TIMES)
         dialer.fault = "500"
         await failure(client)
         dialer.fault = None
         dialer.users[DEFAULT_USER].password = "changed"
         await failure(client, Fault.REFUSED)
         await failure(client, Fault.REFUSED)
-    assert [(each.function, each.subject, each.outcome) for each in seen] == [
-        ("callid_info", CALL, "ok"),
-        ("agent_campaigns", "1000", "ok"),
-        ("version", "", "ok"),
-        ("callid_info", "V9999999999999999999", "not_found"),
-        ("callid_info", CALL, "dialer_outage"),
-        ("callid_info", CALL, "dialer_refused"),
+    assert [(each.function, dict(each.about), each.outcome) for each in seen] == [
+        ("callid_info", {"call_id": CALL}, "ok"),
+        ("agent_campaigns", {"agent_user": "1000"}, "ok"),
+        ("version", {}, "ok"),
+        ("callid_info", {"call_id": "V9999999999999999999"}, "not_found"),
+        ("callid_info", {"call_id": CALL}, "dialer_outage"),
+        ("callid_info", {"call_id": CALL}, "dialer_refused"),
     ]
     assert all(0 < each.seconds < 5 for each in seen)
     assert DEFAULT_PASSWORD not in repr(seen)
@@ -624,5 +510,5 @@ async def test_what_nobody_foresaw_is_told_of_as_such(
     async with connected(dialer.url, observe=seen.append) as client:
         monkeypatch.setattr("worker.vicidial.responses.read_call", lambda *_, **__: 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            await client.callid_info(CALL, None)
+            await client.callid_info(CALL, TIMES)
     assert [each.outcome for each in seen] == ["unexpected"]

@@ -1,33 +1,59 @@
-"""From events to look-ups: which are made, which are shared, and where the dialer's times are."""
+"""From events to what the dialer knows: which look-ups are made, shared and kept, and what each adds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from tests.adapters.raw import until
-from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, NotReady
+from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Lack, NotReady
 from worker.core.events import Event, EventType
-from worker.core.records import AgentEnrichment, CallEnrichment
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, DialerAgent, DialerCall, StandInDialer
+from worker.core.payload import check_access
+from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord
+from worker.demo.dialer import (
+    DEFAULT_PASSWORD,
+    DEFAULT_USER,
+    ApiUser,
+    Campaign,
+    DialerAgent,
+    DialerCall,
+    StandInDialer,
+)
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
+from worker.vicidial.clock import DialerClock
 from worker.vicidial.enricher import VicidialEnricher
-from worker.vicidial.zone import DialerZone
 
 CALL = "V1201405090000012345"
 NEW_YORK = ZoneInfo("America/New_York")
+ENDED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 
 
-def event(subject: str, kind: EventType = EventType.CALL_ENDED) -> Event:
-    return Event(type=kind, id="e1", occurred_at=datetime(2026, 11, 20, tzinfo=UTC), subject=subject, data={})
+def event(
+    subject: str,
+    kind: EventType = EventType.CALL_ENDED,
+    *,
+    uniqueid: str | None = None,
+    when: datetime = ENDED,
+) -> Event:
+    return Event(
+        type=kind, id="e1", occurred_at=when, subject=subject, data={}, dated=True, uniqueid=uniqueid
+    )
 
 
-def agent(subject: str) -> Event:
-    return event(subject, EventType.AGENT_ONBOARDED)
+def agent(subject: str, *expected: str) -> Event:
+    return Event(
+        type=EventType.AGENT_ONBOARDED,
+        id="e1",
+        occurred_at=ENDED,
+        subject=subject,
+        data={},
+        expected_campaigns=expected or None,
+    )
 
 
 @pytest.fixture
@@ -37,25 +63,58 @@ async def dialer() -> AsyncIterator[StandInDialer]:
 
 
 @pytest.fixture
-async def client(dialer: StandInDialer) -> AsyncIterator[DialerClient]:
-    settings = VicidialSettings(
+def settings(dialer: StandInDialer) -> VicidialSettings:
+    return VicidialSettings(
         url=dialer.url, user=DEFAULT_USER, password=SecretStr(DEFAULT_PASSWORD), timeout=timedelta(seconds=5)
     )
+
+
+@pytest.fixture
+async def client(settings: VicidialSettings) -> AsyncIterator[DialerClient]:
     async with open_session(settings) as session:
         yield DialerClient(settings, session, refused_probe=timedelta(minutes=5))
 
 
+class Bench:
+    """An enricher whose questions a test asks with patience unless it says otherwise."""
+
+    def __init__(self, client: DialerClient, settings: VicidialSettings) -> None:
+        clock = DialerClock(NEW_YORK, client.version)
+        self.hits: list[str] = []
+        self.enricher = VicidialEnricher(client, clock, settings, again_after=300, on_hit=self.hits.append)
+
+    async def enrich(self, event: Event, *, patient: bool = True) -> CallEnrichment | AgentEnrichment:
+        return await self.enricher.enrich(event, patient=patient)
+
+    async def call(self, event: Event, *, patient: bool = True) -> CallRecord:
+        found = await self.enrich(event, patient=patient)
+        assert isinstance(found, CallEnrichment)
+        return found.call
+
+    async def agent(self, event: Event, *, patient: bool = True) -> AgentEnrichment:
+        found = await self.enrich(event, patient=patient)
+        assert isinstance(found, AgentEnrichment)
+        return found
+
+
 @pytest.fixture
-def enricher(client: DialerClient) -> VicidialEnricher:
-    return VicidialEnricher(client, DialerZone(NEW_YORK, client.version))
+def bench(client: DialerClient, settings: VicidialSettings) -> Bench:
+    return Bench(client, settings)
 
 
-async def test_a_call_and_an_agent_are_looked_up(enricher: VicidialEnricher, dialer: StandInDialer) -> None:
-    call, found = await enricher.enrich(event(CALL)), await enricher.enrich(agent("jane-doe_1"))
-    assert isinstance(call, CallEnrichment)
-    assert call.call.started_at == datetime(2026, 11, 20, 14, 5, 9, tzinfo=NEW_YORK)
-    assert isinstance(found, AgentEnrichment)
+@pytest.fixture
+def enricher(client: DialerClient, settings: VicidialSettings) -> Bench:
+    """Give one that asks nothing but what it must."""
+    extras = {"recording_lookup": False, "campaigns_list": False, "user_details": False}
+    return Bench(client, settings.model_copy(update=extras))
+
+
+async def test_a_call_and_an_agent_are_looked_up(enricher: Bench, dialer: StandInDialer) -> None:
+    call, found = await enricher.call(event(CALL)), await enricher.agent(agent("jane-doe_1"))
+    assert call.started_at == datetime(2026, 11, 20, 14, 5, 9, tzinfo=NEW_YORK)
+    assert call.recordings is None
     assert found.agent.agent_user == "jane-doe_1"
+    assert found.agent.campaigns_ambiguous
     assert dict(dialer.asked) == {"callid_info": 1, "agent_campaigns": 1}
 
 
@@ -64,7 +123,7 @@ DROPPED = ["10'00", " 1000", "1000\n", "1000\x00", "10 00", "1000%", "josÃ©", "Ù
 
 @pytest.mark.parametrize("subject", [*DROPPED, "V-1", "V_1"])
 async def test_a_call_id_with_characters_that_the_dialer_drops_is_not_asked_for(
-    subject: str, enricher: VicidialEnricher, dialer: StandInDialer
+    subject: str, enricher: Bench, dialer: StandInDialer
 ) -> None:
     with pytest.raises(EnrichmentRejected, match="the call id has characters") as caught:
         await enricher.enrich(event(subject))
@@ -74,7 +133,7 @@ async def test_a_call_id_with_characters_that_the_dialer_drops_is_not_asked_for(
 
 @pytest.mark.parametrize("subject", DROPPED)
 async def test_an_agent_with_characters_that_the_dialer_drops_is_not_asked_for(
-    subject: str, enricher: VicidialEnricher, dialer: StandInDialer
+    subject: str, enricher: Bench, dialer: StandInDialer
 ) -> None:
     with pytest.raises(EnrichmentRejected, match="the agent user has characters"):
         await enricher.enrich(agent(subject))
@@ -82,29 +141,51 @@ async def test_an_agent_with_characters_that_the_dialer_drops_is_not_asked_for(
 
 
 @pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "XFER", ""])
-async def test_a_call_that_is_not_final_is_not_ready_and_carries_what_is_known(
-    status: str, enricher: VicidialEnricher, dialer: StandInDialer
+async def test_a_call_that_is_not_final_is_not_ready_and_is_taken_as_it_is_without_patience(
+    status: str, enricher: Bench, dialer: StandInDialer
 ) -> None:
     dialer.add_call(DialerCall(call_id="V1202150000000012346", status=status))
     with pytest.raises(NotReady, match=status or "empty") as caught:
         await enricher.enrich(event("V1202150000000012346"))
-    assert caught.value.label == "not_final"
-    assert isinstance(caught.value.enrichment, CallEnrichment)
-    assert caught.value.enrichment.call.phone_number == "3125551212"
+    assert caught.value.lack is Lack.FINAL_STATUS
+    found = await enricher.enrich(event("V1202150000000012346"), patient=False)
+    assert isinstance(found, CallEnrichment)
+    assert (found.final, found.call.phone_number) == (False, "3125551212")
 
 
-async def test_an_unknown_call_is_not_found(enricher: VicidialEnricher) -> None:
+async def test_which_statuses_are_not_final_is_a_setting(
+    dialer: StandInDialer, settings: VicidialSettings
+) -> None:
+    dialer.add_call(DialerCall(call_id="V1202150000000012346", status="DISPO"))
+    dialer.add_call(DialerCall(call_id="V1202150000000012347", status="SALE"))
+    chosen = settings.model_copy(update={"not_final": frozenset({"SALE"})})
+    async with open_session(chosen) as session:
+        bench = Bench(DialerClient(chosen, session, refused_probe=timedelta(minutes=5)), chosen)
+        await bench.enrich(event("V1202150000000012346"))
+        with pytest.raises(NotReady):
+            await bench.enrich(event("V1202150000000012347"))
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_an_unknown_call_is_not_found(enricher: Bench, *, patient: bool) -> None:
     with pytest.raises(NotReady) as caught:
-        await enricher.enrich(event("V9999999999999999999"))
-    assert (caught.value.label, caught.value.enrichment) == ("not_found", None)
+        await enricher.enrich(event("V9999999999999999999"), patient=patient)
+    assert caught.value.lack is Lack.RECORD
+
+
+async def test_no_recording_is_asked_for_while_a_call_is_not_ready(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.add_call(DialerCall(call_id="V1202150000000012346", status="DISPO"))
+    with pytest.raises(NotReady):
+        await bench.enrich(event("V1202150000000012346"))
+    assert dict(dialer.asked) == {"callid_info": 1}
 
 
 # --- look-ups in flight
 
 
-async def test_identical_look_ups_in_flight_share_one_request(
-    enricher: VicidialEnricher, dialer: StandInDialer
-) -> None:
+async def test_identical_look_ups_in_flight_share_one_request(enricher: Bench, dialer: StandInDialer) -> None:
     dialer.delay = 0.05
     dialer.agents[CALL] = DialerAgent(user=CALL, campaigns=("SALES1",))
     events = [*[event(CALL)] * 20, *[agent("1000")] * 20, agent(CALL)]
@@ -117,9 +198,7 @@ async def test_identical_look_ups_in_flight_share_one_request(
     assert dialer.count("callid_info") == 2  # only what is in flight is shared, nothing is kept
 
 
-async def test_a_shared_failure_fails_each_and_is_not_kept(
-    enricher: VicidialEnricher, dialer: StandInDialer
-) -> None:
+async def test_a_shared_failure_fails_each_and_is_not_kept(enricher: Bench, dialer: StandInDialer) -> None:
     dialer.delay = 0.05
     dialer.plant(CALL, body="", times=1)
     failed = await asyncio.gather(*(enricher.enrich(event(CALL)) for _ in range(5)), return_exceptions=True)
@@ -129,7 +208,7 @@ async def test_a_shared_failure_fails_each_and_is_not_kept(
 
 
 async def test_the_cancellation_of_the_one_that_flies_does_not_fail_the_others(
-    enricher: VicidialEnricher, dialer: StandInDialer
+    enricher: Bench, dialer: StandInDialer
 ) -> None:
     dialer.fault = "hang"
     leader = asyncio.ensure_future(enricher.enrich(event(CALL)))
@@ -145,7 +224,7 @@ async def test_the_cancellation_of_the_one_that_flies_does_not_fail_the_others(
 
 
 async def test_the_cancellation_of_one_that_waits_touches_nobody_else(
-    enricher: VicidialEnricher, dialer: StandInDialer
+    enricher: Bench, dialer: StandInDialer
 ) -> None:
     dialer.delay = 0.05
     tasks = [asyncio.ensure_future(enricher.enrich(event(CALL))) for _ in range(3)]
@@ -155,8 +234,8 @@ async def test_the_cancellation_of_one_that_waits_touches_nobody_else(
     assert (tasks[1].cancelled(), dialer.served) == (True, 1)
 
 
-async def test_what_nobody_foresaw_fails_the_one_it_happened_to(
-    enricher: VicidialEnricher, dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
+async def test_what_nobody_foresaw_is_neither_hidden_nor_kept(
+    enricher: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = AgentEnrichment.model_validate({"agent": {"agent_user": "1"}})
     answers: Iterator[object] = iter([RuntimeError("a bug"), known])
@@ -169,120 +248,207 @@ async def test_what_nobody_foresaw_fails_the_one_it_happened_to(
         return answer
 
     monkeypatch.setattr(DialerClient, "agent_campaigns", look_up)
-    first, *others = await asyncio.gather(
-        *(enricher.enrich(agent("1")) for _ in range(2)), return_exceptions=True
-    )
-    assert isinstance(first, RuntimeError)
-    assert isinstance(others[0], AgentEnrichment)
+    failed = await asyncio.gather(*(enricher.enrich(agent("1")) for _ in range(2)), return_exceptions=True)
+    assert [type(each) for each in failed] == [RuntimeError] * 2
+    assert await enricher.enrich(agent("1")) == known
+
+
+# --- recordings
+
+
+async def test_a_calls_own_recordings_and_its_lead_are_added(bench: Bench, dialer: StandInDialer) -> None:
+    call = await bench.call(event(CALL, uniqueid="1795269909.101"))
+    assert call.recordings is not None
+    (recording,) = call.recordings  # the search finds another call's recording too
+    assert recording.recording_id == "1"
+    assert recording.file_name == "20261120-140515_3125551212-all.mp3"
+    assert recording.url == "http://10.10.10.15/RECORDINGS/MP3/20261120-140515_3125551212-all.mp3"
+    assert recording.started_at == datetime(2026, 11, 20, 14, 5, 15, tzinfo=NEW_YORK)
+    assert recording.duration_seconds == 120
+    assert call.lead_id == "12345"
+    assert dict(dialer.asked) == {"callid_info": 1, "recording_lookup": 1}
+
+
+async def test_several_recordings_are_a_list_the_longest_first(bench: Bench) -> None:
+    call = await bench.call(event(CALL))  # by agent and day: 1 and 3 began within the call
+    assert call.recordings is not None
+    assert [each.recording_id for each in call.recordings] == ["1", "3"]
+
+
+async def test_a_call_without_a_recording_has_none_and_one_that_nobody_took_is_not_searched_for(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.add_call(DialerCall(call_id="V1202150000000012346", user="1002"))
+    assert (await bench.call(event("V1202150000000012346"))).recordings == ()
+    dialer.add_call(DialerCall(call_id="V1202150000000012347", user="VDAD"))
+    assert (await bench.call(event("V1202150000000012347"))).recordings is None
+    assert dialer.count("recording_lookup") == 1
+
+
+async def test_a_call_that_stays_not_final_is_searched_for_in_the_end(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.add_call(DialerCall(call_id="V1202150000000012346", status="DISPO", talk_seconds=120))
+    found = await bench.enrich(event("V1202150000000012346"), patient=False)
+    assert isinstance(found, CallEnrichment)
+    assert not found.final
+    assert found.call.recordings
+
+
+@pytest.mark.parametrize("body", ["", "<html></html>", "what?", "ERROR: recording_lookup SOMETHING: 1|2|"])
+async def test_a_failed_search_fails_no_event(body: str, bench: Bench, dialer: StandInDialer) -> None:
+    dialer.plant("1000", function="recording_lookup", body=body)
+    call = await bench.call(event(CALL))
+    assert (call.status, call.recordings) == ("SALE", None)
+    assert dialer.count("callid_info") == 1
+
+
+async def test_the_tutorials_recording_stays_as_it_is_and_nothing_is_searched_for(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.dialect = "tutorial"
+    call = await bench.call(event("1000012345"))
+    assert call.recordings is not None
+    assert [each.file_name for each in call.recordings] == ["rec_1000012345.wav"]
+    assert dict(dialer.asked) == {"callid_info": 1}
+
+
+# --- agents
+
+
+async def test_an_agents_campaigns_have_names_and_dashes_are_told_apart(bench: Bench) -> None:
+    found = await bench.agent(agent("1001"))
+    named = [(each.campaign_id, each.name) for each in found.agent.campaigns]
+    assert named == [
+        ("OUTONLY", "Outbound only"),
+        ("RENEW_24", "Renewals 2024"),
+        ("SUPP-1", "Support with dash"),
+    ]
+    assert not found.agent.campaigns_ambiguous
+    assert found.campaigns_text == "OUTONLY-RENEW_24-SUPP-1"
+
+
+async def test_what_can_not_be_told_apart_is_flagged(bench: Bench, dialer: StandInDialer) -> None:
+    dialer.campaigns["SUPP"] = Campaign(campaign_id="SUPP", name="Support")
+    dialer.campaigns["1"] = Campaign(campaign_id="1", name="One")
+    assert (await bench.agent(agent("1001"))).agent.campaigns_ambiguous
+
+
+async def test_an_agents_details_are_added(bench: Bench) -> None:
+    found = (await bench.agent(agent("1000"))).agent
+    assert (found.full_name, found.access_level, found.user_group) == ("Agent Thousand", 1, "SALES")
+
+
+async def test_each_answer_about_agents_is_kept_for_a_short_time(bench: Bench, dialer: StandInDialer) -> None:
+    for _ in range(3):
+        await bench.agent(agent("1000"))
+    await bench.agent(agent("1001"))
+    assert dict(dialer.asked) == {"agent_campaigns": 2, "campaigns_list": 1, "user_details": 2}
+    assert sorted(bench.hits) == [*["agent_campaigns"] * 2, *["campaigns_list"] * 3, *["user_details"] * 2]
+
+
+async def test_zero_turns_keeping_off(
+    client: DialerClient, settings: VicidialSettings, dialer: StandInDialer
+) -> None:
+    names = ("agent_campaigns_cache", "campaigns_list_cache", "user_details_cache")
+    bench = Bench(client, settings.model_copy(update=dict.fromkeys(names, timedelta(0))))
+    for _ in range(2):
+        await bench.agent(agent("1000"))
+    assert dict(dialer.asked) == {"agent_campaigns": 2, "campaigns_list": 2, "user_details": 2}
+
+
+async def test_an_agent_without_campaigns_needs_no_names(bench: Bench, dialer: StandInDialer) -> None:
+    assert (await bench.agent(agent("1004"))).agent.campaigns == ()
+    assert dialer.count("campaigns_list") == 0
+
+
+# --- the access check
+
+
+async def test_campaigns_that_are_not_yet_assigned_are_waited_for(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    with pytest.raises(NotReady, match="has not been given the campaigns SUPP-1 yet") as caught:
+        await bench.agent(agent("1000", "SALES1", "SUPP-1"))
+    assert caught.value.lack is Lack.CAMPAIGNS
+    assert dialer.count("user_details") == 0
+    dialer.agents["1000"].campaigns = ("SALES1", "SUPP-1")
+    found = await bench.agent(agent("1000", "SALES1", "SUPP-1"))
+    assert check_access(("SALES1", "SUPP-1"), found).ok
+
+
+async def test_without_patience_what_is_missing_is_delivered_as_such(bench: Bench) -> None:
+    found = await bench.agent(agent("1000", "SALES1", "SUPP-1"), patient=False)
+    check = check_access(("SALES1", "SUPP-1"), found)
+    assert (check.ok, check.missing, check.unexpected) == (False, ("SUPP-1",), ("RENEW_24",))
+    assert found.agent.full_name == "Agent Thousand"
+
+
+async def test_a_check_is_never_answered_from_what_is_kept(bench: Bench, dialer: StandInDialer) -> None:
+    await bench.agent(agent("1000"))
+    dialer.agents["1000"].campaigns = ("SUPP-1",)
+    await bench.agent(agent("1000", "SUPP-1"))
+    assert dialer.count("agent_campaigns") == 2
+
+
+async def test_the_expectation_of_no_campaigns_waits_for_nothing(bench: Bench) -> None:
+    nothing = Event(EventType.AGENT_ONBOARDED, "e1", ENDED, "1000", {}, expected_campaigns=())
+    assert (await bench.agent(nothing)).agent.campaigns
+
+
+# --- permissions
+
+
+async def test_what_the_api_user_may_not_ask_is_null_and_told_once(
+    dialer: StandInDialer, settings: VicidialSettings
+) -> None:
+    main = frozenset({"callid_info", "agent_campaigns"})
+    dialer.users["modest"] = ApiUser("Modest-Pass-1", functions=main)
+    modest = settings.model_copy(update={"user": "modest", "password": SecretStr("Modest-Pass-1")})
+    async with open_session(modest) as session:
+        client = DialerClient(modest, session, refused_probe=timedelta(minutes=5))
+        bench = Bench(client, modest)
+        with capture_logs() as logs:
+            for user in ("1000", "1001", "1002"):
+                found = (await bench.agent(agent(user))).agent
+                assert (found.full_name, found.access_level, found.user_group) == (None, None, None)
+                assert {each.name for each in found.campaigns} == {None}
+                assert found.campaigns_ambiguous
+                assert (await bench.call(event(CALL))).recordings is None
+        assert client.refusal is None
+    told = [line for line in logs if line["event"] == "dialer_extra_refused"]
+    assert [line["function"] for line in told] == ["campaigns_list", "user_details", "recording_lookup"]
+    assert all("API Allowed Functions" in line["error"] for line in told)
+    assert [dialer.count(line["function"]) for line in told] == [1, 1, 1]
+    assert (dialer.count("agent_campaigns"), dialer.count("callid_info")) == (3, 3)
 
 
 # --- the zone
 
 
-class Version:
-    """The dialer's `version`, as a test wants it; it remembers how often it was asked."""
-
-    def __init__(self, *hours: float | None) -> None:
-        self.hours = list(hours)
-        self.asked = 0
-
-    async def __call__(self) -> str:
-        self.asked += 1
-        hours = self.hours.pop(0) if len(self.hours) > 1 else self.hours[0]
-        await asyncio.sleep(0)
-        if hours is None:
-            raise EnrichmentUnavailable("down")
-        local = datetime(2026, 11, 22, tzinfo=UTC) + timedelta(hours=hours)
-        return f"VERSION: 2.14|DATE: {local:%Y-%m-%d %H:%M:%S}|EPOCH: 1795305600|DST: 0|TZ: -8.00|"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def zone_of(version: Version, clock: Clock) -> DialerZone:
-    return DialerZone(None, version, clock)
-
-
-EASTERN = timezone(timedelta(hours=-5))
-CENTRAL = timezone(timedelta(hours=-6))
-
-
-async def test_the_setting_is_the_zone_and_nobody_is_asked() -> None:
-    version = Version(-5)
-    assert await DialerZone(NEW_YORK, version).get() is NEW_YORK
-    assert version.asked == 0
-
-
-async def test_without_a_setting_the_offset_is_measured_again_every_hour() -> None:
-    version, clock = Version(-5, -6), Clock()
-    zone = zone_of(version, clock)
-    for seconds, asked, expected in [
-        (0, 1, EASTERN),
-        (3599, 1, EASTERN),
-        (1, 2, CENTRAL),
-        (3599, 2, CENTRAL),
-    ]:
-        clock.now += seconds
-        assert await zone.get() == expected
-        assert version.asked == asked
-
-
-async def test_an_unknown_offset_is_asked_for_again_after_a_minute() -> None:
-    version, clock = Version(None, -5), Clock()
-    zone = zone_of(version, clock)
-    for seconds, asked, expected in [(0, 1, None), (59, 1, None), (1, 2, EASTERN)]:
-        clock.now += seconds
-        assert await zone.get() == expected
-        assert version.asked == asked
-
-
-async def test_an_offset_that_was_known_is_used_while_the_dialer_is_down() -> None:
-    version, clock = Version(-5, None, None, -6), Clock()
-    zone = zone_of(version, clock)
-    assert await zone.get() == EASTERN
-    clock.now += 3600
-    assert await zone.get() == EASTERN
-    clock.now += 60
-    assert (await zone.get(), version.asked) == (EASTERN, 3)
-    clock.now += 60
-    assert (await zone.get(), version.asked) == (CENTRAL, 4)
-
-
-async def test_all_wait_for_the_first_answer_and_for_no_later_one() -> None:
-    version, clock = Version(-5, -6), Clock()
-    zone = zone_of(version, clock)
-    assert await asyncio.gather(*(zone.get() for _ in range(5))) == [EASTERN] * 5
-    clock.now += 3600
-    assert await asyncio.gather(*(zone.get() for _ in range(5))) == [CENTRAL, *[EASTERN] * 4]
-    assert version.asked == 2
-
-
-async def test_a_cancelled_question_is_asked_by_the_next_one() -> None:
-    version, clock = Version(-5), Clock()
-    zone = zone_of(version, clock)
-    first, second = (asyncio.ensure_future(zone.get()) for _ in range(2))
-    await asyncio.sleep(0)
-    assert version.asked == 1
-    first.cancel()
-    assert await second == EASTERN
-    assert version.asked == 2
-
-
 async def test_the_events_times_are_in_the_measured_zone_or_not_known(
-    client: DialerClient, dialer: StandInDialer
+    client: DialerClient, settings: VicidialSettings, dialer: StandInDialer
 ) -> None:
     for body, expected in [
         ("VERSION: 2.14|DATE: 2026-11-21 19:00:00|EPOCH: 1795305600|\n", "2026-11-20T14:05:09-05:00"),
         ("ERROR: NO FUNCTION SPECIFIED\n", None),
     ]:
         dialer.plant("", function="version", body=body)
-        enricher = VicidialEnricher(client, DialerZone(None, client.version))
-        found = await enricher.enrich(event(CALL))
+        enricher = VicidialEnricher(client, DialerClock(None, client.version), settings, again_after=300)
+        found = await enricher.enrich(event(CALL), patient=True)
         assert isinstance(found, CallEnrichment)
         assert (found.call.started_at and found.call.started_at.isoformat()) == expected
-        assert found.call.talk_seconds == 120
+        assert (found.call.talk_seconds, found.call.recordings is None) == (120, expected is None)
+
+
+@pytest.mark.parametrize(
+    ("ended", "offset"), [("05:35", "-04:00"), ("06:35", "-05:00")], ids=["first", "second"]
+)
+async def test_the_hour_that_is_repeated_is_resolved_by_the_events_own_time(
+    ended: str, offset: str, bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.add_call(DialerCall(call_id="V1202150000000012346", call_date="2026-11-01 01:30:00"))
+    when = datetime.fromisoformat(f"2026-11-01T{ended}:00+00:00")
+    call = await bench.call(event("V1202150000000012346", when=when))
+    assert call.started_at is not None
+    assert call.started_at.isoformat() == f"2026-11-01T01:30:00{offset}"

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -25,6 +26,7 @@ from worker import __version__
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
 from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound
+from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import DialerRequest
 from worker.core.scrub import Scrubber
@@ -95,7 +97,8 @@ def inbound(attempt: int = 1, body: bytes = b"{}", **fields: Any) -> Inbound:  #
 def test_a_delivered_event_is_one_line(configured: Configure) -> None:
     lines = configured()
     reporter = Reporter(Metrics())
-    reporter.settled(inbound(), Outcome(Stage.DELIVER, EVENT, None, "200", None, Ack(), SECONDS), 0.25)
+    event = replace(EVENT, occurred_at=datetime.now(UTC) - timedelta(seconds=30))
+    reporter.settled(inbound(), Outcome(Stage.DELIVER, event, None, "200", None, Ack(), SECONDS), 0.25)
     [line] = lines()
     assert datetime.fromisoformat(line.pop("timestamp")).utcoffset() == timedelta(0)
     assert 30 <= line.pop("age_seconds") < 40
@@ -214,19 +217,19 @@ def test_an_error_that_was_foreseen_has_no_traceback(configured: Configure) -> N
     ("request_", "expected"),
     [
         (
-            DialerRequest("callid_info", CALL, "ok", 0.0051),
+            DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.0051),
             {"call_id": CALL, "outcome": "ok", "level": "info"},
         ),
         (
-            DialerRequest("agent_campaigns", "1000", "not_found", 0.0051),
+            DialerRequest("agent_campaigns", (("agent_user", "1000"),), "not_found", 0.0051),
             {"agent_user": "1000", "outcome": "not_found", "level": "info"},
         ),
         (
-            DialerRequest("version", "", "dialer_outage", 0.0051),
+            DialerRequest("version", (), "dialer_outage", 0.0051),
             {"outcome": "dialer_outage", "level": "info"},
         ),
         (
-            DialerRequest("callid_info", CALL, "dialer_refused", 0.0051),
+            DialerRequest("callid_info", (("call_id", CALL),), "dialer_refused", 0.0051),
             {"call_id": CALL, "outcome": "dialer_refused", "level": "error"},
         ),
     ],
@@ -251,8 +254,8 @@ def test_a_request_to_the_dialer_is_one_line(
 def test_lines_below_the_level_are_not_shown(configured: Configure) -> None:
     lines = configured(level="warning")
     reporter = Reporter(Metrics())
-    reporter.asked(DialerRequest("version", "", "ok", 0.1))
-    reporter.asked(DialerRequest("version", "", "dialer_refused", 0.1))
+    reporter.asked(DialerRequest("version", (), "ok", 0.1))
+    reporter.asked(DialerRequest("version", (), "dialer_refused", 0.1))
     assert [line["level"] for line in lines()] == ["error"]
 
 
@@ -326,6 +329,18 @@ def test_the_password_in_an_address_is_replaced_whatever_it_is() -> None:
 
 def test_one_secret_within_another_is_replaced_whole() -> None:
     assert Scrubber(["secret99", "my-secret99-too"])("my-secret99-too, secret99") == "***, ***"
+
+
+def test_a_secret_that_is_learnt_later_is_replaced_from_then_on() -> None:
+    scrub = Scrubber(["hush-hush"])
+    assert not scrub.suspects("second-secret")
+    scrub.learn("second-secret")
+    assert scrub.suspects("second-secret")
+    assert scrub("hush-hush, second-secret") == "***, ***"
+
+
+def test_the_shortest_secret_may_be_shorter_where_it_stands_alone() -> None:
+    assert Scrubber(["ab"], shortest=1)("ab|abc|ab") == "***|abc|***"
 
 
 def test_a_secret_of_digits_breaks_neither_the_json_nor_the_time(configured: Configure) -> None:
@@ -469,7 +484,7 @@ def test_the_operator_may_turn_the_masks_off(configured: Configure) -> None:
 
 def test_the_console_shows_text_for_a_person(configured: Configure, stderr: io.StringIO) -> None:
     configured(format="console")
-    Reporter(Metrics()).asked(DialerRequest("callid_info", CALL, "ok", 0.005))
+    Reporter(Metrics()).asked(DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.005))
     line = stderr.getvalue()
     assert not line.startswith("{")
     assert all(part in line for part in ("dialer_request", "info", f"call_id={CALL}", "duration_ms=5.0"))
@@ -483,7 +498,7 @@ def test_each_metric_is_declared_once_with_a_sentence_and_the_prefix() -> None:
     text = Metrics().expose().decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families if not family.name.endswith("_created")]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 17
     for family in families:
         assert family.name.startswith("crm_sync_")
         assert family.documentation.endswith(".")
@@ -511,11 +526,12 @@ def test_what_is_settled_is_counted(configured: Configure) -> None:
     reporter = Reporter(metrics)
     retry = Retry(timedelta(seconds=5), 2, "dialer_outage", "down")
     dead = DeadLetter(Reason.NOT_FOUND, "gone")
-    settled: list[tuple[Event | None, Disposition]] = [(EVENT, Ack()), (EVENT, Ack()), (AGENT, retry)]
+    fresh = replace(EVENT, occurred_at=datetime.now(UTC) - timedelta(seconds=30))
+    settled: list[tuple[Event | None, Disposition]] = [(fresh, Ack()), (fresh, Ack()), (AGENT, retry)]
     for event, disposition in [*settled, (EVENT, dead), (None, Ack())]:
         outcome = Outcome(Stage.DELIVER, event, disposition=disposition, seconds=SECONDS)
         reporter.settled(inbound(), outcome, 0.3)
-    reporter.asked(DialerRequest("callid_info", CALL, "ok", 0.02))
+    reporter.asked(DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.02))
     seen = samples(metrics)
     assert seen["events_settled_total", "call.ended", "delivered"] == 2
     assert seen["events_settled_total", "delivered", "unknown"] == 1
@@ -530,6 +546,30 @@ def test_what_is_settled_is_counted(configured: Configure) -> None:
     assert seen["dialer_request_seconds_sum", "callid_info"] == 0.02
     assert seen["build_info", __version__] == 1
     assert reporter.counts == {"delivered": 3, "retry": 1, "dead_letter": 1}
+
+
+def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Configure) -> None:
+    lines = configured()
+    metrics = Metrics()
+    reporter = Reporter(metrics)
+    second = timedelta(seconds=1)
+    for status in (
+        GateStatus("dialer", State.CLOSED, "it is down", 0 * second, 2 * second),
+        GateStatus("dialer", State.PROBING, "it is down", 2 * second, None),
+        GateStatus("dialer", State.CLOSED, "it is down", 2.04 * second, 4 * second),
+        GateStatus("dialer", State.OPEN, None, None, None),
+    ):
+        reporter.gate(status)
+    shown = [(line["event"], line["level"], line.get("reason")) for line in lines()]
+    assert shown == [
+        ("gate_closed", "warning", "it is down"),
+        ("gate_probing", "info", "it is down"),
+        ("gate_closed", "info", "it is down"),
+        ("gate_open", "info", None),
+    ]
+    assert lines()[2] | {"closed_seconds": 2.0, "next_probe_seconds": 4.0, "gate": "dialer"} == lines()[2]
+    seen = samples(metrics)
+    assert (seen["gate_state", "dialer", "open"], seen["gate_state", "closed", "dialer"]) == (1, 0)
 
 
 # --- health

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
 from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import EventType, Inbound, decode
+from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq.connection import Supervisor
@@ -96,6 +97,7 @@ class Bench:
     max_in_flight: int = 8
     drain: float = 5.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    gates: Gates | None = None
 
     def queue(self, kind: EventType = CALLS) -> str:
         return self.topology.work_queues[kind]
@@ -161,6 +163,7 @@ class Bench:
             self.pipeline,
             settler,
             self.topology,
+            self.gates or open_gates(self.max_in_flight),
             max_in_flight=self.max_in_flight,
             observe=lambda inbound, outcome, _: self.settled.append((inbound, outcome)),
         )
@@ -182,6 +185,11 @@ class Bench:
         finally:
             self.stop.set()
             await asyncio.wait_for(task, self.drain + 20)
+
+
+def open_gates(full: int) -> Gates:
+    """Make gates that nobody closes, or that close and probe within a short time."""
+    return Gates(full=full, probe_max=timedelta(milliseconds=200), refused_probe=timedelta(milliseconds=300))
 
 
 @asynccontextmanager

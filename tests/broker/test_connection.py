@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from tests.broker.bench import AGENTS, CALLS, Bench, ack, eventually, open_bench
+from tests.broker.bench import AGENTS, CALLS, Bench, ack, eventually, open_bench, open_gates
 from worker.core.disposition import Disposition
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
@@ -74,6 +74,7 @@ async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
             bench.pipeline,
             settler,
             bench.topology,
+            open_gates(4),
             max_in_flight=4,
             observe=lambda *settled: bench.settled.append(settled[:2]),
         )

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -64,6 +65,7 @@ def test_a_call_event_is_read_with_everything_it_says() -> None:
         occurred_at=datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC),
         subject="V1201405090000012345",
         data=body,
+        dated=True,
         uniqueid="1795269909.101",
         lead_id="12345",
     )
@@ -83,6 +85,7 @@ def test_an_agent_event_is_read_with_everything_it_says() -> None:
         occurred_at=datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC),
         subject="1001",
         data=body,
+        dated=True,
         expected_campaigns=("SALES1", "7"),
     )
 
@@ -138,7 +141,33 @@ def test_a_cloud_event_gives_type_id_time_and_data(message: Inbound) -> None:
         occurred_at=datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC),
         subject="a",
         data={"agent_user": "a"},
+        dated=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "dated"),
+    [
+        ({}, False),
+        ({"timestamp": SEEN}, True),
+        ({"body": b'{"call_id": "V1", "occurred_at": "2026-11-20T14:07:14Z"}'}, True),
+    ],
+    ids=["nobody", "the property", "the event"],
+)
+def test_whether_somebody_said_when_it_happened_is_known(said: dict[str, Any], *, dated: bool) -> None:
+    assert decode(replace(inbound({"call_id": "V1"}), **said)).dated is dated
+
+
+def test_the_end_of_a_call_keeps_its_offset_or_is_in_the_zone() -> None:
+    ends = {
+        "2026-11-20T14:07:14-05:00": "2026-11-20T14:07:14-05:00",
+        "2026-11-20 14:07:14": "2026-11-20T14:07:14+01:00",
+    }
+    for said, expected in ends.items():
+        event = decode(inbound({"call_id": "V1", "ended_at": said}), ZoneInfo("Europe/Berlin"))
+        assert event.ended_at is not None
+        assert event.ended_at.isoformat() == expected
+    assert decode(inbound({"call_id": "V1"})).ended_at is None
 
 
 @pytest.mark.parametrize("make", [structured, structured_base64, binary])

@@ -110,6 +110,8 @@ def test_the_limit_of_a_body_is_one_mebibyte() -> None:
         (call(agent_user={}), "agent_user: "),
         (call(campaign_id=True), "campaign_id: "),
         (call(occurred_at=1795269909), "occurred_at: "),
+        (call(ended_at=1795269909), "ended_at: "),
+        (call(ended_at="yesterday"), "ended_at 'yesterday' is not a time"),
         (call(event_id=True), "event_id: "),
         (call(event_id=""), "event_id: "),
         (call(event_id="two words"), "event_id 'two words' is not 1 to 255 visible ASCII characters"),

@@ -1,15 +1,16 @@
 """The payload: what of the event and of the enrichment goes where."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import AccessCheck, build_payload, check_access
+from worker.core.payload import AccessCheck, build_payload, check_access, unknown_call
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Campaign
 
 WHEN = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
@@ -28,9 +29,10 @@ def call(**known: Any) -> CallEnrichment:  # noqa: ANN401 - what a CallRecord ha
 
 
 def agent(*campaigns: str, text: str | None = None) -> AgentEnrichment:
-    """Make the enrichment of an agent; with a text, as the real dialer writes its list."""
+    """Make the enrichment of an agent; with a text, as the real dialer writes its list, not resolved."""
     has = tuple(Campaign(campaign_id=name) for name in campaigns)
-    return AgentEnrichment(agent=AgentRecord(agent_user="a1", campaigns=has), campaigns_text=text)
+    record = AgentRecord(agent_user="a1", campaigns=has, campaigns_ambiguous="-" in (text or ""))
+    return AgentEnrichment(agent=record, campaigns_text=text)
 
 
 def test_the_id_of_a_payload_is_that_of_the_event() -> None:
@@ -52,10 +54,72 @@ def test_the_lead_is_the_dialers_and_else_the_events(
     assert json.loads(payload.body)["data"]["call"]["lead_id"] == expected
 
 
+STARTED = datetime(2026, 11, 20, 14, 5, 9, tzinfo=timezone(timedelta(hours=-5)))
+ENDED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("answered", "said", "ended_at", "duration"),
+    [
+        ({"started_at": STARTED}, ENDED, "2026-11-20T19:07:14Z", 125),
+        ({"started_at": STARTED}, None, None, None),
+        ({}, ENDED, "2026-11-20T19:07:14Z", None),
+        ({"started_at": ENDED}, STARTED, "2026-11-20T14:05:09-05:00", None),
+        (
+            {"started_at": STARTED, "ended_at": STARTED, "duration_seconds": 0},
+            ENDED,
+            "2026-11-20T14:05:09-05:00",
+            0,
+        ),
+        ({"started_at": datetime.min.replace(tzinfo=UTC)}, datetime.max.replace(tzinfo=UTC), ANY, ANY),
+    ],
+    ids=["both", "not said", "no start", "before the start", "the dialer knows", "all of time"],
+)
+def test_the_end_is_the_dialers_and_else_the_events_own_and_never_guessed(
+    answered: dict[str, Any], said: datetime | None, ended_at: str | None, duration: int | None
+) -> None:
+    event = Event(EventType.CALL_ENDED, "e1", WHEN, "V1", {}, ended_at=said)
+    found = json.loads(build_payload(event, call(**answered)).body)["data"]["call"]
+    assert (found["ended_at"], found["duration_seconds"]) == (ended_at, duration)
+
+
+def test_a_call_that_the_dialer_does_not_know_holds_what_the_event_said() -> None:
+    said = {
+        "call_id": "V1",
+        "agent_user": 1000,
+        "campaign_id": "SALES1",
+        "phone_number": "3125551212",
+        "status": "",
+        "list_id": True,
+        "in_group_id": ["x"],
+        "lead_id": 7,
+        "ended_at": "2026-11-20T14:07:14-05:00",
+    }
+    event = decode(Inbound(json.dumps(said).encode(), "call.ended", WHEN, {}))
+    data = json.loads(build_payload(event, unknown_call(event)).body)["data"]
+    known = {name: value for name, value in data["call"].items() if value is not None}
+    assert (data["enrichment"], data["final"], data["event"]) == ("not_found", False, said)
+    assert known == {
+        "call_id": "V1",
+        "agent_user": "1000",
+        "campaign_id": "SALES1",
+        "phone_number": "3125551212",
+        "lead_id": "7",
+        "ended_at": "2026-11-20T14:07:14-05:00",
+    }
+
+
+def test_a_call_that_was_found_says_nothing_of_the_enrichment() -> None:
+    assert "enrichment" not in json.loads(build_payload(CALL, call()).body)["data"]
+
+
+OPTIONAL = ("lead_id", "uniqueid", "agent_user", "campaign_id", "ended_at")
+
+
 @given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_the_event_is_passed_on_as_its_producer_wrote_it(extra: dict[str, Any]) -> None:
     body = {**extra, "type": "call.ended", "event_id": "e1", "occurred_at": None, "call_id": "V1"}
-    body = {name: value for name, value in body.items() if name not in ("lead_id", "uniqueid", "agent_user")}
+    body = {name: value for name, value in body.items() if name not in OPTIONAL}
     event = decode(Inbound(json.dumps(body).encode(), "", WHEN, {}))
     assert json.loads(build_payload(event, call()).body)["data"]["event"] == body
 
@@ -106,6 +170,12 @@ def test_the_access_check_compares_what_is_with_what_was_expected(
     assert check_access(expected, agent(*has, text=text)) == AccessCheck(
         ok=ok, missing=missing, unexpected=unexpected
     )
+
+
+def test_a_list_that_was_resolved_is_taken_at_its_word() -> None:
+    record = AgentRecord(agent_user="a1", campaigns=(Campaign(campaign_id="EU-1"),))
+    resolved = AgentEnrichment(agent=record, campaigns_text="EU-1")
+    assert check_access(("EU", "EU-1"), resolved) == AccessCheck(ok=False, missing=("EU",), unexpected=())
 
 
 NAMES = st.lists(st.text("AB1-", min_size=1, max_size=4), max_size=5, unique=True)

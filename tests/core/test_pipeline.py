@@ -17,10 +17,12 @@ from worker.core.errors import (
     EnrichmentUnavailable,
     Fault,
     InvalidEvent,
+    Lack,
     NotReady,
     Reason,
 )
-from worker.core.events import Event, Inbound
+from worker.core.events import Event, EventType, Inbound
+from worker.core.gates import Gates
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Receipt
@@ -37,7 +39,7 @@ from worker.core.retry import RetryPolicy
 HAPPENED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 DELAYS = (timedelta(seconds=5), timedelta(seconds=30), 2 * MINUTE, 10 * MINUTE)
-POLICY = RetryPolicy(delays=DELAYS, max_attempts=3, ready_within=15 * MINUTE, refused_probe=5 * MINUTE)
+POLICY = RetryPolicy(delays=DELAYS, max_attempts=3, ready_within=15 * MINUTE)
 
 BODY = {"event_id": "e1", "call_id": "V1", "occurred_at": "2026-11-20T19:07:14Z"}
 CALL = Inbound(json.dumps(BODY).encode(), "call.ended", HAPPENED, {})
@@ -47,6 +49,18 @@ NOT_FINAL = CallEnrichment(call=CallRecord(call_id="V1", status="INCALL"), final
 FOUND_AGENT = AgentEnrichment(agent=AgentRecord(agent_user="V1"))
 
 
+def gates() -> Gates:
+    return Gates(full=64, probe_max=timedelta(seconds=30), refused_probe=5 * MINUTE)
+
+
+class NotFinal(NotReady):
+    """An answer that is not final, as an enricher knows it: raised only where there is patience."""
+
+    def __init__(self, known: Enrichment = NOT_FINAL) -> None:
+        super().__init__("INCALL", Lack.FINAL_STATUS)
+        self.known = known
+
+
 @dataclass
 class FakeEnricher:
     """Answers, or fails, as told; an unknown event is the test's mistake."""
@@ -54,8 +68,10 @@ class FakeEnricher:
     log: list[str]
     answer: Enrichment | BaseException = FOUND
 
-    async def enrich(self, event: Event) -> Enrichment:
+    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
         self.log.append(f"enrich {event.id}")
+        if isinstance(self.answer, NotFinal) and not patient:
+            return self.answer.known
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
@@ -91,14 +107,26 @@ class World:
         self.sink = FakeSink(self.log, failure)
         self.now = HAPPENED + age
         ticks = count()
+        self.gates = gates()
         self.pipeline = Pipeline(
-            self.enricher, self.sink, POLICY, now=lambda: self.now, timer=lambda: float(next(ticks))
+            self.enricher,
+            self.sink,
+            POLICY,
+            self.gates,
+            now=lambda: self.now,
+            timer=lambda: float(next(ticks)),
         )
+
+    def others_succeed(self) -> None:
+        """Let the gates see other events get through, so that a failure is this one's own."""
+        for _ in range(3):
+            self.gates.looked_up(EventType.CALL_ENDED)
+            self.gates.delivered()
 
     async def process(self, inbound: Inbound = CALL) -> Outcome:
         return await self.pipeline.process(inbound)
 
-    def delivered(self) -> list[object]:
+    def delivered(self) -> list[dict[str, object]]:
         return [json.loads(payload.body)["data"] for payload in self.sink.delivered]
 
 
@@ -121,14 +149,14 @@ async def test_an_event_is_decoded_then_looked_up_then_delivered() -> None:
 async def test_times_without_an_offset_are_in_the_zone_of_the_pipeline() -> None:
     world = World()
     zone = ZoneInfo("America/New_York")
-    pipeline = Pipeline(world.enricher, world.sink, POLICY, zone=zone)
+    pipeline = Pipeline(world.enricher, world.sink, POLICY, gates(), zone=zone)
     await pipeline.process(replace(CALL, body=b'{"call_id": "V1", "occurred_at": "2026-11-20T14:07:14"}'))
     assert json.loads(world.sink.delivered[0].body)["timestamp"] == "2026-11-20T19:07:14Z"
 
 
 async def test_by_default_the_age_and_the_seconds_are_those_of_the_clock() -> None:
     world = World(NotReady("not found"))
-    outcome = await Pipeline(world.enricher, world.sink, POLICY).process(
+    outcome = await Pipeline(world.enricher, world.sink, POLICY, gates()).process(
         Inbound(b'{"call_id": "V1"}', "call.ended", datetime.now(UTC), {})
     )
     assert outcome.disposition == Retry(DELAYS[0], 1, "not_found", "not found")
@@ -210,11 +238,11 @@ async def test_a_message_that_can_not_be_decoded_is_dead_lettered_and_nobody_is_
     ("answer", "disposition"),
     [
         (EnrichmentRejected("bad id"), DeadLetter(Reason.REJECTED_BY_DIALER, "bad id")),
-        (EnrichmentUnavailable("down"), Retry(DELAYS[0], 2, "dialer_outage", "down")),
+        (EnrichmentUnavailable("down"), Retry(DELAYS[0], 1, "dialer_outage", "down")),
         (EnrichmentUnavailable("what?", Fault.UNREADABLE), Retry(DELAYS[0], 2, "dialer_unreadable", "what?")),
-        (EnrichmentUnavailable("login", Fault.REFUSED), Retry(DELAYS[3], 1, "dialer_refused", "login")),
+        (EnrichmentUnavailable("login", Fault.REFUSED), Retry(DELAYS[0], 1, "dialer_refused", "login")),
         (NotReady("not found"), Retry(DELAYS[2], 1, "not_found", "not found")),
-        (NotReady("INCALL", NOT_FINAL), Retry(DELAYS[2], 1, "not_final", "INCALL")),
+        (NotFinal(), Retry(DELAYS[2], 1, "not_final", "INCALL")),
     ],
     ids=lambda value: repr(value) if isinstance(value, Exception) else None,
 )
@@ -233,9 +261,9 @@ async def test_a_look_up_that_fails_is_decided_by_the_policy_and_nothing_is_deli
     ("failure", "disposition"),
     [
         (DeliveryRejected("422"), DeadLetter(Reason.REJECTED_BY_SINK, "422")),
-        (DeliveryUnavailable("500"), Retry(DELAYS[0], 2, "sink_outage", "500")),
-        (DeliveryUnavailable("403", Fault.REFUSED), Retry(DELAYS[3], 1, "sink_refused", "403")),
-        (DeliveryUnavailable("429", Fault.BUSY, MINUTE), Retry(DELAYS[2], 1, "sink_busy", "429")),
+        (DeliveryUnavailable("500"), Retry(DELAYS[0], 1, "sink_outage", "500")),
+        (DeliveryUnavailable("403", Fault.REFUSED), Retry(DELAYS[0], 1, "sink_refused", "403")),
+        (DeliveryUnavailable("429", Fault.BUSY, MINUTE), Retry(DELAYS[0], 1, "sink_busy", "429")),
     ],
     ids=lambda value: repr(value) if isinstance(value, Exception) else None,
 )
@@ -275,8 +303,30 @@ async def test_a_delivery_that_fails_is_decided_by_the_policy_and_keeps_the_enri
 async def test_used_up_attempts_end_in_the_dead_letters_with_the_last_error(
     world: World, disposition: tuple[Reason, str]
 ) -> None:
+    world.others_succeed()
     outcome = await world.process(replace(CALL, attempt=3))
     assert outcome.disposition == DeadLetter(*disposition)
+
+
+async def test_an_outage_uses_up_an_attempt_only_while_others_succeed() -> None:
+    for world in (World(EnrichmentUnavailable("down")), World(failure=DeliveryUnavailable("down"))):
+        alone = (await world.process()).disposition
+        world.others_succeed()
+        beside_others = (await world.process()).disposition
+        assert isinstance(alone, Retry)
+        assert isinstance(beside_others, Retry)
+        assert (alone.attempt, beside_others.attempt) == (1, 2)
+
+
+async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
+    world = World(failure=DeliveryUnavailable("403", Fault.REFUSED))
+    await world.process()
+    world.log.clear()
+    outcome = await world.process(replace(CALL, attempt=3))
+    assert outcome.disposition == Retry(DELAYS[0], 3, "gate_closed", "sink: 403")
+    assert world.log == []
+    invalid = await world.process(replace(CALL, body=b"[]"))
+    assert isinstance(invalid.disposition, DeadLetter)
 
 
 async def test_an_unexpected_error_is_a_bounded_transient_whose_text_is_not_shown() -> None:
@@ -313,14 +363,14 @@ async def test_what_is_not_found_in_the_end_is_dead_lettered() -> None:
 
 
 async def test_what_is_not_final_in_time_is_looked_up_again_without_counting() -> None:
-    world = World(NotReady("INCALL", NOT_FINAL), age=14 * MINUTE)
+    world = World(NotFinal(), age=14 * MINUTE)
     outcome = await world.process()
     assert outcome.disposition == Retry(DELAYS[2], 1, "not_final", "INCALL")
     assert world.delivered() == []
 
 
 async def test_what_is_not_final_in_the_end_is_delivered_as_such() -> None:
-    world = World(NotReady("INCALL", NOT_FINAL), age=15 * MINUTE)
+    world = World(NotFinal(), age=15 * MINUTE)
     outcome = await world.process()
     assert outcome.disposition == Ack()
     assert outcome.enrichment == NOT_FINAL
@@ -329,10 +379,12 @@ async def test_what_is_not_final_in_the_end_is_delivered_as_such() -> None:
 
 
 async def test_what_is_not_final_is_not_lost_where_the_time_ends_between_two_glances_at_the_clock() -> None:
-    world = World(NotReady("INCALL", NOT_FINAL))
+    world = World(NotFinal())
     end = HAPPENED + POLICY.ready_within
     clock = iter([end - timedelta.resolution, end])
-    outcome = await Pipeline(world.enricher, world.sink, POLICY, now=lambda: next(clock)).process(CALL)
+    outcome = await Pipeline(world.enricher, world.sink, POLICY, gates(), now=lambda: next(clock)).process(
+        CALL
+    )
     assert outcome.disposition == Retry(DELAYS[2], 1, "not_final", "INCALL")
 
 
@@ -340,6 +392,27 @@ async def test_the_age_counts_from_the_event_and_not_from_the_message() -> None:
     late = replace(CALL, first_seen=HAPPENED + 15 * MINUTE)
     outcome = await World(NotReady("not found"), age=15 * MINUTE).process(late)
     assert outcome.disposition == DeadLetter(Reason.NOT_FOUND, "not found")
+
+
+@pytest.mark.parametrize(
+    ("inbound", "age", "delivered"),
+    [
+        (CALL, 15 * MINUTE, True),
+        (CALL, 14 * MINUTE, False),
+        (replace(AGENT, first_seen=HAPPENED), 15 * MINUTE, False),
+    ],
+    ids=["a call in the end", "a call in time", "an agent"],
+)
+async def test_a_setting_delivers_a_call_that_is_not_found_in_the_end(
+    inbound: Inbound, age: timedelta, *, delivered: bool
+) -> None:
+    world = World(NotReady("not found"), age=age)
+    pipeline = Pipeline(
+        world.enricher, world.sink, POLICY, gates(), deliver_not_found=True, now=lambda: world.now
+    )
+    outcome = await pipeline.process(inbound)
+    assert isinstance(outcome.disposition, Ack) is delivered
+    assert [data["enrichment"] for data in world.delivered()] == ["not_found"] * delivered
 
 
 @pytest.mark.parametrize("enrichment", [FOUND, NOT_FINAL, FOUND_AGENT], ids=["call", "not final", "agent"])

@@ -86,6 +86,14 @@ DEFAULTS = {
     "vicidial.max_concurrency": 8,
     "vicidial.timezone": None,
     "vicidial.ready_within": 15 * MINUTES,
+    "vicidial.not_final": {"QUEUE", "INCALL", "DISPO", "XFER", ""},
+    "vicidial.not_found": "dead_letter",
+    "vicidial.recording_lookup": True,
+    "vicidial.campaigns_list": True,
+    "vicidial.user_details": True,
+    "vicidial.agent_campaigns_cache": 10 * SECONDS,
+    "vicidial.campaigns_list_cache": MINUTES,
+    "vicidial.user_details_cache": MINUTES,
     "vicidial.ignore_agentdirect": False,
     "sink.kind": "webhook",
     "sink.signing_secret": None,
@@ -117,6 +125,25 @@ def test_every_setting_is_required_or_has_a_documented_default_or_names_a_file()
 def test_the_events_exchange_follows_the_namespace(loaded: Loader) -> None:
     assert loaded(REQUIRED, BROKER__NAMESPACE="west").broker.events_exchange == "west.events"
     assert loaded(BROKER__EVENTS_EXCHANGE="theirs").broker.events_exchange == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("value", "statuses"),
+    [
+        ("QUEUE,INCALL", {"QUEUE", "INCALL"}),
+        ("QUEUE, dispo ,", {"QUEUE", "DISPO", ""}),
+        ("", {""}),
+    ],
+)
+def test_an_empty_part_of_the_statuses_that_are_not_final_is_the_empty_status(
+    loaded: Loader, value: str, statuses: set[str]
+) -> None:
+    assert loaded(REQUIRED, VICIDIAL__NOT_FINAL=value).vicidial.not_final == statuses
+
+
+def test_zero_turns_a_cache_off_and_nothing_else(loaded: Loader) -> None:
+    assert loaded(REQUIRED, VICIDIAL__USER_DETAILS_CACHE="0").vicidial.user_details_cache == 0 * SECONDS
+    assert "must be longer than 0" in "".join(problems(loaded, REQUIRED, VICIDIAL__TIMEOUT="0"))
 
 
 TREE = {

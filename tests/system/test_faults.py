@@ -97,6 +97,21 @@ class TestTheDialerKnowsNothingYet:
         assert "NOT FOUND" in str(dead.headers["crm-sync-error"])
         assert len(worker.settled("retry")) >= 3
 
+    async def test_not_found_for_good_is_delivered_where_the_operator_wants_it(self, system: System) -> None:
+        await system.start(vicidial__ready_within="500ms", vicidial__not_found="deliver")
+        event = call_ended(agent_user=1000, lead_id=7, ended_at="2026-11-20T14:07:14-05:00")
+        await system.publish(event)
+        (received,) = (await system.delivered(event["event_id"]))[event["event_id"]]
+        data = json.loads(received["body"])["data"]
+        assert (data["enrichment"], data["final"], data["event"]) == ("not_found", False, event)
+        known = {name: value for name, value in data["call"].items() if value is not None}
+        assert known == {
+            "call_id": event["call_id"],
+            "agent_user": "1000",
+            "lead_id": "7",
+            "ended_at": "2026-11-20T14:07:14-05:00",
+        }
+
     async def test_an_unknown_agent(self, system: System) -> None:
         await system.start(vicidial__ready_within="500ms")
         await system.publish({"event_id": "a-1", "agent_user": "nobody"}, "agent.onboarded")
@@ -133,7 +148,7 @@ class TestTheDialerAnswers:
         assert "INVALID SEARCH PARAMETERS" in str(dead.headers["crm-sync-error"])
 
     async def test_no_campaigns_are_an_answer(self, system: System) -> None:
-        await system.start()
+        await system.start(vicidial__ready_within="500ms")
         event = {"event_id": "a-2", "agent_user": "1004", "expected_campaigns": ["SALES1"]}
         await system.publish(event, "agent.onboarded")
         (received,) = (await system.delivered())["a-2"]

@@ -66,13 +66,39 @@ async def test_a_call_reaches_the_webhook_enriched_and_signed(system: System) ->
 
 
 async def test_an_onboarding_is_checked_against_the_campaigns_expected(system: System) -> None:
-    await system.start()
+    worker = await system.start(vicidial__ready_within="1s")
     event = {"event_id": "onboarding-1", "agent_user": "1000", "expected_campaigns": ["SALES1", "NOPE"]}
     await system.publish(event, "agent.onboarded")
     (received,) = (await system.delivered())["onboarding-1"]
     data = payload_of(received)["data"]
-    assert [each["campaign_id"] for each in data["agent"]["campaigns"]] == ["RENEW_24", "SALES1"]
+    named = [
+        {"campaign_id": "RENEW_24", "name": "Renewals 2024"},
+        {"campaign_id": "SALES1", "name": "Sales one"},
+    ]
+    assert data["agent"] == {
+        "agent_user": "1000",
+        "full_name": "Agent Thousand",
+        "access_level": 1,
+        "user_group": "SALES",
+        "campaigns": named,
+        "in_groups": ["AGENTDIRECT", "AGENTDIRECT_CHAT", "SALESLINE", "SUPPORTLINE", "RENEW_IN"],
+        "campaigns_ambiguous": False,
+    }
     assert data["access_check"] == {"ok": False, "missing": ["NOPE"], "unexpected": ["RENEW_24"]}
+    assert {line["cause"] for line in worker.settled("retry")} == {"not_assigned"}
+
+
+async def test_a_campaign_that_is_assigned_in_time_is_waited_for(system: System) -> None:
+    worker = await system.start()
+    await system.publish(
+        {"event_id": "onboarding-2", "agent_user": "1000", "expected_campaigns": ["SUPP-1"]},
+        "agent.onboarded",
+    )
+    await eventually(lambda: worker.settled("retry"))
+    await system.dialer.control(agents={"1000": {"campaigns": ["SUPP-1", "SALES1"]}})
+    (received,) = (await system.delivered())["onboarding-2"]
+    check = payload_of(received)["data"]["access_check"]
+    assert check == {"ok": True, "missing": [], "unexpected": ["SALES1"]}
 
 
 async def test_all_three_envelopes_are_understood(system: System) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.system.harness import Program, System, call_ended, eventually
+from tests.system.harness import Program, System, Worker, call_ended, crm_sync, environment, eventually
 
 pytestmark = pytest.mark.system
 
@@ -34,8 +34,10 @@ async def test_no_secret_is_written_anywhere(system: System) -> None:
         )
         refused = await refused_logins(system, dialer)
         odd = await odd_answers(system, dialer)
-        await system.publish_all([refused, *odd, b"{", call_ended(call_id="1")])
+        await system.publish_all([*odd, b"{"])
         await eventually(lambda: len(worker.settled("dead_letter")) >= 6, 15)
+        await system.publish_all([refused, call_ended(call_id="1")])
+        await eventually(lambda: "LOGIN INCORRECT" in worker.text)
         await dialer.control(fault="hang")
         await system.publish(call_ended())
         await asyncio.sleep(1.2)  # a timeout, too
@@ -50,6 +52,97 @@ async def test_no_secret_is_written_anywhere(system: System) -> None:
     for secret in (DIALER, SIGNING.removeprefix("whsec_"), TOKEN):
         for spelling in spellings(secret):
             assert spelling not in written, f"{spelling} in {around(written, spelling)}"
+
+
+ECHOED = "Ech0ed-Secret_Pass"
+"""What VICIdial leaves whole of a password: letters, digits, dash and underscore."""
+ECHOES = (
+    "ERROR: Login incorrect, please try again: |crmsync|{}|BAD|\n",
+    "ERROR: Login incorrect, please try again: |crmsync|{}|2FA|\n",
+    "ERROR: Too many login attempts, try again in 15 minutes: |crmsync|{}|LOCK|\n",
+    "ERROR: Your IP Address is not allowed: {}: |crmsync|{}|IPBLOCK|\n",
+    "ERROR: auth USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION: |crmsync|callid_info|{}|\n",
+    "ERROR: callid_info INVALID SEARCH PARAMETERS: crmsync|{}\n",
+    "ERROR: callid_info CALL NOT FOUND: crmsync|{}\n",
+    "ERROR: Invalid Source - {}\nERROR: Invalid Source: |{}|\n",
+    "ERROR: SOMETHING NEW {}: |crmsync|{}|\n",
+    "<br />\n<b>Warning</b>: mysqli_connect('localhost', 'cron', '{}') in <b>/srv/www/{}.php</b>\n",
+    "{}|{}|{}\n",
+    "{0}call_id|custtime\n{0}\n",
+)
+"""The places in which the real API repeats a password, or PHP might."""
+
+
+async def test_a_password_that_the_dialer_repeats_leaves_no_trace(system: System) -> None:
+    """In each place, in each spelling; also with a wrong password, in extras, and in what is replayed."""
+    texts = [ECHOED, quote(ECHOED), html_escaped(ECHOED), base64.b64encode(ECHOED.encode()).decode()]
+    bodies = [echo.replace("{0}", text).replace("{}", text) for echo in ECHOES for text in texts]
+    events = [call_ended() for _ in bodies]
+    plants = {
+        event["call_id"]: {"body": body, "times": 3} for event, body in zip(events, bodies, strict=True)
+    }
+    extras = {f"{name}:": {"body": body} for name, body in zip(EXTRAS, bodies, strict=False)}
+    dialer = Program("dialer")
+    try:
+        await dialer.control(password={"crmsync": ECHOED}, plant=plants | extras)
+        known = call_ended()
+        await dialer.control(calls={known["call_id"]: {}})
+        worker = await system.start(
+            vicidial__url=dialer.url,
+            vicidial__password=ECHOED,
+            vicidial__ready_within="1s",
+            retry__max_attempts="2",
+            gates__refused_probe="50ms",
+            log__level="debug",
+        )
+        await system.publish_all([*events, known])
+        await system.publish({"event_id": "a-1", "agent_user": "1000"}, "agent.onboarded")
+        await eventually(lambda: settled_ids(worker) >= {each["event_id"] for each in events}, 60)
+        written = worker.text + "".join([(await worker.get(path))[1] for path in ("/metrics", "/status")])
+        assert await worker.stop() == 0
+        dead = await system.depth("dead-letters")
+        assert dead >= len(texts)
+        written += await command(system, "dead-letters", "list") + await command(
+            system, "dead-letters", "replay", "--all"
+        )
+        assert await system.depth("dead-letters") == 0
+        replayed = [await system.take("call-ended") for _ in range(await system.depth("call-ended"))]
+        assert len(replayed) >= dead
+        written += worker.text + "".join(f"{dict(each.headers)}{each.body!r}" for each in replayed)
+        written += json.dumps(await system.crm.report())
+    finally:
+        dialer.end()
+    assert "unreadable_answer" in written
+    assert "LOGIN INCORRECT" in written
+    for text in {*texts, *spellings(ECHOED)}:
+        assert text not in written, f"{text} in {around(written, text)}"
+
+
+EXTRAS = ("recording_lookup", "campaigns_list", "user_details")
+
+
+def html_escaped(text: str) -> str:
+    """Write every letter as HTML's numbers do."""
+    return "".join(f"&#{ord(letter)};" for letter in text)
+
+
+def settled_ids(worker: Worker) -> set[str]:
+    """Give the ids of the events that came to an end."""
+    return {line["event_id"] for line in worker.settled() if line["outcome"] != "retry"}
+
+
+async def command(system: System, *words: str) -> str:
+    """Run a command of the worker's, and give all that it writes."""
+    process = await asyncio.create_subprocess_exec(
+        *crm_sync(),
+        *words,
+        env=environment(system.settings()),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output
+    return output.decode()
 
 
 async def test_the_brokers_password_is_not_written(system: System) -> None:

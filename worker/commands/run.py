@@ -22,10 +22,10 @@ def run(config: ConfigOption = None) -> None:
     used.
     """
     settings = load_or_exit(Settings, config)
-    log.configure(settings.log, settings.secrets())
+    scrubber = log.configure(settings.log, settings.secrets())
     _tune_garbage_collection()
     try:
-        uvloop.run(app.run(settings))
+        uvloop.run(app.run(settings, on_password=scrubber.learn))
     except TopologyMismatchError as error:
         fail(
             "the broker's topology differs from the settings; crm-sync topology shows more:",

@@ -79,6 +79,10 @@ class Event:
     """The call id, or the agent's user."""
     data: dict[str, Any]
     """The event as its producer sent it; of a CloudEvent, its data."""
+    dated: bool = False
+    """Whether its producer said when it happened; else that is the time it was first seen."""
+    ended_at: datetime | None = None
+    """When the call ended, where the producer said so by itself, in the producer's offset."""
     uniqueid: str | None = None
     lead_id: str | None = None
     expected_campaigns: tuple[str, ...] | None = None
@@ -104,6 +108,7 @@ class _CallEnded(BaseModel):
     campaign_id: _Id | None = None
     event_id: _Id | None = None
     occurred_at: _Text | None = None
+    ended_at: _Text | None = None
 
 
 class _AgentOnboarded(BaseModel):
@@ -132,9 +137,11 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
     envelope = _open(inbound)
     kind = _event_type(envelope, inbound)
     fields = _validate(kind, envelope.data)
-    uniqueid = lead_id = expected = None
+    uniqueid = lead_id = expected = ended_at = None
     if isinstance(fields, _CallEnded):
         subject, uniqueid, lead_id = fields.call_id, fields.uniqueid, fields.lead_id
+        if fields.ended_at is not None:
+            ended_at = _in_zone(_read_time(fields.ended_at, "ended_at"), zone)
     else:
         subject, expected = fields.agent_user, fields.expected_campaigns
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
@@ -151,6 +158,8 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
         occurred_at=_occurred_at(said_time, inbound, zone),
         subject=subject,
         data=envelope.data,
+        dated=said_time is not None or inbound.timestamp is not None,
+        ended_at=ended_at,
         uniqueid=uniqueid,
         lead_id=lead_id,
         expected_campaigns=None if expected is None else tuple(expected),
@@ -300,21 +309,25 @@ def _derived_id(kind: EventType, subject: str, said_time: object, body: bytes) -
 
 
 def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:
-    when = (inbound.timestamp or inbound.first_seen) if said is None else _read_time(said)
+    when = (inbound.timestamp or inbound.first_seen) if said is None else _read_time(said, "occurred_at")
     try:
-        when = (when if when.tzinfo is not None else when.replace(tzinfo=zone)).astimezone(UTC)
+        when = _in_zone(when, zone).astimezone(UTC)
     except OverflowError as error:
         raise InvalidEvent(f"occurred_at {_show(said)} is out of range") from error
     return min(when, inbound.first_seen)
 
 
-def _read_time(said: object) -> datetime:
+def _in_zone(when: datetime, zone: tzinfo) -> datetime:
+    return when if when.tzinfo is not None else when.replace(tzinfo=zone)
+
+
+def _read_time(said: object, name: str) -> datetime:
     if isinstance(said, datetime):  # an AMQP header can hold a time as such
         return said
     if isinstance(said, str) and len(said) >= len("2026-11-20T14:07"):  # a date alone is no time
         with suppress(ValueError):
             return datetime.fromisoformat(said)
-    raise InvalidEvent(f"occurred_at {_show(said)} is not a time such as 2026-11-20T14:07:14-05:00")
+    raise InvalidEvent(f"{name} {_show(said)} is not a time such as 2026-11-20T14:07:14-05:00")
 
 
 def _show(value: object) -> str:

@@ -9,6 +9,8 @@ from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 from worker.core.events import Event
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 
+_SAID_OF_A_CALL = ("agent_user", "campaign_id", "in_group_id", "list_id", "lead_id", "phone_number", "status")
+
 EventId = Annotated[
     str,
     Field(description="The same over retries, redeliveries, restarts and replays: drop repeats by it."),
@@ -32,9 +34,14 @@ class AccessCheck(BaseModel):
 
 @with_config(extra="forbid")
 class CallData(TypedDict):
-    """What is known of a call."""
+    """What is known of a call. `enrichment` is present where the dialer did not know the call."""
 
     event_id: EventId
+    enrichment: NotRequired[
+        Annotated[
+            Literal["not_found"], Field(description="Present where `call` holds only what the event said.")
+        ]
+    ]
     final: Annotated[bool, Field(description="False where the call's status may still change.")]
     call: CallRecord
     event: AsReceived
@@ -89,12 +96,35 @@ def build_payload(event: Event, enrichment: Enrichment) -> Payload:
 
 
 def _call_payload(event: Event, enrichment: CallEnrichment) -> Payload:
-    call = enrichment.call
-    if call.lead_id is None and event.lead_id is not None:
-        call = call.model_copy(update={"lead_id": event.lead_id})
+    call = _completed(enrichment.call, event)
     data: CallData = {"event_id": event.id, "final": enrichment.final, "call": call, "event": event.data}
+    if not enrichment.found:
+        data["enrichment"] = "not_found"
     body: CallEnriched = {"type": "call.enriched", "timestamp": event.occurred_at, "data": data}
     return Payload(event.id, body["type"], _call_enriched.dump_json(body))
+
+
+def _completed(call: CallRecord, event: Event) -> CallRecord:
+    """Fill in what the event knows and the dialer did not tell."""
+    known: dict[str, Any] = {}
+    if call.lead_id is None and event.lead_id is not None:
+        known["lead_id"] = event.lead_id
+    if call.ended_at is None and event.ended_at is not None:
+        known["ended_at"] = event.ended_at
+        if call.started_at is not None and event.ended_at >= call.started_at:
+            known["duration_seconds"] = int((event.ended_at - call.started_at).total_seconds())
+    return call.model_copy(update=known) if known else call
+
+
+def unknown_call(event: Event) -> CallEnrichment:
+    """Give what the event said of its call, for one that the dialer does not know."""
+    said = {name: str(event.data[name]) for name in _SAID_OF_A_CALL if _is_id(event.data.get(name))}
+    call = CallRecord.model_validate({"call_id": event.subject, **said})
+    return CallEnrichment(call=call, final=False, found=False)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
 
 
 def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
@@ -116,16 +146,17 @@ def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
 def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> AccessCheck:
     """Compare the campaigns that an agent has with those that it should have.
 
-    A campaign id may itself contain the dash that joins the dialer's list, so
-    an expected campaign counts as present where it stands whole in that list.
+    A campaign id may itself contain the dash that joins the dialer's list.
+    Where that leaves the list ambiguous, an expected campaign counts as
+    present where it stands whole in it.
     """
     has = [campaign.campaign_id for campaign in enrichment.agent.campaigns]
-    joined = f"-{enrichment.campaigns_text or ''}-"
     expected = tuple(dict.fromkeys(expected))
-    present = {name for name in expected if name in has or f"-{name}-" in joined}
-    covered = set(present)
-    if enrichment.campaigns_text is not None:
-        covered.update(part for name in present for part in name.split("-"))
+    present = covered = {name for name in expected if name in has}
+    if enrichment.agent.campaigns_ambiguous:
+        joined = f"-{enrichment.campaigns_text or ''}-"
+        present = {name for name in expected if f"-{name}-" in joined}
+        covered = present.union(*(name.split("-") for name in present))
     return AccessCheck(
         ok=len(present) == len(expected),
         missing=tuple(name for name in expected if name not in present),

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from worker.core.disposition import Ack, Disposition, Stage
 from worker.core.errors import NotReady
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import build_payload
+from worker.core.gates import Gates
+from worker.core.payload import build_payload, unknown_call
 from worker.core.ports import Enricher, Sink
 from worker.core.records import CallEnrichment, Enrichment, enrichment_from_json
 from worker.core.retry import RetryPolicy
@@ -36,16 +37,24 @@ class Pipeline:
         enricher: Enricher,
         sink: Sink,
         policy: RetryPolicy,
+        gates: Gates,
         *,
         zone: tzinfo = UTC,
+        deliver_not_found: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Take the adapters, the rules of retrying and the zone of times without an offset."""
+        """Take the adapters, the rules of retrying, the gates, and the zone of times without an offset.
+
+        With `deliver_not_found`, a call that the dialer does not know in the end is delivered
+        with what the event said instead of becoming a dead letter.
+        """
         self._enricher = enricher
         self._sink = sink
         self._policy = policy
+        self._gates = gates
         self._zone = zone
+        self._deliver_not_found = deliver_not_found
         self._now = now
         self._timer = timer
 
@@ -60,14 +69,19 @@ class Pipeline:
             await self._advance(inbound, outcome)
         except Exception as error:  # noqa: BLE001 - whatever went wrong is the policy's to decide
             outcome.error = error
+            to_blame = outcome.event is None or self._gates.failed(outcome.event.type, error)
             outcome.disposition = self._policy.decide(
-                error, attempt=inbound.attempt, age=self._age(inbound, outcome.event)
+                error,
+                attempt=inbound.attempt,
+                age=self._age(inbound, outcome.event),
+                to_blame=to_blame,
             )
         return outcome
 
     async def _advance(self, inbound: Inbound, outcome: Outcome) -> None:
         event = outcome.event = decode(inbound, self._zone)
         outcome.stage = Stage.ENRICH
+        self._gates.insist(event.type)
         started = self._timer()
         try:
             outcome.enrichment = carried(inbound, event) or await self._enrich(event, inbound)
@@ -78,16 +92,20 @@ class Pipeline:
         started = self._timer()
         try:
             outcome.detail = (await self._sink.deliver(payload)).detail
+            self._gates.delivered()
         finally:
             outcome.seconds[Stage.DELIVER] = self._timer() - started
 
     async def _enrich(self, event: Event, inbound: Inbound) -> Enrichment:
+        patient = self._policy.still_waits(self._age(inbound, event))
         try:
-            return await self._enricher.enrich(event)
-        except NotReady as error:
-            if error.enrichment is None or self._policy.still_waits(self._age(inbound, event)):
+            found = await self._enricher.enrich(event, patient=patient)
+        except NotReady:
+            if patient or not self._deliver_not_found or event.type is not EventType.CALL_ENDED:
                 raise
-            return error.enrichment  # waited long enough: delivered with `final: false`
+            found = unknown_call(event)
+        self._gates.looked_up(event.type)
+        return found
 
     def _age(self, inbound: Inbound, event: Event | None) -> timedelta:
         return self._now() - (event.occurred_at if event else inbound.first_seen)

@@ -11,8 +11,11 @@ from worker.core.records import Enrichment
 class Enricher(Protocol):
     """Asks the dialer."""
 
-    async def enrich(self, event: Event) -> Enrichment:
+    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
         """Tell what the dialer knows of the event's call or agent.
+
+        With `patient`, an answer that may still get better raises `NotReady`;
+        without, it is taken as it is, and only one that lacks the record does.
 
         Never retries by itself. Raises `EnrichmentRejected`,
         `EnrichmentUnavailable` or `NotReady`, and nothing else that is foreseen.
@@ -45,12 +48,12 @@ class Sink(Protocol):
 class DialerRequest:
     """What is told of one request to the dialer: never the password, nor any text of the answer.
 
-    `subject` is the call id or agent user asked about, `outcome` is `ok` or
-    the label of a `ProcessingError`.
+    `about` holds the parameters that say what was asked about, `outcome` is
+    `ok` or the label of a `ProcessingError`.
     """
 
     function: str
-    subject: str
+    about: tuple[tuple[str, str], ...]
     outcome: str
     seconds: float
 

@@ -69,11 +69,15 @@ class AgentRecord(_Record):
 
 
 class CallEnrichment(_Record):
-    """What the dialer said about a call. `final` is false while its status may still change."""
+    """What the dialer said about a call. `final` is false while its status may still change.
+
+    `found` is false where the dialer knew nothing, and the record holds what the event said.
+    """
 
     kind: Literal["call"] = "call"
     call: CallRecord
     final: bool = True
+    found: bool = True
 
 
 class AgentEnrichment(_Record):

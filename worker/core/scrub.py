@@ -23,12 +23,19 @@ class Scrubber:
     """Replaces each secret in text, however it is spelled.
 
     A secret of under eight characters is replaced only where it stands alone,
-    or it would tear up the ids of calls; one of under four not at all.
+    or it would tear up the ids of calls; one of under `shortest` not at all.
     """
 
-    def __init__(self, secrets: Iterable[str]) -> None:
+    def __init__(self, secrets: Iterable[str], *, shortest: int = _SHORTEST_SECRET) -> None:
         """Take the secrets as they are."""
-        long_enough = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        self._secrets: set[str] = set()
+        self._shortest = shortest
+        self.learn(*secrets)
+
+    def learn(self, *secrets: str) -> None:
+        """Replace these secrets too from now on."""
+        long_enough = self._secrets.union(each for each in secrets if len(each) >= self._shortest)
+        self._secrets = long_enough
         patterns = [_PARAMETER]
         self._traces = {"pass="}
         for secret in sorted(long_enough, key=len, reverse=True):

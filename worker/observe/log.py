@@ -23,14 +23,18 @@ _PHONE_FIELDS = frozenset({"phone_number", "phone"})
 _MAY_HOLD_PHONES = _PHONE_FIELDS | {"error", "event", "exception"}
 
 
-def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
-    """Set up structlog, and the standard library's log of the libraries used, once for the process."""
+def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> Scrubber:
+    """Set up structlog, and the standard library's log of the libraries used, once for the process.
+
+    Gives the scrubber that every line goes through, so that it can learn a new secret.
+    """
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     render = _Console(colors=sys.stderr.isatty()) if settings.format == "console" else _json
     prepare: list[Processor] = [_with_traceback]
     if settings.mask_phone_numbers:
         prepare.append(_mask_phones)
-    finish = _Finish(render, Scrubber(secrets))
+    scrubber = Scrubber(secrets)
+    finish = _Finish(render, scrubber)
     structlog.configure(
         processors=[*prepare, finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -38,6 +42,7 @@ def configure(settings: LogSettings, secrets: Iterable[str] = ()) -> None:
         cache_logger_on_first_use=True,
     )
     _route_libraries(prepare, finish, level)
+    return scrubber
 
 
 class _Finish:

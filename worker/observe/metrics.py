@@ -26,6 +26,12 @@ class Metrics:
     def __init__(self) -> None:
         """Declare them all."""
         self.registry = CollectorRegistry()
+        self._declare_events()
+        self._declare_dialer()
+        self._declare_gates()
+        self._declare_worker()
+
+    def _declare_events(self) -> None:
         self.settled = self._counter(
             "events_settled",
             "Events settled, by type and outcome (delivered, retry, dead_letter).",
@@ -45,6 +51,8 @@ class Metrics:
         self.stage = self._histogram(
             "stage_seconds", "Seconds that one step took for one event: enrich or deliver.", _SECONDS, "stage"
         )
+
+    def _declare_dialer(self) -> None:
         self.dialer_requests = self._counter(
             "dialer_requests", "Requests to the dialer, by function and outcome.", "function", "outcome"
         )
@@ -54,6 +62,32 @@ class Metrics:
             _SECONDS,
             "function",
         )
+        self.dialer_cache_hits = self._counter(
+            "dialer_cache_hits", "Look-ups answered from a kept answer, by function.", "function"
+        )
+        self.dialer_limit = self._gauge(
+            "dialer_limit", "How many requests to the dialer may go at one time now."
+        )
+        self.dialer_refused = self._gauge(
+            "dialer_refused", "1 while nothing is sent, since the dialer refused the login or a permission."
+        )
+        self.dialer_clock_skew = self._gauge(
+            "dialer_clock_skew_seconds",
+            "Seconds by which the dialer's clock is ahead of ours; NaN if unknown.",
+        )
+
+    def _declare_gates(self) -> None:
+        self.gate_state = self._gauge(
+            "gate_state",
+            "1 for the state that a gate is in (open, closed, probing, ramping), 0 for the others.",
+            "gate",
+            "state",
+        )
+        self.gate_closed_seconds = self._gauge(
+            "gate_closed_seconds", "Seconds since a gate closed, failed probes included; 0 if open.", "gate"
+        )
+
+    def _declare_worker(self) -> None:
         self.in_flight = self._gauge("in_flight", "Events in work at this moment.")
         self.consuming = self._gauge("consuming", "1 while the worker consumes from the broker, else 0.")
         self.connections = self._counter(

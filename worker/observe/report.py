@@ -9,6 +9,7 @@ import structlog
 from worker.core.disposition import Ack, DeadLetter, Retry, Stage
 from worker.core.errors import Fault, ProcessingError
 from worker.core.events import EventType, Inbound, claimed_id
+from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import DialerRequest
 from worker.core.retry import format_delay
@@ -17,7 +18,6 @@ from worker.observe.metrics import Metrics
 _SUBJECT = {EventType.CALL_ENDED: "call_id", EventType.AGENT_ONBOARDED: "agent_user"}
 _MILLISECONDS = {stage: f"{stage}_ms" for stage in Stage}
 _REFUSED = f"dialer_{Fault.REFUSED}"
-_ASKED_ABOUT = {"callid_info": "call_id", "agent_campaigns": "agent_user"}
 
 
 class Reporter:
@@ -25,7 +25,7 @@ class Reporter:
 
     def __init__(self, metrics: Metrics) -> None:
         """Take the metrics to keep."""
-        self._metrics = metrics
+        self.metrics = metrics
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
         self.counts = {"delivered": 0, "retry": 0, "dead_letter": 0}
@@ -35,9 +35,9 @@ class Reporter:
         name, level, facts = self._outcome(outcome)
         line = {"outcome": name} | _identity(inbound, outcome) | {"attempt": inbound.attempt} | facts
         self.counts[name] += 1
-        self._cached(self._metrics.settled, line["event_type"] or "unknown", name).inc()
+        self._cached(self.metrics.settled, line["event_type"] or "unknown", name).inc()
         for stage, took in outcome.seconds.items():
-            self._cached(self._metrics.stage, stage).observe(took)
+            self._cached(self.metrics.stage, stage).observe(took)
             line[_MILLISECONDS[stage]] = _ms(took)
         line["duration_ms"] = _ms(seconds)
         if outcome.error is not None and not isinstance(outcome.error, ProcessingError):
@@ -47,16 +47,37 @@ class Reporter:
 
     def asked(self, request: DialerRequest) -> None:
         """Report a request to the dialer."""
-        self._cached(self._metrics.dialer_requests, request.function, request.outcome).inc()
-        self._cached(self._metrics.dialer_seconds, request.function).observe(request.seconds)
+        self._cached(self.metrics.dialer_requests, request.function, request.outcome).inc()
+        self._cached(self.metrics.dialer_seconds, request.function).observe(request.seconds)
         log = self._log.error if request.outcome == _REFUSED else self._log.info
         log(
             "dialer_request",
             function=request.function,
-            **({_ASKED_ABOUT[request.function]: request.subject} if request.subject else {}),
+            **dict(request.about),
             outcome=request.outcome,
             duration_ms=_ms(request.seconds),
         )
+
+    def gate(self, status: GateStatus) -> None:
+        """Report that a gate changed its state.
+
+        A probe that fails is no news, so it is told of at the level info.
+        """
+        for state in State:
+            self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
+        facts: dict[str, Any] = {"gate": status.name}
+        if status.reason is not None:
+            facts["reason"] = status.reason
+        if status.closed_for is not None:
+            facts["closed_seconds"] = round(status.closed_for.total_seconds(), 1)
+        if status.next_probe_in is not None:
+            facts["next_probe_seconds"] = round(status.next_probe_in.total_seconds(), 1)
+        news = status.state is State.CLOSED and not status.closed_for
+        (self._log.warning if news else self._log.info)(f"gate_{status.state}", **facts)
+
+    def hit(self, function: str) -> None:
+        """Report that a kept answer spared the dialer a request."""
+        self._cached(self.metrics.dialer_cache_hits, function).inc()
 
     def _outcome(self, outcome: Outcome) -> tuple[str, str, dict[str, Any]]:
         """Name the outcome and its log level, and give what else is to be told of it."""
@@ -64,12 +85,12 @@ class Reporter:
             case Ack():
                 return "delivered", "info", self._delivered(outcome)
             case Retry() as retry:
-                self._metrics.retries.labels(retry.label).inc()
+                self.metrics.retries.labels(retry.label).inc()
                 facts = {"cause": retry.label, "stage": str(outcome.stage), "error": retry.error}
                 level = "warning" if retry.label.endswith(Fault.REFUSED) else "info"
                 return "retry", level, facts | {"tier": format_delay(retry.tier)}
             case DeadLetter() as dead:
-                self._metrics.dead_letters.labels(dead.reason).inc()
+                self.metrics.dead_letters.labels(dead.reason).inc()
                 facts = {"reason": str(dead.reason), "stage": str(outcome.stage), "error": dead.error}
                 return "dead_letter", "warning", facts
 
@@ -77,7 +98,7 @@ class Reporter:
         if outcome.event is None:
             return {}
         age = max(0.0, (datetime.now(UTC) - outcome.event.occurred_at).total_seconds())
-        self._cached(self._metrics.age, outcome.event.type).observe(age)
+        self._cached(self.metrics.age, outcome.event.type).observe(age)
         return {"answer": outcome.detail, "age_seconds": round(age, 3)}
 
 

@@ -1,4 +1,9 @@
-"""Taking events in: consume both work queues, one task per message, at most `max_in_flight` at work."""
+"""Taking events in: both work queues, one task per message, at most `max_in_flight` at work.
+
+While a gate is closed nothing is taken in: the queues hold the backlog. What
+was taken in already goes back by way of the first tier. A gate that probes is
+given one message; then as many as it has room for.
+"""
 
 import asyncio
 import time
@@ -7,15 +12,20 @@ from contextlib import suppress
 from functools import partial
 
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractConnection
 from aiormq.abc import DeliveredMessage
 
 from worker.core.errors import PublishError
 from worker.core.events import EventType, Inbound
+from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.settle import Settler
+from worker.rabbitmq.source import Source
 from worker.rabbitmq.topology import Topology
+
+LOOK_AGAIN = 0.5
+"""Seconds until a gate that probes looks again for a message to probe with, and a closed one at its clock."""
 
 _log = structlog.get_logger()
 
@@ -24,27 +34,35 @@ Observer = Callable[[Inbound, Outcome, float], None]
 
 
 class Intake:
-    """Consumes through one connection until it is stopped or something breaks."""
+    """Takes events in through one connection until it is stopped or something breaks."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         settler: Settler,
         topology: Topology,
+        gates: Gates,
         *,
         max_in_flight: int,
         observe: Observer = lambda *_: None,
     ) -> None:
-        """Take what each message goes through."""
+        """Take what each message goes through, and the gates that tell how much may be taken in."""
         self._pipeline = pipeline
         self._settler = settler
-        self._topology = topology
+        self._gates = gates
         self._places = asyncio.Semaphore(max_in_flight)
         self._max_in_flight = max_in_flight
         self._observe = observe
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_work = 0
-        self._channels: dict[AbstractChannel, str] = {}
+        self._sources = [
+            Source(kind, name, partial(self._on_message, kind), self.break_off)
+            for kind, name in topology.work_queues.items()
+        ]
+        self._regulating: asyncio.Task[None] | None = None
+        self._in_full_flow = False
+        self._changed = asyncio.Event()
+        self._probe: asyncio.Task[None] | None = None
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -53,32 +71,19 @@ class Intake:
         return self._at_work
 
     async def start(self, connection: AbstractConnection) -> None:
-        """Begin to consume. From then on `broken` fails as soon as a consumer no longer consumes.
-
-        Each queue has a channel of its own. The calls alone may fill every
-        place; the onboardings hold a quarter more, and as places are given in
-        the order of arrival, they get the next one that falls free.
-        """
-        prefetch = {
-            EventType.CALL_ENDED: self._max_in_flight,
-            EventType.AGENT_ONBOARDED: max(1, self._max_in_flight // 4),
-        }
-        for kind, name in self._topology.work_queues.items():
-            channel = await connection.channel(publisher_confirms=False)
-            channel.close_callbacks.add(self._on_channel_closed)
-            underlay = await channel.get_underlay_channel()
-            underlay.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
-            await channel.set_qos(prefetch_count=prefetch[kind])
-            started = await underlay.basic_consume(name, partial(self._on_message, kind))
-            self._channels[channel] = started.consumer_tag or ""
+        """Begin to take in. From then on `broken` fails as soon as that is no longer possible."""
+        for source in self._sources:
+            await source.open(connection)
+        await self._flow()
+        self._regulating = asyncio.create_task(self._regulate())
 
     async def stop(self, drain: float) -> None:
-        """Stop consuming, let the messages at work finish within `drain` seconds, give the rest back."""
-        for channel, tag in self._channels.items():
-            channel.close_callbacks.discard(self._on_channel_closed)
-            with suppress(Exception):  # where it can't be cancelled any more, nothing is consumed either
-                underlay = await channel.get_underlay_channel()
-                await underlay.basic_cancel(tag, timeout=2)
+        """Take no more in, let what is at work finish within `drain` seconds, give the rest back."""
+        if self._regulating is not None:
+            self._regulating.cancel()
+            await asyncio.wait([self._regulating])
+        for source in self._sources:
+            await source.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=drain)
         left = list(self._tasks)
@@ -88,6 +93,53 @@ class Intake:
             task.cancel()
         if left:
             await asyncio.wait(left)
+
+    async def _regulate(self) -> None:
+        """Take in as much as the gates have room for, from now on."""
+        try:
+            while True:
+                await self._until_something_changes()
+                await self._flow()
+        except Exception as error:  # noqa: BLE001 - the channel broke, or a bug of ours: begin anew
+            self.break_off(error)
+
+    async def _until_something_changes(self) -> None:
+        """Wait for an outcome while a gate is not open, or for the time at which one may be."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self._in_full_flow else self._until_next_look()):
+                await self._changed.wait()
+
+    def _until_next_look(self) -> float:
+        change = self._gates.next_change()
+        return LOOK_AGAIN if change is None else max(0.0, min(change - time.monotonic(), LOOK_AGAIN))
+
+    async def _flow(self) -> None:
+        self._changed.clear()
+        self._in_full_flow = self._gates.all_open
+        for source in self._sources:
+            await source.flow(self._prefetch(source.kind))
+        if not self._in_full_flow and (self._probe is None or self._probe.done()):
+            await self._send_a_probe()
+
+    def _prefetch(self, kind: EventType) -> int:
+        """Give how many messages of a queue may be in hand.
+
+        The calls alone may fill every place; the onboardings hold a quarter
+        more, and as places are given in the order of arrival, they get the
+        next one that falls free.
+        """
+        if self._gates.probing(kind):
+            return 0
+        room = min(self._gates.room(kind), self._max_in_flight)
+        return room if kind is EventType.CALL_ENDED or room == 0 else max(1, room // 4)
+
+    async def _send_a_probe(self) -> None:
+        """Take one message for a gate that wants to see whether its dependency works again."""
+        for source in self._sources:
+            if self._gates.probing(source.kind) and (message := await source.take_one()) is not None:
+                self._probe = asyncio.create_task(self._on_message(source.kind, message))
+                self._sources.reverse()  # the next probe is of the other kind, if there is one
+                return
 
     async def _on_message(self, queue: EventType, message: DeliveredMessage) -> None:
         """Work on a message. Where that breaks this intake, the end of its channel gives the message back.
@@ -126,12 +178,8 @@ class Intake:
                 self._observe(inbound, outcome, time.perf_counter() - started)
             finally:
                 self._at_work -= 1
-
-    def _on_channel_closed(self, _channel: object, error: BaseException | None) -> None:
-        self.break_off(error)
-
-    def _on_consumer_cancelled(self, _frame: object) -> None:
-        self.break_off(ConnectionError("the broker cancelled the consumer; was its queue deleted?"))
+                if not (self._in_full_flow and self._gates.all_open):
+                    self._changed.set()
 
     def break_off(self, error: BaseException | None) -> None:
         """Say that this intake can't go on; `broken` then fails with the first such error."""

@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.core.signature import key_of
-from worker.settings.types import Delays, Duration, Zone, checked_url, read_secret, required, secret_or_file
+from worker.settings.types import (
+    Delays,
+    Duration,
+    DurationOrNone,
+    Statuses,
+    Zone,
+    checked_url,
+    read_secret,
+    required,
+    secret_or_file,
+)
 
 PREFIX = "CRM_SYNC_"
 LONGEST_DRAIN = timedelta(minutes=25)
@@ -78,13 +88,36 @@ class VicidialSettings(_Section):
         "GET", description="`POST` keeps the password out of the web server's access log."
     )
     timeout: Duration = Field(timedelta(seconds=10), description="The longest wait for one answer.")
-    max_concurrency: int = Field(8, ge=1, le=1000, description="Requests at one time.")
+    max_concurrency: int = Field(
+        8, ge=1, le=1000, description="Requests at one time, at most; fewer while the dialer is slow."
+    )
     timezone: Zone | None = Field(
         None, description="The dialer's IANA time zone; unset: its present offset, from `version`."
     )
     ready_within: Duration = Field(
         timedelta(minutes=15),
         description='How long after the event "not found" and "not final" mean "not yet".',
+    )
+    not_final: Statuses = Field(
+        frozenset({"QUEUE", "INCALL", "DISPO", "XFER", ""}),
+        description="Statuses that a call only passes through; an empty part stands for no status yet.",
+    )
+    not_found: Literal["dead_letter", "deliver"] = Field(
+        "dead_letter",
+        description="What becomes of a call that the dialer does not know in the end; `deliver`: with what"
+        " the event said.",
+    )
+    recording_lookup: bool = Field(default=True, description="Ask for each final call's recordings.")
+    campaigns_list: bool = Field(default=True, description="Ask for the campaigns' names.")
+    user_details: bool = Field(default=True, description="Ask for each agent's level, name and group.")
+    agent_campaigns_cache: DurationOrNone = Field(
+        timedelta(seconds=10), description="How long an agent's campaigns are not asked for again; 0: never."
+    )
+    campaigns_list_cache: DurationOrNone = Field(
+        timedelta(seconds=60), description="How long the campaigns' names are not asked for again; 0: never."
+    )
+    user_details_cache: DurationOrNone = Field(
+        timedelta(seconds=60), description="How long an agent's details are not asked for again; 0: never."
     )
     ignore_agentdirect: bool = Field(
         default=False, description="Ask the dialer to leave the AGENTDIRECT in-groups out."

@@ -24,9 +24,15 @@ def parse_duration(value: object) -> timedelta:
     if match is None or isinstance(value, bool):
         raise ValueError("write a duration such as 500ms, 5s, 2m, 1h or a number of seconds")
     seconds = float(match[1]) * _UNITS[match[2]]
-    if not 0 < seconds <= _LONGEST.total_seconds():
-        raise ValueError("a duration must be longer than 0 and at most 7 days (168h)")
+    if seconds > _LONGEST.total_seconds():
+        raise ValueError("a duration must be at most 7 days (168h)")
     return timedelta(seconds=seconds)
+
+
+def _longer_than_nothing(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("a duration must be longer than 0 and at most 7 days (168h)")
+    return value
 
 
 def _parse_list(value: object) -> object:
@@ -48,8 +54,13 @@ def _zone(value: object) -> object:
         raise ValueError("is no IANA time zone; write one such as America/New_York") from error
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+DurationOrNone = Annotated[timedelta, BeforeValidator(parse_duration)]
+"""A duration of which 0 turns something off."""
+Duration = Annotated[DurationOrNone, AfterValidator(_longer_than_nothing)]
 Delays = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_parse_list), AfterValidator(_ascending)]
+Statuses = Annotated[
+    frozenset[Annotated[str, AfterValidator(str.upper)]], NoDecode, BeforeValidator(_parse_list)
+]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 
 

@@ -6,17 +6,19 @@ elsewhere), no answer over 1 MiB taken in. It never retries by itself; aiohttp
 repeats a GET once, silently, where a kept-alive connection turns out to have
 been closed by the server before it read anything.
 
-A refused login is not repeated: ten of them lock the API user. So the very
-first request goes alone, and after a refusal every request fails for
-`refused_probe` without being sent; then one goes alone, with the password as
-its file then holds it.
+How many go at one time adapts to how fast it answers (`worker.vicidial.limit`);
+a refused login is not repeated, as ten of them lock the API user
+(`worker.vicidial.fuse`).
+
+No text of its bodies leaves: errors are VICIdial's own fixed sentences, and
+of an answer that can't be read a short excerpt without user and password.
 """
 
 import asyncio
+import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta, tzinfo
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -24,22 +26,40 @@ import aiohttp
 from yarl import URL
 
 from worker import __version__
-from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, NotReady, ProcessingError
+from worker.core.errors import (
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    Fault,
+    FunctionRefused,
+    NotReady,
+    ProcessingError,
+)
 from worker.core.ports import DialerRequest
 from worker.core.records import AgentEnrichment, CallEnrichment
+from worker.core.scrub import Scrubber
 from worker.settings import VicidialSettings
-from worker.vicidial import responses
+from worker.vicidial import extras, responses
+from worker.vicidial.excerpt import excerpt
+from worker.vicidial.fuse import Fuse, Refusal, Ticket
+from worker.vicidial.limit import AdaptiveLimit, Places
+from worker.vicidial.rows import DialerTimes
+from worker.vicidial.version import Version, read_version
 
 MAX_ANSWER = 1024 * 1024
 """The largest answer that is taken in, in bytes."""
 
+_DROPPED_FROM_PASSWORDS = re.compile(r"[^-_0-9a-zA-Z]")
+"""What VICIdial drops from a password before it compares it, and before it repeats it in an error."""
+
+_INSTANT = 0.001
+"""Seconds; a dialer that answers sooner has nothing to be spared."""
+_OUTAGE = f"dialer_{Fault.OUTAGE}"
+_TELLS_NO_SPEED = frozenset({f"dialer_{Fault.REFUSED}", "unexpected", "cancelled"})
+
+_About = tuple[tuple[str, str], ...]
+"""What a request asks about, as pairs of a parameter's name and value."""
+
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    message: str
-    until: float
 
 
 def open_session(settings: VicidialSettings) -> aiohttp.ClientSession:
@@ -64,95 +84,113 @@ class DialerClient:
         *,
         refused_probe: timedelta,
         observe: Callable[[DialerRequest], None] = lambda _: None,
+        on_password: Callable[[str], None] = lambda _: None,
+        closed: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the session from `open_session`, and who is told of each request."""
+        """Take the session from `open_session`, and who is told of each request and of a new password.
+
+        While `closed`, no request is sent, also none that waits for its place.
+        """
+        self._secrets: set[str] = set()
         self._use(settings)
         self._session = session
-        self._places = asyncio.Semaphore(settings.max_concurrency)
-        self._first = asyncio.Lock()
-        self._has_asked = False
-        self._refused_probe = refused_probe.total_seconds()
-        self._refusal: _Refusal | None = None
+        self._limit = AdaptiveLimit(settings.max_concurrency, clock)
+        self._places = Places(self._limit)
+        self._fuse = Fuse(refused_probe.total_seconds(), clock)
+        self._closed = closed
         self._observe = observe
-        self._clock = clock
+        self._on_password = on_password
 
-    async def callid_info(self, call_id: str, zone: tzinfo | None) -> CallEnrichment:
-        """Ask about one call; times of the answer are in `zone`.
+    @property
+    def limit(self) -> int:
+        """How many requests may go at one time now."""
+        return self._limit.limit
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The refusal for which nothing is sent now, if there is one."""
+        return self._fuse.refusal
+
+    async def callid_info(self, call_id: str, times: DialerTimes) -> CallEnrichment:
+        """Ask about one call.
 
         Raises as `worker.vicidial.responses` does, and `EnrichmentUnavailable` where no answer came.
         """
-        read = partial(responses.read_call, call_id=call_id, zone=zone)
-        return await self._ask("callid_info", {"call_id": call_id}, read)
+        read = partial(responses.read_call, call_id=call_id, times=times, not_final=self._settings.not_final)
+        return await self._ask("callid_info", (("call_id", call_id),), read)
 
     async def agent_campaigns(self, agent_user: str) -> AgentEnrichment:
         """Ask about one agent. Raises as `callid_info` does."""
         read = partial(responses.read_agent, agent_user=agent_user)
-        return await self._ask("agent_campaigns", {"agent_user": agent_user}, read)
+        return await self._ask("agent_campaigns", (("agent_user", agent_user),), read)
 
-    async def version(self) -> str:
+    async def recording_lookup(
+        self, search: Iterable[tuple[str, str]], times: DialerTimes
+    ) -> list[extras.FoundRecording]:
+        """Search for recordings. Raises as `callid_info` does, and `FunctionRefused`."""
+        read = partial(extras.read_recordings, times=times)
+        return await self._ask("recording_lookup", tuple(search), read)
+
+    async def campaigns_list(self, campaign_id: str | None = None) -> dict[str, extras.KnownCampaign]:
+        """Ask for the campaigns that the API user may see, or one. Raises as `recording_lookup` does."""
+        about = () if campaign_id is None else (("campaign_id", campaign_id),)
+        return await self._ask("campaigns_list", about, extras.read_campaigns)
+
+    async def user_details(self, agent_user: str) -> extras.UserDetails | None:
+        """Ask for an agent's details, `None` where it shows none. Raises as `recording_lookup` does."""
+        read = partial(extras.read_user_details, agent_user=agent_user)
+        return await self._ask("user_details", (("agent_user", agent_user),), read)
+
+    async def version(self) -> Version:
         """Ask for the version, which needs no login. Raises `EnrichmentUnavailable`."""
-        return await self._measured("version", {}, str)
+        return await self._measured("version", (), read_version)
 
-    async def _ask(self, function: str, about: dict[str, str], read: Callable[[str], _T]) -> _T:
+    async def _ask(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
         async with self._places:
-            if not self._has_asked:
-                async with self._first:
-                    if not self._has_asked:
-                        try:
-                            return await self._ask_once(function, about, read)
-                        finally:
-                            self._has_asked = True
-            return await self._ask_once(function, about, read)
+            if self._closed():  # while this one waited for its place
+                raise EnrichmentUnavailable("the dialer is in trouble, so it was not asked")
+            ticket = self._admit()
+            try:
+                answer = await self._measured(function, about, read)
+            except (NotReady, EnrichmentRejected, FunctionRefused):
+                self._fuse.accepted(ticket)  # an answer, if not the wanted one: the login is good
+                raise
+            except EnrichmentUnavailable as error:
+                if error.fault is Fault.REFUSED:
+                    self._fuse.refused(ticket, str(error))
+                raise
+            else:
+                self._fuse.accepted(ticket)
+                return answer
+            finally:
+                self._fuse.unanswered(ticket)  # of no effect where it was reported already
 
-    async def _ask_once(self, function: str, about: dict[str, str], read: Callable[[str], _T]) -> _T:
-        probed = self._check_refusal()
-        try:
-            answer = await self._measured(function, about, read)
-        except EnrichmentUnavailable as error:
-            if error.fault is Fault.REFUSED:
-                self._refusal = _Refusal(str(error), self._clock() + self._refused_probe)
-            raise
-        except (NotReady, EnrichmentRejected):
-            self._accepted(probed)  # an answer about the id: the login is good
-            raise
-        self._accepted(probed)
-        return answer
-
-    def _check_refusal(self) -> _Refusal | None:
-        """Let a request through, or raise the refusal that still stands.
-
-        The first request after the wait goes alone: until it has an answer, the refusal stands for the rest.
-        """
-        if self._refusal is not None:
-            if self._clock() < self._refusal.until:
-                raise EnrichmentUnavailable(self._refusal.message, Fault.REFUSED)
-            self._reread_password()
-            self._refusal = _Refusal(self._refusal.message, self._clock() + self._refused_probe)
-        return self._refusal
-
-    def _accepted(self, probed: _Refusal | None) -> None:
-        """Lift the refusal that this request probed, but not one that came while it was under way."""
-        if self._refusal is probed:
-            self._refusal = None
-
-    def _reread_password(self) -> None:
-        try:
-            self._use(self._settings.reread())
-        except ValueError as error:
-            raise EnrichmentUnavailable(f"the password file: {error}", Fault.REFUSED) from error
+    def _admit(self) -> Ticket:
+        ticket = self._fuse.admit()
+        if ticket.probe:
+            try:
+                self._use(self._settings.reread())
+            except ValueError as error:
+                self._fuse.unsent(ticket)
+                raise EnrichmentUnavailable(f"the password file: {error}", Fault.REFUSED) from error
+            self._on_password(self._settings.password.get_secret_value())
+        return ticket
 
     def _use(self, settings: VicidialSettings) -> None:
         """Prepare what every request of a function repeats: writing it anew costs a tenth of one."""
         self._settings = settings
         self._forms = _forms(settings)
         self._addresses = {name: URL(settings.url).extend_query(form) for name, form in self._forms.items()}
+        password = settings.password.get_secret_value()
+        self._secrets |= {settings.user, password, _DROPPED_FROM_PASSWORDS.sub("", password)}
+        self._scrub = Scrubber(self._secrets, shortest=1)
 
-    async def _measured(self, function: str, about: dict[str, str], read: Callable[[str], _T]) -> _T:
-        started = time.perf_counter()
+    async def _measured(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
+        started, worked = time.perf_counter(), time.thread_time()
         outcome = "unexpected"
         try:
-            answer = read(await self._request(function, about))
+            answer = self._read(read, await self._request(function, about))
             outcome = "ok"
         except ProcessingError as error:
             outcome = error.label
@@ -162,14 +200,29 @@ class DialerClient:
             raise
         finally:
             seconds = time.perf_counter() - started
-            self._observe(DialerRequest(function, next(iter(about.values()), ""), outcome, seconds))
+            if outcome == _OUTAGE:
+                self._limit.overloaded()
+            elif outcome not in _TELLS_NO_SPEED:
+                waited = seconds - (time.thread_time() - worked)  # what kept us busy was not the dialer
+                self._limit.answered(function, max(waited, _INSTANT), self._places.busy)
+            self._observe(DialerRequest(function, about, outcome, seconds))
         return answer
 
-    async def _request(self, function: str, about: dict[str, str]) -> str:
+    def _read(self, read: Callable[[str], _T], body: str) -> _T:
+        try:
+            return read(body)
+        except EnrichmentUnavailable as error:
+            if error.fault is not Fault.UNREADABLE:
+                raise
+            raise EnrichmentUnavailable(
+                f"{error}; it begins: {excerpt(body, self._scrub)}", Fault.UNREADABLE
+            ) from error
+
+    async def _request(self, function: str, about: _About) -> str:
         if self._settings.method == "GET":
             request = self._session.get(self._addresses[function], params=about, allow_redirects=False)
         else:
-            form = self._forms[function] | about
+            form = self._forms[function] | dict(about)
             request = self._session.post(self._settings.url, data=form, allow_redirects=False)
         try:
             async with request as response:
@@ -205,6 +258,9 @@ def _forms(settings: VicidialSettings) -> dict[str, dict[str, str]]:
         "version": {"function": "version"},
         "callid_info": login | {"function": "callid_info"} | flags | {"detail": "YES"},
         "agent_campaigns": login | {"function": "agent_campaigns"} | flags | agentdirect,
+        "recording_lookup": login | {"function": "recording_lookup"} | flags | {"duration": "Y"},
+        "campaigns_list": login | {"function": "campaigns_list"} | flags,
+        "user_details": login | {"function": "user_details"} | flags,
     }
 
 

@@ -1,0 +1,135 @@
+"""The dialer's clock: which zone its times are in, and how far it is from ours."""
+
+import asyncio
+from collections import deque
+from datetime import timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.adapters.raw import until
+from worker.core.errors import EnrichmentUnavailable
+from worker.vicidial.clock import MEASURE_AGAIN, MEASURE_EVERY, DialerClock
+from worker.vicidial.version import Version
+
+NEW_YORK = ZoneInfo("America/New_York")
+NOW = 1795287600.0  # 2026-11-21 19:00:00 UTC, winter in New York
+DOWN = EnrichmentUnavailable("down")
+
+
+def version(hours: float | None = -5, epoch: int | None = int(NOW)) -> Version:
+    return Version("2.14-202", "250720-1841", epoch, None if hours is None else timedelta(hours=hours))
+
+
+class Dialer:
+    """Answers `version` in turn; the last answer repeats."""
+
+    def __init__(self, *answers: Version | Exception) -> None:
+        self.answers = deque(answers)
+        self.asked = 0
+        self.now = 0.0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> Version:
+        self.asked += 1
+        answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+        await self.gate.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def clock(self, setting: tzinfo | None = None) -> DialerClock:
+        return DialerClock(setting, self, clock=lambda: self.now, wall=lambda: NOW)
+
+
+async def test_a_zone_that_is_set_is_told_without_asking() -> None:
+    dialer = Dialer(version())
+    assert await dialer.clock(NEW_YORK).zone() is NEW_YORK
+    assert dialer.asked == 0
+
+
+async def test_without_one_the_present_offset_is_measured_once_an_hour() -> None:
+    dialer = Dialer(version(-5), version(-4))
+    clock = dialer.clock()
+    assert [await clock.zone() for _ in range(3)] == [timezone(timedelta(hours=-5))] * 3
+    assert dialer.asked == 1
+    dialer.now = MEASURE_EVERY
+    assert await clock.zone() == timezone(timedelta(hours=-4))
+    assert dialer.asked == 2
+
+
+@pytest.mark.parametrize("failure", [DOWN, version(None), RuntimeError("a bug")], ids=["down", "old", "bug"])
+async def test_an_offset_that_is_not_told_is_asked_for_again_a_minute_later(
+    failure: Version | Exception,
+) -> None:
+    dialer = Dialer(failure, version(-5))
+    clock = dialer.clock()
+    with capture_logs() as logs:
+        assert await clock.zone() is None
+        assert await clock.zone() is None
+    assert dialer.asked == 1
+    assert [line["event"] for line in logs] == ["dialer_clock_unknown"]
+    dialer.now = MEASURE_AGAIN
+    assert await clock.zone() == timezone(timedelta(hours=-5))
+
+
+async def test_what_was_measured_stays_while_the_dialer_is_down() -> None:
+    dialer = Dialer(version(-5), DOWN)
+    clock = dialer.clock()
+    await clock.zone()
+    dialer.now = MEASURE_EVERY
+    assert await clock.zone() == timezone(timedelta(hours=-5))
+
+
+async def test_the_first_measurement_is_waited_for_and_a_later_one_is_not() -> None:
+    dialer = Dialer(version(-5))
+    clock = dialer.clock()
+    dialer.gate.clear()
+    first = [asyncio.ensure_future(clock.zone()) for _ in range(3)]
+    await until(lambda: dialer.asked == 1)
+    dialer.gate.set()
+    assert await asyncio.gather(*first) == [timezone(timedelta(hours=-5))] * 3
+    dialer.now = MEASURE_EVERY
+    dialer.gate.clear()
+    asks = asyncio.ensure_future(clock.zone())
+    await until(lambda: dialer.asked == 2)
+    assert await clock.zone() == timezone(timedelta(hours=-5))
+    dialer.gate.set()
+    await asks
+
+
+async def test_it_is_watched_from_the_start_also_where_a_zone_is_set() -> None:
+    dialer = Dialer(version(-5))
+    clock = dialer.clock(NEW_YORK)
+    watch = asyncio.ensure_future(clock.watch())
+    await until(lambda: clock.skew is not None)
+    watch.cancel()
+    assert clock.skew == pytest.approx(0.5)
+    assert dialer.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("ahead", "warned"), [(0, False), (29, False), (31, True), (-31, True), (-29, False)]
+)
+async def test_a_clock_that_differs_by_over_30_s_is_warned_of(ahead: int, *, warned: bool) -> None:
+    clock = Dialer(version(epoch=int(NOW) + ahead)).clock()
+    with capture_logs() as logs:
+        await clock.zone()
+    assert clock.skew == pytest.approx(ahead + 0.5)
+    assert [line["seconds"] for line in logs if line["event"] == "dialer_clock_differs"] == (
+        [round(ahead + 0.5)] if warned else []
+    )
+
+
+@pytest.mark.parametrize(("hours", "warned"), [(-5, False), (0, True), (None, False)])
+async def test_a_zone_that_is_not_the_dialers_is_warned_of(hours: float | None, *, warned: bool) -> None:
+    clock = Dialer(version(hours)).clock(NEW_YORK)
+    with capture_logs() as logs:
+        watch = asyncio.ensure_future(clock.watch())
+        await until(lambda: clock.skew is not None)
+        watch.cancel()
+    shown = [(line["expected"], line["shown"]) for line in logs if line["event"] == "dialer_zone_differs"]
+    assert shown == ([("UTC-05:00", "UTC")] if warned else [])
+    assert await clock.zone() is NEW_YORK
