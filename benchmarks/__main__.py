@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import IN_FLIGHT, QUEUE, Result, consumer, measure, stage
+from benchmarks.parse import BUDGET, PARSES, microseconds
 from worker.demo.broker import find_broker
 
 DELAY = 0.05
@@ -84,6 +85,8 @@ def _show(
         "",
         f"{0.9 * ideal:.0f} or more",
     )
+    parsing = microseconds(PARSES["callid_info, nine columns"])
+    table.add_row("µs to read an answer of nine columns", f"{parsing:.1f}", "", f"below {BUDGET}")
     table.add_row(f"MiB resident after {first} events", f"{early.rss_mib:.1f}", "", "")
     table.add_row(f"MiB resident after {total} events", f"{late.rss_mib:.1f}", "", "below 120, no growth")
     Console().print(table)

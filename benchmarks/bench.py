@@ -99,6 +99,7 @@ async def consumer(kind: str, on: Stage) -> AsyncIterator[psutil.Process]:
         "CRM_SYNC_VICIDIAL__USER": "crmsync",
         "CRM_SYNC_VICIDIAL__PASSWORD": "Dialer-Pass-1",
         "CRM_SYNC_VICIDIAL__MAX_CONCURRENCY": str(IN_FLIGHT),
+        "CRM_SYNC_VICIDIAL__RECORDING_LOOKUP": "false",  # the bare loop asks once a call, too
         "CRM_SYNC_SINK__URL": on.webhook,
         "CRM_SYNC_SINK__SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "CRM_SYNC_MAX_IN_FLIGHT": str(IN_FLIGHT),

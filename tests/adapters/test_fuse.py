@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from worker.core.errors import EnrichmentUnavailable, Fault
 from worker.demo.dialer_data import ApiUser
-from worker.demo.dialer_logins import LOCK_AFTER, LOCK_SECONDS, check_login
+from worker.demo.dialer_logins import LOCK_AFTER, check_login
 from worker.vicidial.fuse import Fuse, Refusal, Ticket
 
 PROBE = 300.0
@@ -401,7 +401,7 @@ class DialerAndFuse(RuleBasedStateMachine):
             self.failures.clear()
         else:
             self.failures.append(now)
-        in_span = [at for at in self.failures if at >= now - LOCK_SECONDS]
+        in_span = [at for at in self.failures if at >= now - SPAN]
         assert len(in_span) < LOCK_AFTER, in_span
         return verdict
 

@@ -35,7 +35,7 @@ async def test_no_secret_is_written_anywhere(system: System) -> None:
         refused = await refused_logins(system, dialer)
         odd = await odd_answers(system, dialer)
         await system.publish_all([*odd, b"{"])
-        await eventually(lambda: len(worker.settled("dead_letter")) >= 6, 15)
+        await eventually(lambda: len(worker.settled("dead_letter")) >= 5, 15)
         await system.publish_all([refused, call_ended(call_id="1")])
         await eventually(lambda: "LOGIN INCORRECT" in worker.text)
         await dialer.control(fault="hang")

@@ -125,7 +125,8 @@ class ApiUser:
 
     `last_login` is in seconds of the dialer's clock, which starts at 0: by default the user logged in just
     before, so that ten failures lock it. `None` means that it never has. `groups` and `campaigns`, where set,
-    are all that the user's own group may see.
+    are all that the user's own group may see. `lock_seconds` is how long a lock lasts after the last good
+    login: VICIdial's 15 minutes, unless a test has less time.
     """
 
     password: str = field(kw_only=False)
@@ -139,6 +140,7 @@ class ApiUser:
     campaigns: frozenset[str] | None = None
     failed_logins: int = 0
     last_login: float | None = 0.0
+    lock_seconds: float = 900.0
 
 
 @dataclass(slots=True)

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from worker.demo.dialer_data import ALL_FUNCTIONS, ApiUser, World
 
 LOCK_AFTER = 10
-"""Failed logins that lock an API user…"""
-LOCK_SECONDS = 900
-"""…for so long after its last good one."""
+"""Failed logins that lock an API user, until `lock_seconds` after its last good one."""
 
 LOWEST_LEVEL = 7
 """A user below it can't log in at all."""
@@ -53,7 +51,7 @@ def check_login(user: ApiUser | None, password: str, now: float) -> str:
     """
     if user is None:
         return "BAD"
-    over = user.last_login is None or user.last_login < now - LOCK_SECONDS
+    over = user.last_login is None or user.last_login < now - user.lock_seconds
     right = user.password.casefold() == password.casefold() and user.level >= LOWEST_LEVEL
     # With no login ever, the real query compares with NULL, and the right password is refused once.
     if right and (user.failed_logins < LOCK_AFTER or (over and user.last_login is not None)):
@@ -70,7 +68,7 @@ def check_login(user: ApiUser | None, password: str, now: float) -> str:
 
 def is_locked(user: ApiUser, now: float) -> bool:
     """Say whether every login of this user is refused, the right password included."""
-    recent = user.last_login is not None and user.last_login >= now - LOCK_SECONDS
+    recent = user.last_login is not None and user.last_login >= now - user.lock_seconds
     return recent and user.failed_logins >= LOCK_AFTER
 
 
