@@ -60,7 +60,7 @@ class Worker:
         self.metrics.dialer_limit.set_function(lambda: client.limit)
         self.metrics.dialer_refused.set_function(lambda: client.refusal is not None)
         for gate in self.gates.status():
-            self.reporter.gate(gate)
+            self.reporter.show_gate(gate)
             closed = partial(self.gates.closed_seconds, gate.name)
             self.metrics.gate_closed_seconds.labels(gate.name).set_function(closed)
         self.metrics.dialer_clock_skew.set_function(lambda: math.nan if clock.skew is None else clock.skew)

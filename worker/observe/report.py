@@ -63,8 +63,7 @@ class Reporter:
 
         A probe that fails is no news, so it is told of at the level info.
         """
-        for state in State:
-            self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
+        self.show_gate(status)
         facts: dict[str, Any] = {"gate": status.name}
         if status.reason is not None:
             facts["reason"] = status.reason
@@ -74,6 +73,11 @@ class Reporter:
             facts["next_probe_seconds"] = round(status.next_probe_in.total_seconds(), 1)
         news = status.state is State.CLOSED and not status.closed_for
         (self._log.warning if news else self._log.info)(f"gate_{status.state}", **facts)
+
+    def show_gate(self, status: GateStatus) -> None:
+        """Let the metrics show the state of a gate."""
+        for state in State:
+            self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
 
     def hit(self, function: str) -> None:
         """Report that a kept answer spared the dialer a request."""
