@@ -31,7 +31,7 @@ async def test_a_password_that_changes_under_load(system: System, tmp_path: Path
             retry__max_attempts="2",
         )
         events = [event | {"lead_id": 1} for event in await system.calls(EVENTS)]
-        calls = {event["call_id"]: {} for event in events}
+        calls: dict[str, object] = {event["call_id"]: {} for event in events}
         await dialer.control(calls=calls, users={"crmsync": {"lock_seconds": SPAN}})
         publishing = asyncio.create_task(system.publish_all(events))
         await eventually(lambda: len(worker.settled("delivered")) >= 50, 30)

@@ -27,6 +27,7 @@ class Reporter:
         """Take the metrics to keep."""
         self.metrics = metrics
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
+        self._gates: dict[str, State] = {}
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
         self.counts = {"delivered": 0, "retry": 0, "dead_letter": 0}
 
@@ -61,8 +62,9 @@ class Reporter:
     def gate(self, status: GateStatus) -> None:
         """Report that a gate changed its state.
 
-        A probe that fails is no news, so it is told of at the level info.
+        That a probe failed is no news, so it is told of at the level info.
         """
+        failed_probe = self._gates.get(status.name) is State.PROBING
         self.show_gate(status)
         facts: dict[str, Any] = {"gate": status.name}
         if status.reason is not None:
@@ -71,11 +73,12 @@ class Reporter:
             facts["closed_seconds"] = round(status.closed_for.total_seconds(), 1)
         if status.next_probe_in is not None:
             facts["next_probe_seconds"] = round(status.next_probe_in.total_seconds(), 1)
-        news = status.state is State.CLOSED and not status.closed_for
+        news = status.state is State.CLOSED and not failed_probe
         (self._log.warning if news else self._log.info)(f"gate_{status.state}", **facts)
 
     def show_gate(self, status: GateStatus) -> None:
         """Let the metrics show the state of a gate."""
+        self._gates[status.name] = status.state
         for state in State:
             self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
 

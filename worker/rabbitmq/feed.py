@@ -85,6 +85,7 @@ async def publish_event(publisher: BrokerPublisher, exchange: str, event: Event,
         message_id=event.id,
         type=event.type,
         delivery_mode=DeliveryMode.PERSISTENT,
+        timestamp=datetime.now(UTC),  # when it happened, where the event itself says nothing
     )
     await publisher.publish_message(exchange, event.type, message)
 
