@@ -21,6 +21,10 @@ class _Unroutable(PublishError):
     """No queue is bound for the message."""
 
 
+class RefusedByQueueError(PublishError):
+    """The connection is good, and the broker took the message for no queue: one that it was for is full."""
+
+
 class BrokerPublisher:
     """Fulfils `worker.core.ports.Publisher`.
 
@@ -87,7 +91,8 @@ class BrokerPublisher:
         except aiormq.exceptions.PublishError as error:
             raise _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}") from error
         except aiormq.exceptions.DeliveryError as error:
-            raise PublishError(f"a queue behind {exchange} refused the message; is it full?") from error
+            text = f"a queue behind {exchange} refused the message; is it full?"
+            raise RefusedByQueueError(text) from error
         except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
             raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error
 
