@@ -2,14 +2,34 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from worker.core.errors import (
+    DeliveryUnavailable,
+    EnrichmentUnavailable,
+    Fault,
+    Lack,
+    NotReady,
+    ProcessingError,
+    Reason,
+)
+from worker.core.gate import State
+from worker.core.gates import Gates
+from worker.observe.metrics import Metrics
+from worker.observe.report import Reporter
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEST_NAME = re.compile(r"`(test_\w+\.py)((?:::\w+)+)`")
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([\w-]+))?\)")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+ (.+)$")
+ROW = re.compile(r"^\| *`([^`]+)` *\|")
+METRIC = re.compile(r"\bcrm_sync_\w+")
 
 
 def names_in(path: Path) -> set[str]:
@@ -38,7 +58,93 @@ def test_every_invariant_names_tests_that_exist() -> None:
     assert len(named) >= len(invariants)
 
 
+def headings_of(document: Path) -> set[str]:
+    """Name each heading as a link to it does."""
+    lines = FENCED.sub("", document.read_text(encoding="utf-8")).splitlines()
+    texts = [match[1].lower() for line in lines if (match := HEADING.match(line))]
+    return {re.sub(r"[^\w -]", "", text).replace(" ", "-") for text in texts}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
-    links = LINK.findall(document.read_text(encoding="utf-8"))
-    assert [link for link in links if not (document.parent / link).exists()] == []
+def test_every_link_to_a_file_or_a_heading_leads_somewhere(document: Path) -> None:
+    lost = []
+    for file, heading in LINK.findall(document.read_text(encoding="utf-8")):
+        target = document.parent / file if file else document
+        if not target.exists() or (heading and heading not in headings_of(target)):
+            lost.append(f"{file}#{heading}")
+    assert lost == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_metric_that_is_named_is_kept(document: Path) -> None:
+    kept = {sample.name for family in Metrics().registry.collect() for sample in family.samples} | {
+        f"{family.name}_total" for family in Metrics().registry.collect() if family.type == "counter"
+    }
+    kept |= {family.name for family in Metrics().registry.collect()}
+    assert set(METRIC.findall(document.read_text(encoding="utf-8"))) - kept == set()
+
+
+# --- the operator's tables ------------------------------------------------------------------------
+
+
+def tables_of(document: Path) -> dict[tuple[str, str], list[str]]:
+    """Give the names in the first column of each table, by its section and the head of that column."""
+    tables: dict[tuple[str, str], list[str]] = {}
+    section, rows = "", None
+    for line in FENCED.sub("", document.read_text(encoding="utf-8")).splitlines():
+        if heading := HEADING.match(line):
+            section = heading[1]
+        if not line.startswith("|"):
+            rows = None
+        elif rows is None:
+            rows = tables[section, line.split("|")[1].strip()] = []
+        elif row := ROW.match(line):
+            rows.append(row[1])
+    return tables
+
+
+def raised_in(room: str) -> Iterator[Fault]:
+    """Give each kind of trouble that a room reports; an outage is what goes without saying."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / room).glob("*.py"))
+    return (fault for fault in Fault if fault is Fault.OUTAGE or f"Fault.{fault.name}" in text)
+
+
+def kinds_of(error: type[ProcessingError]) -> Iterator[type[ProcessingError]]:
+    """Give a class of errors and all below it."""
+    yield error
+    for below in error.__subclasses__():
+        yield from kinds_of(below)
+
+
+def labels() -> set[str]:
+    """Give the label of every error that a step can fail with."""
+    found = {error.label for error in kinds_of(ProcessingError) if "label" in vars(error)}
+    found |= {NotReady("", lack).label for lack in Lack}
+    found |= {EnrichmentUnavailable("", fault).label for fault in raised_in("vicidial")}
+    return found | {DeliveryUnavailable("", fault).label for fault in raised_in("sinks")}
+
+
+GATES = Gates(full=1, probe_max=timedelta(seconds=1), refused_probe=timedelta(seconds=1))
+FINAL = {"invalid_event", "rejected_by_dialer", "rejected_by_sink"}
+"""The errors that nothing is tried again after: each is a reason instead."""
+
+
+@pytest.mark.parametrize(
+    ("section", "column", "names"),
+    [
+        ("Outcomes", "outcome", set(Reporter(Metrics()).counts)),
+        ("Gates", "gate", {status.name for status in GATES.status()}),
+        ("Gates", "state", set(State)),
+        ("Causes of a retry", "cause", labels() - FINAL | {"unexpected"}),
+        ("Reasons in the dead letters", "reason", set(Reason)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_word_that_an_operator_meets_has_its_row(section: str, column: str, names: set[str]) -> None:
+    rows = tables_of(ROOT / "docs" / "operations.md")[section, column]
+    assert sorted(rows) == sorted(str(name) for name in names)
+
+
+def test_what_is_tried_again_after_nothing_is_a_reason() -> None:
+    assert labels() > FINAL
+    assert {str(reason) for reason in Reason} > FINAL

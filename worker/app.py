@@ -120,6 +120,7 @@ async def assemble(
             gates,
             zone=settings.vicidial.timezone or UTC,
             deliver_not_found=settings.vicidial.not_found == "deliver",
+            duplicates_window=settings.duplicates_window,
         )
         make_intake = partial(
             Intake,

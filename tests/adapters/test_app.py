@@ -33,7 +33,7 @@ async def test_a_worker_is_put_together_without_a_broker(kind: Literal["webhook"
         assert json.loads(json.dumps(status)) == status
         assert datetime.fromisoformat(status["started_at"]) <= datetime.now(UTC)
         assert (status["version"], status["consuming"], status["in_flight"]) == (__version__, False, 0)
-        assert status["counts"] == {"delivered": 0, "retry": 0, "dead_letter": 0}
+        assert status["counts"] == {"delivered": 0, "duplicate": 0, "retry": 0, "dead_letter": 0}
         assert b"crm_sync_consuming 0.0" in worker.metrics.expose()
         assert b"crm_sync_in_flight 0.0" in worker.metrics.expose()
         assert "secret-password" not in repr(worker)

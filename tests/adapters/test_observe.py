@@ -115,7 +115,7 @@ def test_a_delivered_event_is_one_line(configured: Configure) -> None:
         "deliver_ms": 200.0,
         "duration_ms": 250.0,
     }
-    assert reporter.counts == {"delivered": 1, "retry": 0, "dead_letter": 0}
+    assert reporter.counts == {"delivered": 1, "duplicate": 0, "retry": 0, "dead_letter": 0}
 
 
 def test_a_retried_event_is_one_line_with_the_cause_and_the_tier(configured: Configure) -> None:
@@ -545,7 +545,7 @@ def test_what_is_settled_is_counted(configured: Configure) -> None:
     assert seen["stage_seconds_bucket", "+Inf", "deliver"] == 5
     assert seen["dialer_request_seconds_sum", "callid_info"] == 0.02
     assert seen["build_info", __version__] == 1
-    assert reporter.counts == {"delivered": 3, "retry": 1, "dead_letter": 1}
+    assert reporter.counts == {"delivered": 3, "duplicate": 0, "retry": 1, "dead_letter": 1}
 
 
 def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Configure) -> None:

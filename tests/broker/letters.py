@@ -14,6 +14,7 @@ import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from typer.testing import CliRunner, Result
 
+from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq import headers
 from worker.rabbitmq.dead_letters import Act, Letter, Selection, Tally, hold, replaying, settle
 from worker.rabbitmq.publisher import BrokerPublisher
@@ -31,7 +32,7 @@ HEADERS: dict[str, Any] = {
     headers.ERROR: "the webhook answered 422",
     headers.STAGE: "deliver",
     headers.FAILED_AT: FAILED_AT.isoformat(),
-    headers.ENRICHMENT: '{"kind": "call"}',
+    headers.ENRICHMENT: CallEnrichment(call=CallRecord(call_id="V1")).model_dump_json(),
 }
 
 
@@ -104,8 +105,8 @@ class Letters:
             await settle(held, selection, act, tally, stop=stop, **options)
         return tally
 
-    def replaying(self) -> Act:
-        return replaying(self.publisher, self.topology.work_exchange)
+    def replaying(self, *, look_up_again: bool = False) -> Act:
+        return replaying(self.publisher, self.topology.work_exchange, look_up_again=look_up_again)
 
     async def bury_some(self) -> None:
         """Bury three that the sink refused, and a bad one."""

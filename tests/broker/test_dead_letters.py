@@ -60,6 +60,7 @@ async def test_a_letter_of_ours_tells_all_it_knows(bench: Letters) -> None:
         first_seen=datetime(2026, 11, 20, 19, tzinfo=UTC),
         failed_at=FAILED_AT,
         queue=EventType.CALL_ENDED,
+        enriched=True,
     )
 
 
@@ -150,10 +151,39 @@ async def test_a_replay_begins_anew_as_the_same_event(bench: Letters) -> None:
         headers.EVENT_ID: "e-1",
         headers.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
         headers.ROUTING_KEY: "their.key",
-        headers.ENRICHMENT: '{"kind": "call"}',
+        headers.ENRICHMENT: HEADERS[headers.ENRICHMENT],
     }
     assert (message.message_id, message.content_type, message.type) == ("m-1", "application/json", "t")
     assert await bench.count(bench.topology.dead_letters) == 0
+
+
+async def test_a_replay_that_is_to_be_looked_up_again_carries_no_enrichment(bench: Letters) -> None:
+    await bench.bury(CALL, HEADERS)
+    await bench.holds(bench.topology.dead_letters, 1)
+    assert (await bench.settle(Selection(), bench.replaying(look_up_again=True))).done == 1
+    message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
+    assert not_the_brokers(message) == {
+        headers.EVENT_ID: "e-1",
+        headers.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
+        headers.ROUTING_KEY: "call.ended",
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "enrichment"),
+    [
+        (CALL, None),
+        (CALL, '{"kind": "call"}'),
+        (CALL.replace(b"V1", b"V2"), HEADERS[headers.ENRICHMENT]),
+        (b"not an event", HEADERS[headers.ENRICHMENT]),
+    ],
+)
+async def test_an_enrichment_that_the_worker_would_not_use_is_none(
+    bench: Letters, body: bytes, enrichment: str | None
+) -> None:
+    await bench.bury(body, HEADERS | {headers.ENRICHMENT: enrichment})
+    (letter,) = await bench.letters(1)
+    assert not letter.enriched
 
 
 async def test_what_is_selected_is_settled_and_the_rest_goes_back(bench: Letters) -> None:

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aio_pika.abc import AbstractQueue
 from typer.testing import CliRunner, Result
 
 from tests.broker.letters import CALL, FAILED_AT, HEADERS, Letters, command, open_letters, settings_for
 from worker.cli import app
 from worker.core.events import EventType
 from worker.rabbitmq import headers
+from worker.rabbitmq.dead_letters import DeadLetters
 from worker.settings import BrokerCommandSettings
 
 pytestmark = pytest.mark.broker
@@ -61,6 +63,7 @@ async def test_show_tells_everything(bench: Letters) -> None:
     assert "error:        the webhook answered 422\n" in shown
     assert f"  {headers.STAGE}: deliver\n" in shown
     assert '  {\n    "type": "call.ended",\n    "call_id": "V1",\n' in shown
+    assert "attempts:     12\n" in shown
     bad = (await command("show", "bad")).stdout
     assert r"error:        bad \x1b[31m\nid" in bad
     assert bad.endswith('body:\n  {"agent_user": 1\n')
@@ -71,12 +74,97 @@ async def test_show_tells_everything(bench: Letters) -> None:
     assert "  (base64) /w==\n" in (await command("show", "raw")).stdout
 
 
-async def test_replay_says_what_it_did(bench: Letters) -> None:
+@pytest.mark.parametrize(
+    "body", ['{"call_id": "V1", "lead_id": 1e3}', '{"call_id": "V1", "call_id": "V2"}', r'{"a": "\u00e9 "}']
+)
+async def test_show_writes_nothing_of_the_body_differently(bench: Letters, body: str) -> None:
+    await bench.bury(body.encode(), {}, message_id="m-1")
+    assert (await command("show", "m-1")).stdout.endswith(f"body:\n  {body}\n")
+
+
+async def test_a_dry_run_says_what_would_be_sent_where_and_in_which_order(
+    bench: Letters, namespace: str
+) -> None:
     await bench.bury_some()
+    dead, calls = bench.topology.dead_letters, f"{namespace}.call-ended"
     dry = await command("replay", "--all", "--dry-run")
     assert dry.exit_code == 0
-    assert dry.stdout.endswith("e-0\ne-1\ne-2\nbad\nwould replay 4; nothing was changed\n")
+    assert dry.stdout.splitlines()[3:] == [
+        "",
+        "ID\tTYPE\tREASON\tTO\tENRICHMENT",
+        f"e-0\tcall.ended\trejected_by_sink\t{calls}\tcarried",
+        f"e-1\tcall.ended\trejected_by_sink\t{calls}\tcarried",
+        f"e-2\tcall.ended\trejected_by_sink\t{calls}\tcarried",
+        f"bad\tagent.onboarded\tinvalid_event\t{namespace}.agent-onboarded\tnone",
+        "",
+        "would replay 4, and ask the dialer about 1 of them; nothing was changed",
+    ]
+    again = (await command("replay", "e-1", "--look-up-again", "--dry-run")).stdout
+    assert f"e-1\tcall.ended\trejected_by_sink\t{calls}\tdropped\n" in again
+    assert "would replay 1, and ask the dialer about 1 of them" in again
     assert (await command("replay", "e-7", "--dry-run")).exit_code == 1
+    await bench.holds(dead, 4)
+    assert [letter.id for letter in await bench.letters(4)] == ["e-0", "e-1", "e-2", "bad"]
+    assert await bench.count(calls) == 0
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "0.009"])
+async def test_a_rate_is_more_than_next_to_nothing(bench: Letters, rate: str) -> None:
+    assert (await command("replay", "--all", "--rate", rate)).exit_code == 2
+
+
+async def test_replay_takes_what_is_named_by_reason_and_type_and_looks_up_again_on_demand(
+    bench: Letters,
+) -> None:
+    await bench.bury_some()
+    assert (await command("replay", "--reason", "not_found")).stdout == "replayed 0, left 4\n"
+    one = await command("replay", "e-0", "--reason", "rejected_by_sink", "--look-up-again")
+    assert one.stdout == "replayed 1, left 3\n"
+    calls = bench.topology.work_queues[EventType.CALL_ENDED]
+    assert headers.ENRICHMENT not in (await bench.take(calls)).headers
+    assert (await command("replay", "--type", "call.ended")).stdout == "replayed 2, left 1\n"
+    taken = [await bench.take(calls) for _ in range(2)]
+    assert [message.headers[headers.EVENT_ID] for message in taken] == ["e-1", "e-2"]
+    assert all(headers.ENRICHMENT in message.headers for message in taken)
+
+
+def test_a_long_replay_lets_go_now_and_then_of_what_it_leaves(
+    settings: BrokerCommandSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker would end it: no channel may hold a message for half an hour."""
+    held: list[int] = []
+
+    class Watched(DeadLetters):
+        def __init__(self, queue: AbstractQueue, count: int) -> None:
+            super().__init__(queue, count)
+            held.append(count)
+
+    async def set_up() -> None:
+        async with open_letters(settings) as letters:
+            await letters.bury(b"x", {}, "elsewhere", message_id="lost")
+            for number in range(12):
+                reason = "not_found" if number % 2 else "rejected_by_sink"
+                await letters.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}", headers.REASON: reason})
+            await letters.holds(letters.topology.dead_letters, 13)
+
+    async def left() -> tuple[set[str], int]:
+        async with open_letters(settings) as letters:
+            dead = {letter.id for letter in await letters.letters(7)}
+            return dead, await letters.count(letters.topology.work_queues[EventType.CALL_ENDED])
+
+    asyncio.run(set_up())
+    monkeypatch.setattr("worker.rabbitmq.dead_letters.HOLD_AT_MOST", 0.15)
+    monkeypatch.setattr("worker.rabbitmq.dead_letters.DeadLetters", Watched)
+    done = crm_sync("replay", "--reason", "not_found", "--rate", "20")
+    assert (done.exit_code, done.stdout) == (0, "replayed 6, left 7\n")
+    assert len(held) > 1
+    assert held == sorted(held, reverse=True)
+    monkeypatch.undo()
+    assert asyncio.run(left()) == ({"lost", *(f"e-{number}" for number in range(0, 12, 2))}, 6)
+
+
+async def test_replay_says_what_it_did(bench: Letters) -> None:
+    await bench.bury_some()
     some = await command("replay", "e-0", "e-7", "e-8")
     assert (some.exit_code, some.stdout) == (1, "replayed 1, left 3\n")
     assert some.stderr == "crm-sync: not among the dead letters meant:\n  e-7\n  e-8\n"
@@ -136,7 +224,9 @@ async def test_a_replay_without_a_way_back_stays_and_is_named(bench: Letters) ->
     stuck = await command("replay", "--all")
     assert (stuck.exit_code, stuck.stdout) == (1, "replayed 0, left 1\n")
     assert stuck.stderr == "crm-sync: these stay, as the queue they belong to can't be told:\n  lost\n"
-    assert "lost  stays" in (await command("replay", "--all", "--dry-run")).stdout
+    dry = (await command("replay", "--all", "--dry-run")).stdout
+    assert "lost\tunknown\tunknown\tstays: its queue can't be told\tnone\n" in dry
+    assert dry.endswith("would replay 0, and ask the dialer about 0 of them; nothing was changed\n")
     await bench.bury(CALL, HEADERS)
     async with bench.connection.channel() as channel:
         await channel.exchange_delete(bench.topology.work_exchange)

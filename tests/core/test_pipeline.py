@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -9,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from worker.core.disposition import Ack, DeadLetter, Retry, Stage
+from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import (
     DeliveryRejected,
     DeliveryUnavailable,
@@ -101,6 +102,7 @@ class World:
         answer: Enrichment | BaseException = FOUND,
         failure: BaseException | None = None,
         age: timedelta = MINUTE,
+        window: int = 0,
     ) -> None:
         self.log: list[str] = []
         self.enricher = FakeEnricher(self.log, answer)
@@ -113,6 +115,7 @@ class World:
             self.sink,
             POLICY,
             self.gates,
+            duplicates_window=window,
             now=lambda: self.now,
             timer=lambda: float(next(ticks)),
         )
@@ -413,6 +416,80 @@ async def test_a_setting_delivers_a_call_that_is_not_found_in_the_end(
     outcome = await pipeline.process(inbound)
     assert isinstance(outcome.disposition, Ack) is delivered
     assert [data["enrichment"] for data in world.delivered()] == ["not_found"] * delivered
+
+
+# --- repeats --------------------------------------------------------------------------------------
+
+
+async def test_a_repeat_has_the_same_id_whether_it_comes_again_is_tried_again_or_is_replayed() -> None:
+    world = World()
+    for inbound in (CALL, CALL, replace(CALL, attempt=2, event_id="e1"), replace(CALL, event_id="e1")):
+        assert (await world.process(inbound)).disposition == Ack()
+    assert [payload.id for payload in world.sink.delivered] == ["e1"] * 4
+    assert len({payload.body for payload in world.sink.delivered}) == 1
+
+
+async def test_with_a_window_a_repeat_of_what_was_delivered_is_dropped_and_nobody_is_asked() -> None:
+    world = World(window=1)
+    await world.process()
+    world.log.clear()
+    repeat = await world.process(replace(CALL, attempt=2))
+    assert (repeat.disposition, repeat.stage, repeat.seconds) == (Duplicate(), Stage.DECODE, {})
+    assert repeat.event is not None
+    assert repeat.event.id == "e1"
+    assert world.log == []
+    assert isinstance((await world.process(replace(CALL, body=b"[]"))).disposition, DeadLetter)
+
+
+async def test_a_repeat_is_dropped_also_while_a_gate_is_closed() -> None:
+    world = World(window=1)
+    await world.process()
+    world.sink.failure = DeliveryUnavailable("403", Fault.REFUSED)
+    other = replace(CALL, body=b'{"event_id": "e2", "call_id": "V1"}')
+    assert isinstance((await world.process(other)).disposition, Retry)
+    assert (await world.process()).disposition == Duplicate()
+    assert isinstance((await world.process(other)).disposition, Retry)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        DeliveryRejected("422"),
+        DeliveryUnavailable("lost connection"),
+        RuntimeError("what"),
+        asyncio.CancelledError(),
+    ],
+    ids=repr,
+)
+async def test_what_was_not_delivered_is_never_taken_for_a_repeat(failure: BaseException) -> None:
+    world = World(failure=failure, window=10)
+    with suppress(asyncio.CancelledError):
+        await world.process()
+    world.sink.failure = None
+    assert (await world.process()).disposition == Ack()
+    assert [payload.id for payload in world.sink.delivered] == ["e1"]
+
+
+async def test_what_could_not_be_looked_up_is_never_taken_for_a_repeat() -> None:
+    world = World(NotReady("not found"), window=10)
+    await world.process()
+    world.enricher.answer = FOUND
+    assert (await world.process()).disposition == Ack()
+
+
+async def test_a_repeat_whose_first_copy_is_still_in_work_is_delivered_too() -> None:
+    """Waiting for the first would be no safer: it may fail, and the broker counts the time."""
+    world = World(window=10)
+    both_there = asyncio.Barrier(2)
+
+    async def deliver(payload: Payload) -> Receipt:
+        await both_there.wait()
+        return Receipt("200")
+
+    world.sink.deliver = deliver  # type: ignore[method-assign]
+    outcomes = await asyncio.gather(world.process(), world.process())
+    assert [outcome.disposition for outcome in outcomes] == [Ack(), Ack()]
+    assert (await world.process()).disposition == Duplicate()
 
 
 @pytest.mark.parametrize("enrichment", [FOUND, NOT_FINAL, FOUND_AGENT], ids=["call", "not final", "agent"])

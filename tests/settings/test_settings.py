@@ -80,6 +80,7 @@ DEFAULTS = {
     "broker.events_exchange": "crm-sync.events",
     "max_in_flight": 64,
     "drain": 20 * SECONDS,
+    "duplicates_window": 0,
     "vicidial.source": "crmsync",
     "vicidial.method": "GET",
     "vicidial.timeout": 10 * SECONDS,
@@ -144,6 +145,13 @@ def test_an_empty_part_of_the_statuses_that_are_not_final_is_the_empty_status(
 def test_zero_turns_a_cache_off_and_nothing_else(loaded: Loader) -> None:
     assert loaded(REQUIRED, VICIDIAL__USER_DETAILS_CACHE="0").vicidial.user_details_cache == 0 * SECONDS
     assert "must be longer than 0" in "".join(problems(loaded, REQUIRED, VICIDIAL__TIMEOUT="0"))
+
+
+@pytest.mark.parametrize("value", ["-1", "1000001", "many"])
+def test_a_window_that_is_too_large_or_no_number_is_a_problem(loaded: Loader, value: str) -> None:
+    assert loaded(REQUIRED, DUPLICATES_WINDOW="1000000").duplicates_window == 1_000_000
+    (problem,) = problems(loaded, REQUIRED, DUPLICATES_WINDOW=value)
+    assert problem.startswith("duplicates_window (CRM_SYNC_DUPLICATES_WINDOW): ")
 
 
 TREE = {

@@ -2,52 +2,24 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import aiormq
 import typer
 
-from worker.commands.common import ConfigOption, err, fail, load_or_exit
+from worker.commands.common import ConfigOption, err, load_or_exit
 from worker.commands.export import write_lines
-from worker.commands.letters import describe, show_letters, show_summary
+from worker.commands.letters import describe, show_letters, show_plan, show_summary
+from worker.commands.settling import collect, finish, opened, settle_letters
 from worker.commands.terminal import printable, progress, say, stop_with, talk_to_broker
-from worker.core.errors import PublishError, Reason
+from worker.core.errors import Reason
 from worker.core.events import EventType
-from worker.rabbitmq.connection import connect
-from worker.rabbitmq.dead_letters import (
-    UNKNOWN,
-    Act,
-    DeadLetters,
-    Letter,
-    Selection,
-    Tally,
-    discarding,
-    hold,
-    record,
-    replaying,
-    settle,
-)
+from worker.rabbitmq.dead_letters import UNKNOWN, Selection, discarding, record, replaying
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import plan
 from worker.settings import BrokerCommandSettings
 
-_NAMED_AT_MOST = 20
-
-
-@dataclass
-class _Run:
-    """A settling, and how far it got; `count` is `None` until the letters are held."""
-
-    selection: Selection
-    tally: Tally = field(default_factory=Tally)
-    count: int | None = None
-    problems: list[str] = field(default_factory=list)
-    said_why: bool = False
-
+_LOWEST_RATE = 0.01  # the broker lets nobody hold a letter for long
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -103,9 +75,7 @@ def list_(
     """
     if limit < 0:
         raise typer.BadParameter("can't be negative", param_hint="--limit")
-    letters, count = _collect(
-        load_or_exit(BrokerCommandSettings, config), Selection(reason=reason, type=kind)
-    )
+    letters, count = collect(load_or_exit(BrokerCommandSettings, config), Selection(reason=reason, type=kind))
     if ids:
         for letter in letters:
             say(printable(letter.id))
@@ -132,7 +102,7 @@ def show(
     found: list[dict[str, Any]] = []
 
     async def work(_stop: asyncio.Event) -> None:
-        async with _opened(settings) as letters:
+        async with opened(settings) as letters:
             with progress("looking", letters.count) as tick:
                 async for letter, message in letters:
                     tick(letters.looked_at)
@@ -156,6 +126,10 @@ def replay(
     rate: Annotated[
         float | None, typer.Option("--rate", metavar="N", help="At most so many a second.")
     ] = None,
+    look_up_again: Annotated[
+        bool,
+        typer.Option("--look-up-again", help="Ask the dialer also about events that it was asked about."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed, no more.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -163,24 +137,24 @@ def replay(
 
     Use it once the cause is mended. What is named must all apply. A letter
     leaves the dead letters only after the broker has it in its work queue, so
-    this can be stopped at any time and loses nothing. An event that had been
-    looked up isn't looked up again.
+    this can be stopped at any time, or killed, and loses nothing. An event
+    that carries what the dialer said isn't looked up again, unless you say so.
 
     Examples:
       crm-sync dead-letters replay --all --dry-run
       crm-sync dead-letters replay --reason rejected_by_sink --rate 20
-      crm-sync dead-letters replay 9f1c2d3e 7a5b4c3d
+      crm-sync dead-letters replay 9f1c2d3e 7a5b4c3d --look-up-again
     """
-    if rate is not None and not rate > 0:
-        raise typer.BadParameter("must be more than 0", param_hint="--rate")
+    if rate is not None and not rate >= _LOWEST_RATE:
+        raise typer.BadParameter(f"must be more than 0, at least {_LOWEST_RATE}", param_hint="--rate")
     selection = _select(ids, reason, kind, everything=everything)
     settings = load_or_exit(BrokerCommandSettings, config)
     if dry_run:
-        _say_what_would_be_done(settings, selection)
+        _say_what_would_be_done(settings, selection, look_up_again=look_up_again)
         return
     publisher = BrokerPublisher()
-    act = replaying(publisher, plan(settings).work_exchange)
-    _finish(_settle(settings, selection, act, publisher, rate), "replayed")
+    act = replaying(publisher, plan(settings).work_exchange, look_up_again=look_up_again)
+    finish(settle_letters(settings, selection, act, publisher, rate), "replayed")
 
 
 @app.command()
@@ -204,13 +178,13 @@ def discard(
         stop_with("nobody can be asked here, as standard input is no terminal; say --yes", status=2)
     settings = load_or_exit(BrokerCommandSettings, config)
     if not yes:
-        meant, _ = _collect(settings, selection)
+        meant, _ = collect(settings, selection)
         if meant:
             show_summary(meant)
             if not typer.confirm(f"Throw {len(meant)} dead letter(s) away for good?", err=True):
                 stop_with("nothing was discarded")
         selection = Selection(selection.ids, reason, kind, frozenset(meant))
-    _finish(_settle(settings, selection, discarding), "discarded")
+    finish(settle_letters(settings, selection, discarding), "discarded")
 
 
 @app.command()
@@ -228,7 +202,7 @@ def export(
     settings = load_or_exit(BrokerCommandSettings, config)
 
     async def work(_stop: asyncio.Event) -> int:
-        async with _opened(settings) as letters:
+        async with opened(settings) as letters:
             with progress("exporting", letters.count) as tick, write_lines(file) as write:
                 async for letter, message in letters:
                     write(record(letter, message))
@@ -247,93 +221,17 @@ def _select(ids: list[str] | None, reason: str | None, kind: str | None, *, ever
     return Selection(frozenset(ids or ()), reason, kind)
 
 
-@asynccontextmanager
-async def _opened(settings: BrokerCommandSettings) -> AsyncIterator[DeadLetters]:
-    name = plan(settings).dead_letters
-    async with connect(settings.broker.url, "crm-sync dead-letters") as connection:
-        try:
-            async with hold(connection, name) as letters:
-                yield letters
-        except aiormq.ChannelNotFoundEntity:
-            stop_with(
-                f"there is no queue {name} on the broker; start the worker or run crm-sync topology first"
-            )
-
-
-def _collect(settings: BrokerCommandSettings, selection: Selection) -> tuple[list[Letter], int]:
-    async def work(_stop: asyncio.Event) -> tuple[list[Letter], int]:
-        found = []
-        async with _opened(settings) as letters:
-            with progress("reading", letters.count) as tick:
-                async for letter, _ in letters:
-                    tick(letters.looked_at)
-                    if selection.takes(letter):
-                        found.append(letter)
-            return found, letters.count
-
-    return talk_to_broker(settings, work)
-
-
-def _say_what_would_be_done(settings: BrokerCommandSettings, selection: Selection) -> None:
-    letters, _ = _collect(settings, selection)
+def _say_what_would_be_done(
+    settings: BrokerCommandSettings, selection: Selection, *, look_up_again: bool
+) -> None:
+    letters, _ = collect(settings, selection)
     if letters:
         show_summary(letters)
         say()
-    for letter in letters:
-        stays = "" if letter.queue else "  stays, as its queue can't be told"
-        say(printable(letter.id) + stays)
-    possible = sum(letter.queue is not None for letter in letters)
-    say(f"would replay {possible}; nothing was changed")
+        show_plan(letters, plan(settings).work_queues, look_up_again=look_up_again)
+        say()
+    possible = [letter for letter in letters if letter.queue]
+    asked = sum(look_up_again or not letter.enriched for letter in possible)
+    say(f"would replay {len(possible)}, and ask the dialer about {asked} of them; nothing was changed")
     if absent := selection.ids - {letter.id for letter in letters}:
         stop_with("not among the dead letters meant:", *map(printable, sorted(absent)))
-
-
-def _settle(
-    settings: BrokerCommandSettings,
-    selection: Selection,
-    act: Act,
-    publisher: BrokerPublisher | None = None,
-    rate: float | None = None,
-) -> _Run:
-    run = _Run(selection)
-
-    async def work(stop: asyncio.Event) -> None:
-        async with AsyncExitStack() as stack:
-            if publisher is not None:
-                connected = connect(settings.broker.url, "crm-sync replay")
-                _ = await publisher.attach(await stack.enter_async_context(connected))
-            letters = await stack.enter_async_context(_opened(settings))
-            run.count = letters.count
-            with progress("settling", letters.count) as show:
-                try:
-                    await settle(letters, selection, act, run.tally, stop=stop, rate=rate, tick=show)
-                except PublishError as error:
-                    run.problems.append(str(error))
-            if stop.is_set() and letters.looked_at < letters.count:
-                run.problems.append("stopped before the end")
-
-    try:
-        talk_to_broker(settings, work, careful=True)
-    except typer.Exit:
-        if run.count is None:
-            raise
-        run.said_why = True
-    return run
-
-
-def _finish(run: _Run, verb: str) -> None:
-    """Say how far it got, whatever ended it; exit with status 1 where that isn't all that was asked for."""
-    if run.tally.stuck:
-        named = [printable(letter_id) for letter_id in run.tally.stuck[:_NAMED_AT_MOST]]
-        more = len(run.tally.stuck) - len(named)
-        named += [f"… and {more} more"] if more else []
-        fail("these stay, as the queue they belong to can't be told:", named)
-    for problem in run.problems:
-        fail(problem, [])
-    complete = not run.problems and not run.said_why
-    absent = sorted(run.selection.ids - run.tally.found) if complete else []
-    if absent:
-        fail("not among the dead letters meant:", [printable(letter_id) for letter_id in absent])
-    say(f"{verb} {run.tally.done}, left {(run.count or 0) - run.tally.done}")
-    if run.tally.stuck or absent or not complete:
-        raise typer.Exit(1)

@@ -1,19 +1,23 @@
 """How dead letters are shown: counted by reason and type, one by one, or one with everything about it."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from worker.commands.common import out
 from worker.commands.terminal import age, moment, printable, say, show_table
+from worker.core.events import EventType
 from worker.rabbitmq.dead_letters import Letter
 
 _FACTS = (
     *("id", "type", "reason", "stage", "error", "attempts"),
     *("first_seen", "failed_at", "routing_key", "message_id", "content_type"),
 )
+
+_STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 
 def show_summary(letters: Sequence[Letter]) -> None:
@@ -48,6 +52,16 @@ def show_letters(letters: Sequence[Letter], limit: int) -> None:
         say(f"… and {len(letters) - len(shown)} more; --limit {len(letters)} shows all")
 
 
+def show_plan(letters: Sequence[Letter], queues: Mapping[EventType, str], *, look_up_again: bool) -> None:
+    """Show what a replay would send, in its order: to which queue, and whether with an enrichment."""
+    rows = []
+    for letter in letters:
+        queue = "stays: its queue can't be told" if letter.queue is None else queues[letter.queue]
+        enrichment = ("dropped" if look_up_again else "carried") if letter.enriched else "none"
+        rows.append((letter.id, letter.type, letter.reason, queue, enrichment))
+    show_table(("ID", "TYPE", "REASON", "TO", "ENRICHMENT"), rows)
+
+
 def _late(letter: Letter) -> tuple[str, str]:
     return (letter.failed_at.isoformat() if letter.failed_at else "-", letter.error or "-")
 
@@ -76,5 +90,13 @@ def _body(facts: dict[str, Any]) -> list[str]:
         return [f"  (base64) {facts['body_base64']}"]
     text: str = facts["body"]
     with suppress(ValueError, RecursionError):  # what is not JSON is shown as it is
-        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        text = _indented(text)
     return [f"  {line}" for line in text.split("\n")]
+
+
+def _indented(text: str) -> str:
+    """Lay JSON out to be read, but only where nothing in it is written differently then."""
+    value = json.loads(text)
+    bare = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    same = bare == _STRING_OR_BLANKS.sub(r"\1", text)
+    return json.dumps(value, indent=2, ensure_ascii=False) if same else text

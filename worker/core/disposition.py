@@ -21,6 +21,11 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same event was delivered a moment ago, which is this one's successor too: acknowledge it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """Put a copy into the tier with this delay, to be taken up as this attempt.
 
@@ -41,4 +46,4 @@ class DeadLetter:
     error: str
 
 
-Disposition = Ack | Retry | DeadLetter
+Disposition = Ack | Duplicate | Retry | DeadLetter

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from worker.core.disposition import Ack, Disposition, Stage
+from worker.core.disposition import Ack, Disposition, Duplicate, Stage
 from worker.core.errors import NotReady
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.gates import Gates
@@ -13,6 +13,7 @@ from worker.core.payload import build_payload, unknown_call
 from worker.core.ports import Enricher, Sink
 from worker.core.records import CallEnrichment, Enrichment, enrichment_from_json
 from worker.core.retry import RetryPolicy
+from worker.core.window import Window
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class Outcome:
     """What became of one inbound: the disposition, and what a log line wants to know."""
 
     stage: Stage = Stage.DECODE
-    """The step that was reached, which is the one that failed where the disposition is not `Ack`."""
+    """The step that was reached: the one that failed where it was put off or given up."""
     event: Event | None = None
     enrichment: Enrichment | None = None
     detail: str = ""
@@ -30,9 +31,9 @@ class Outcome:
 
 
 class Pipeline:
-    """Processes inbounds, each by itself; holds nothing between two of them."""
+    """Processes inbounds, each by itself; between two of them it knows only what was delivered last."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part or a rule of its own
         self,
         enricher: Enricher,
         sink: Sink,
@@ -41,13 +42,16 @@ class Pipeline:
         *,
         zone: tzinfo = UTC,
         deliver_not_found: bool = False,
+        duplicates_window: int = 0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take the adapters, the rules of retrying, the gates, and the zone of times without an offset.
 
         With `deliver_not_found`, a call that the dialer does not know in the end is delivered
-        with what the event said instead of becoming a dead letter.
+        with what the event said instead of becoming a dead letter. A repeat of one of the last
+        `duplicates_window` events that were delivered here is not delivered again; one that comes
+        while the first is still in work is.
         """
         self._enricher = enricher
         self._sink = sink
@@ -55,6 +59,7 @@ class Pipeline:
         self._gates = gates
         self._zone = zone
         self._deliver_not_found = deliver_not_found
+        self._window = Window(duplicates_window)
         self._now = now
         self._timer = timer
 
@@ -80,6 +85,9 @@ class Pipeline:
 
     async def _advance(self, inbound: Inbound, outcome: Outcome) -> None:
         event = outcome.event = decode(inbound, self._zone)
+        if event in self._window:
+            outcome.disposition = Duplicate()
+            return
         outcome.stage = Stage.ENRICH
         self._gates.insist(event.type)
         started = self._timer()
@@ -92,6 +100,7 @@ class Pipeline:
         started = self._timer()
         try:
             outcome.detail = (await self._sink.deliver(payload)).detail
+            self._window.add(event)
             self._gates.delivered()
         finally:
             outcome.seconds[Stage.DELIVER] = self._timer() - started

@@ -34,7 +34,7 @@ class Metrics:
     def _declare_events(self) -> None:
         self.settled = self._counter(
             "events_settled",
-            "Events settled, by type and outcome (delivered, retry, dead_letter).",
+            "Events settled, by type and outcome (delivered, duplicate, retry, dead_letter).",
             "event_type",
             "outcome",
         )

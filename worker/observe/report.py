@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from worker.core.disposition import Ack, DeadLetter, Retry, Stage
+from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import Fault, ProcessingError
 from worker.core.events import EventType, Inbound, claimed_id
 from worker.core.gate import GateStatus, State
@@ -29,7 +29,7 @@ class Reporter:
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
         self._gates: dict[str, State] = {}
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
-        self.counts = {"delivered": 0, "retry": 0, "dead_letter": 0}
+        self.counts = {"delivered": 0, "duplicate": 0, "retry": 0, "dead_letter": 0}
 
     def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
         """Report an inbound that was settled after so many seconds of work."""
@@ -91,6 +91,8 @@ class Reporter:
         match outcome.disposition:
             case Ack():
                 return "delivered", "info", self._delivered(outcome)
+            case Duplicate():
+                return "duplicate", "info", {}
             case Retry() as retry:
                 self.metrics.retries.labels(retry.label).inc()
                 facts = {"cause": retry.label, "stage": str(outcome.stage), "error": retry.error}

@@ -20,12 +20,19 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQu
 
 from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import Event, EventType, Inbound, claimed_id, decode
+from worker.core.pipeline import carried
 from worker.rabbitmq import headers
 from worker.rabbitmq.delivery import to_inbound
 from worker.rabbitmq.publisher import BrokerPublisher
 
 UNKNOWN = "unknown"
 """The reason, or the type, of a letter that tells none."""
+
+HOLD_AT_MOST = 20 * 60.0
+"""Seconds after which a settling ends, to begin anew with what it left.
+
+RabbitMQ closes a channel that has held a message for 30 minutes (`consumer_timeout`), read by `get` or not.
+"""
 
 _RPC_TIMEOUT = 10
 _BACK_WITHIN = 3.0
@@ -39,7 +46,8 @@ class Letter:
 
     `queue` is the work queue it came from, by which it finds its way back;
     `None` where that can't be told. `event_id` is `None` where nobody has
-    named the event yet; `id` is then the message's own.
+    named the event yet; `id` is then the message's own. `enriched` tells
+    whether it carries what the dialer said, so that a replay need not ask.
     """
 
     id: str
@@ -52,6 +60,7 @@ class Letter:
     first_seen: datetime | None
     failed_at: datetime | None
     queue: EventType | None
+    enriched: bool = False
 
 
 def read_letter(message: AbstractIncomingMessage) -> Letter:
@@ -76,6 +85,7 @@ def read_letter(message: AbstractIncomingMessage) -> Letter:
         first_seen=headers.time(message.headers, headers.FIRST_SEEN),
         failed_at=headers.time(message.headers, headers.FAILED_AT) or _time(death.get("time")),
         queue=queue,
+        enriched=event is not None and carried(inbound, event) is not None,
     )
 
 
@@ -153,6 +163,12 @@ class DeadLetters:
         self.count = count
         self.looked_at = 0
         self.settled = 0
+        self._let_go_at = asyncio.get_running_loop().time() + HOLD_AT_MOST
+
+    @property
+    def held_too_long(self) -> bool:
+        """Whether it is time to give back what is held."""
+        return asyncio.get_running_loop().time() >= self._let_go_at
 
     async def __aiter__(self) -> AsyncIterator[tuple[Letter, AbstractIncomingMessage]]:
         """Give one after the other; each body can be forgotten before the next comes."""
@@ -170,14 +186,17 @@ class DeadLetters:
 
 
 @asynccontextmanager
-async def hold(connection: AbstractConnection, queue: str) -> AsyncIterator[DeadLetters]:
-    """Look through the dead letters; what is not acknowledged goes back at the end.
+async def hold(
+    connection: AbstractConnection, queue: str, at_most: int | None = None
+) -> AsyncIterator[DeadLetters]:
+    """Look through the dead letters, or `at_most` so many; what is not acknowledged goes back at the end.
 
     Raises `aiormq.ChannelNotFoundEntity` where there is no such queue.
     """
     async with connection.channel(publisher_confirms=False) as channel:
         found = await channel.declare_queue(queue, passive=True, timeout=_RPC_TIMEOUT)
-        letters = DeadLetters(found, found.declaration_result.message_count or 0)
+        there = found.declaration_result.message_count or 0
+        letters = DeadLetters(found, there if at_most is None else min(there, at_most))
         yield letters
     await _given_back(connection, queue, letters.count - letters.settled)
 
@@ -200,6 +219,8 @@ class Tally:
     done: int = 0
     found: set[str] = field(default_factory=set)
     stuck: list[str] = field(default_factory=list)
+    unfinished: bool = False
+    """Whether it ended only because it had held letters for too long: the rest is still to be done."""
 
 
 Act = Callable[[Letter, AbstractIncomingMessage], Awaitable[bool]]
@@ -218,12 +239,16 @@ async def settle(
 ) -> None:
     """Act on each selected letter, then acknowledge it; at most `rate` a second, until `stop`.
 
+    Ends early where it takes so long that the broker would end it: see `Tally.unfinished`.
     Raises what `act` raises: that letter and all after it then stay.
     """
     loop = asyncio.get_running_loop()
     next_at = loop.time()
     async for letter, message in letters:
         tick(letters.looked_at)
+        if letters.held_too_long:
+            tally.unfinished = True
+            return
         if not selection.takes(letter):
             continue
         if rate is not None:
@@ -242,13 +267,15 @@ async def settle(
             return
 
 
-def replaying(publisher: BrokerPublisher, exchange: str) -> Act:
+def replaying(publisher: BrokerPublisher, exchange: str, *, look_up_again: bool = False) -> Act:
     """Make the act of a replay: put the event into the work queue that it came from, routed and confirmed."""
 
     async def act(letter: Letter, message: AbstractIncomingMessage) -> bool:
         if letter.queue is None:
             return False
-        await publisher.publish_message(exchange, letter.queue, replayed(letter, message))
+        await publisher.publish_message(
+            exchange, letter.queue, replayed(letter, message, look_up_again=look_up_again)
+        )
         return True
 
     return act
@@ -259,8 +286,11 @@ async def discarding(_letter: Letter, _message: AbstractIncomingMessage) -> bool
     return True
 
 
-def replayed(letter: Letter, message: AbstractIncomingMessage) -> Message:
-    """Copy a letter for the work queue: it starts anew, as the same event, and isn't looked up again.
+def replayed(letter: Letter, message: AbstractIncomingMessage, *, look_up_again: bool = False) -> Message:
+    """Copy a letter for the work queue: it starts anew, as the same event.
+
+    The enrichment that it carries goes with it, so that the dialer isn't asked again, unless that
+    is wanted (`look_up_again`).
 
     The event's id travels along even where the producer gave none, since
     client libraries invent a `message_id`, from which another id would come.
@@ -273,7 +303,8 @@ def replayed(letter: Letter, message: AbstractIncomingMessage) -> Message:
         kept[headers.EVENT_ID] = letter.event_id
     if (first_seen := letter.first_seen or letter.failed_at) is not None:
         kept[headers.FIRST_SEEN] = first_seen.isoformat()
-    if (enrichment := headers.text(message.headers, headers.ENRICHMENT)) is not None:
+    enrichment = headers.text(message.headers, headers.ENRICHMENT)
+    if enrichment is not None and not look_up_again:
         kept[headers.ENRICHMENT] = enrichment
     return headers.copy_of(message.body, message.properties, kept)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.core.signature import key_of
+from worker.core.window import LARGEST as LARGEST_WINDOW
 from worker.settings.types import (
     Delays,
     Duration,
@@ -280,6 +281,12 @@ class Settings(BrokerCommandSettings):
     max_in_flight: int = Field(64, ge=1, le=10_000, description="Events in work at one time.")
     drain: Duration = Field(
         timedelta(seconds=20), description="How long a stop waits for the events in work."
+    )
+    duplicates_window: int = Field(
+        0,
+        ge=0,
+        le=LARGEST_WINDOW,
+        description="Repeats of so many events, those delivered last, are dropped; 0: none.",
     )
 
     @field_validator("drain")
