@@ -6,7 +6,7 @@ COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench lock format clean venv
+.PHONY: help demo test chaos lint types bench lock format clean venv
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -18,6 +18,10 @@ test: lint types ## Check everything: lint, types, all tests, each file's covera
 	$(PYTHON) -m worker.demo.broker --prepare
 	$(PYTHON) -m pytest --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
+
+chaos: venv ## Break everything again and again, and account for every event; under 30 minutes
+	$(PYTHON) -m worker.demo.broker --prepare
+	$(PYTHON) -m tests.system.chaos
 
 lint: venv ## Check style and format
 	$(PYTHON) -m ruff check

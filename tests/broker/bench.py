@@ -98,6 +98,8 @@ class Bench:
     drain: float = 5.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     gates: Gates | None = None
+    whole: Pipeline | None = None
+    """A pipeline in place of the scripted one."""
 
     def queue(self, kind: EventType = CALLS) -> str:
         return self.topology.work_queues[kind]
@@ -160,7 +162,7 @@ class Bench:
     def make_intake(self) -> Intake:
         settler = Settler(self.publisher, self.topology)
         return Intake(
-            self.pipeline,
+            self.whole or self.pipeline,
             settler,
             self.topology,
             self.gates or open_gates(self.max_in_flight),

@@ -358,6 +358,18 @@ def test_a_single_failure_halves_the_room_and_the_successes_count_anew(gate: Gat
     assert gate.room() == 8
 
 
+def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(gate: Gate, clock: Clock) -> None:
+    begin_to_ramp(gate, clock)
+    clock.now += 59
+    fail(gate)
+    clock.now += 59
+    gate.succeeded()
+    assert state(gate) is State.RAMPING
+    clock.now += 1
+    gate.succeeded()
+    assert (state(gate), gate.room()) == (State.OPEN, 64)
+
+
 def test_the_room_of_a_ramp_is_at_least_one(gate: Gate, clock: Clock) -> None:
     begin_to_ramp(gate, clock)
     fail(gate, 4)

@@ -332,6 +332,19 @@ async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
     assert isinstance(invalid.disposition, DeadLetter)
 
 
+async def test_a_sink_whose_gate_closes_during_the_look_up_is_spared_and_the_answer_is_kept() -> None:
+    world = World()
+
+    async def closes_meanwhile(event: Event, *, patient: bool) -> Enrichment:
+        world.gates.failed(event.type, DeliveryUnavailable("403", Fault.REFUSED))
+        return FOUND
+
+    world.enricher.enrich = closes_meanwhile  # type: ignore[method-assign]
+    outcome = await world.process(replace(CALL, attempt=3))
+    assert outcome.disposition == Retry(DELAYS[0], 3, "gate_closed", "sink: 403")
+    assert (outcome.stage, outcome.enrichment, world.log) == (Stage.DELIVER, FOUND, [])
+
+
 async def test_an_unexpected_error_is_a_bounded_transient_whose_text_is_not_shown() -> None:
     error = RuntimeError("password=hunter2")
     outcome = await World(error).process()

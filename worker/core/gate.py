@@ -28,7 +28,8 @@ leaves it as it is, and the next one probes.
 
 **RAMPING** has room for one, then two, four, …: the room doubles after as many
 successes as it holds, and each outage halves it. It closes for the same
-reasons as OPEN. With full room it is OPEN.
+reasons as OPEN. With full room it is OPEN; so it is with a success after a
+minute without an outage, since few events fill no room.
 
 The waits after an outage grow from closure to closure. Each doubling of the
 room takes one doubling of the wait back, and staying OPEN for as long as the
@@ -72,6 +73,7 @@ FAILURES_OF_THE_LAST = 10
 SUCCESSES_TO_BLAME = 3
 FIRST_WAIT = 1.0
 LONGEST_BUSY = timedelta(hours=1)
+LONGEST_RAMP = 60.0
 
 _WINDOW = (1 << LAST_OUTCOMES) - 1
 _ROW = (1 << FAILURES_IN_A_ROW) - 1
@@ -135,7 +137,7 @@ class Gate:
         self._reason: str | None = None
         self._refused = False
         self._closed_at = self._until = 0.0
-        self._opened_at = clock()
+        self._opened_at = self._ramps_since = clock()
         self._next_wait = self._busy_wait = FIRST_WAIT
         self._outcomes = 0  # the last ones, one bit each, the newest lowest; 1 is a failure
         self._successes = 0  # since the last failure that counted, up to as many as it takes to blame
@@ -180,6 +182,7 @@ class Gate:
             self._calm = not self._outcomes and self._successes == SUCCESSES_TO_BLAME
         elif self._state is State.PROBING:
             self._outcomes = 0
+            self._ramps_since = self._clock()
             self._change(State.RAMPING)
         else:
             self._ramp_up()
@@ -203,6 +206,7 @@ class Gate:
         if self._state is State.RAMPING:
             self._room = max(1, self._room // 2)
             self._successes_in_room = 0
+            self._ramps_since = self._clock()
         if self._successes < SUCCESSES_TO_BLAME:
             return False
         self._successes = 0
@@ -213,13 +217,16 @@ class Gate:
 
     def _ramp_up(self) -> None:
         self._successes_in_room += 1
-        if self._successes_in_room < self._room:
+        now = self._clock()
+        if now - self._ramps_since >= LONGEST_RAMP:
+            self._room = self._full
+        elif self._successes_in_room < self._room:
             return
         self._successes_in_room = 0
         self._room = min(2 * self._room, self._full)
         self._next_wait = max(FIRST_WAIT, self._next_wait / 2)
         if self._room == self._full:
-            self._opened_at = self._clock()
+            self._opened_at = now
             self._reason = None
             self._change(State.OPEN)
 

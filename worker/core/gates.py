@@ -1,5 +1,7 @@
-"""All the gates, and which of them an event has to pass."""
+"""All the gates, which of them an event has to pass, and how many events are in work behind them."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
@@ -33,23 +35,49 @@ class Gates:
         full: int,
         probe_max: timedelta,
         refused_probe: timedelta,
+        clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[GateStatus], None] = lambda _: None,
     ) -> None:
         """Open them all, each with room for `full` events; see `worker.core.gate.Gate` for the rest."""
 
         def make(name: str) -> Gate:
             return Gate(
-                name, full=full, probe_max=probe_max, refused_probe=refused_probe, on_change=self._changed
+                name,
+                full=full,
+                probe_max=probe_max,
+                refused_probe=refused_probe,
+                clock=clock,
+                on_change=self._changed,
             )
 
         self.full = full
+        self._clock = clock
         self._dialer, self._sink = make("dialer"), make("sink")
         self._permissions = {kind: make(name) for kind, name in FUNCTIONS.items()}
         self._all = (self._dialer, self._sink, *self._permissions.values())
         self._needed = {kind: (self._dialer, self._sink, own) for kind, own in self._permissions.items()}
         self._on_change = on_change
+        self._wake: Callable[[], None] = lambda: None
+        self._in_work = Counter[EventType]()
         self.all_open = True
         """Whether there is full room for every event."""
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` at each change of a state from now on, in place of whoever was called before."""
+        self._wake = wake
+
+    @property
+    def in_work(self) -> int:
+        """How many events are in work."""
+        return self._in_work.total()
+
+    def begin(self, kind: EventType) -> None:
+        """Count an event of this type as in work, until `end`."""
+        self._in_work[kind] += 1
+
+    def end(self, kind: EventType) -> None:
+        """Count an event of this type no more."""
+        self._in_work[kind] -= 1
 
     def room(self, kind: EventType) -> int:
         """Give how many events of a type may be in work now.
@@ -67,18 +95,33 @@ class Gates:
         closed = [gate.status() for gate in self._needed[kind] if gate.state is State.CLOSED]
         raise GateClosed("; ".join(f"{each.name}: {each.reason}" for each in closed))
 
+    def crowded(self, kind: EventType) -> bool:
+        """Tell whether an event of this type has to wait until others have ended, as they fill the room.
+
+        Where there is no room at all it need not wait: `insist` turns it away.
+        """
+        if self.all_open or (room := self.room(kind)) == 0:
+            return False
+        shared = min(self._dialer.room(), self._sink.room())
+        return self._in_work.total() >= shared or self._in_work[kind] >= room
+
     def probing(self, kind: EventType) -> bool:
         """Tell whether a single event of this type is wanted, to see whether a dependency works again."""
         return self.room(kind) > 0 and any(gate.state is State.PROBING for gate in self._needed[kind])
 
-    def next_change(self) -> float | None:
-        """Give the clock's time at which some room may grow by itself; see `Gate.next_change`."""
+    def next_change_in(self) -> float | None:
+        """Give the seconds, at least 0, until some room may grow by itself; see `Gate.next_change`."""
         times = [when for gate in self._all if (when := gate.next_change()) is not None]
-        return min(times, default=None)
+        return max(0.0, min(times) - self._clock()) if times else None
 
     def dialer_closed(self) -> bool:
         """Tell whether the dialer is not to be asked now."""
         return not self.all_open and self._dialer.room() == 0
+
+    def insist_on_sink(self) -> None:
+        """Raise `GateClosed` where nothing may be delivered now."""
+        if not self.all_open and self._sink.room() == 0:
+            raise GateClosed(f"sink: {self._sink.status().reason}")
 
     def looked_up(self, kind: EventType) -> None:
         """Take it that the dialer answered about an event of this type."""
@@ -121,3 +164,4 @@ class Gates:
     def _changed(self, status: GateStatus) -> None:
         self.all_open = all(gate.state is State.OPEN for gate in self._all)
         self._on_change(status)
+        self._wake()

@@ -97,6 +97,7 @@ class Pipeline:
             outcome.seconds[Stage.ENRICH] = self._timer() - started
         payload = build_payload(event, outcome.enrichment)
         outcome.stage = Stage.DELIVER
+        self._gates.insist_on_sink()  # it may have closed during the look-up
         started = self._timer()
         try:
             outcome.detail = (await self._sink.deliver(payload)).detail

@@ -188,7 +188,7 @@ def what_next() -> Text:
     """Say what to do after the demonstration."""
     return Text.assemble(
         ("\nWhat next\n", "bold"),
-        "   1. Set your broker, dialer and CRM: README.md lists every setting.\n",
+        "   1. Set your broker, dialer and CRM: config/webhook.yaml names every setting.\n",
         "   2. ",
         ("crm-sync check", "cyan"),
         "   tells whether each can be reached and lets you in.\n",

@@ -2,13 +2,13 @@
 
 While a gate is closed nothing is taken in: the queues hold the backlog. What
 was taken in already goes back by way of the first tier. A gate that probes is
-given one message; then as many as it has room for.
+given one message once nothing is in work behind it; then as many as it has
+room for.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -25,7 +25,10 @@ from worker.rabbitmq.source import Source
 from worker.rabbitmq.topology import Topology
 
 LOOK_AGAIN = 0.5
-"""Seconds until a gate that probes looks again for a message to probe with, and a closed one at its clock."""
+"""Seconds until empty queues are asked again for a message to probe with."""
+CHECK_QUEUES = 5.0
+"""Seconds until the queues that are not consumed from are looked at again: they might be gone."""
+_REGULATE_TIMEOUT = 2.0
 
 _log = structlog.get_logger()
 
@@ -54,34 +57,33 @@ class Intake:
         self._max_in_flight = max_in_flight
         self._observe = observe
         self._tasks: set[asyncio.Task[None]] = set()
-        self._at_work = 0
-        self._sources = [
-            Source(kind, name, partial(self._on_message, kind), self.break_off)
-            for kind, name in topology.work_queues.items()
-        ]
+        self._queues = topology.work_queues
+        self._sources: list[Source] = []
         self._regulating: asyncio.Task[None] | None = None
+        self._stopping = False
         self._in_full_flow = False
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # until it is looked at
+        self._room_may_be = asyncio.Event()  # for an instant: wakes those who wait for room
         self._probe: asyncio.Task[None] | None = None
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def in_flight(self) -> int:
         """How many messages are at work; those that wait for a place are not."""
-        return self._at_work
+        return self._gates.in_work
 
     async def start(self, connection: AbstractConnection) -> None:
         """Begin to take in. From then on `broken` fails as soon as that is no longer possible."""
-        for source in self._sources:
-            await source.open(connection)
+        for kind, name in self._queues.items():
+            on_message = partial(self._on_message, kind)
+            self._sources.append(await Source.open(connection, kind, name, on_message, self.break_off))
+        self._gates.watch(self._wake)
         await self._flow()
         self._regulating = asyncio.create_task(self._regulate())
 
     async def stop(self, drain: float) -> None:
         """Take no more in, let what is at work finish within `drain` seconds, give the rest back."""
-        if self._regulating is not None:
-            self._regulating.cancel()
-            await asyncio.wait([self._regulating])
+        await self._stop_regulating()
         for source in self._sources:
             await source.close()
         if self._tasks:
@@ -94,31 +96,50 @@ class Intake:
         if left:
             await asyncio.wait(left)
 
+    async def _stop_regulating(self) -> None:
+        """Let it end by itself: cancelled amid a question to the broker, it would break a channel in use."""
+        self._stopping = True
+        self._wake()
+        if self._regulating is None:
+            return
+        try:
+            await asyncio.wait([self._regulating], timeout=_REGULATE_TIMEOUT)
+        finally:
+            self._regulating.cancel()
+
     async def _regulate(self) -> None:
         """Take in as much as the gates have room for, from now on."""
         try:
-            while True:
-                await self._until_something_changes()
+            while await self._something_changed():
                 await self._flow()
         except Exception as error:  # noqa: BLE001 - the channel broke, or a bug of ours: begin anew
             self.break_off(error)
 
-    async def _until_something_changes(self) -> None:
-        """Wait for an outcome while a gate is not open, or for the time at which one may be."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if self._in_full_flow else self._until_next_look()):
+    async def _something_changed(self) -> bool:
+        """Wait until there may be another room; false at the stop."""
+        try:
+            async with asyncio.timeout(self._next_look()):
                 await self._changed.wait()
+        except TimeoutError:
+            for source in self._sources:
+                if not self._gates.probing(source.kind):  # else it is asked for a message anyway
+                    await source.check()
+        return not self._stopping
 
-    def _until_next_look(self) -> float:
-        change = self._gates.next_change()
-        return LOOK_AGAIN if change is None else max(0.0, min(change - time.monotonic(), LOOK_AGAIN))
+    def _next_look(self) -> float | None:
+        """Give the seconds after which to look at the gates and queues though nothing happened."""
+        if self._in_full_flow:
+            return None
+        wanted = any(self._wants_probe(source.kind) for source in self._sources)
+        look = LOOK_AGAIN if wanted else CHECK_QUEUES
+        change = self._gates.next_change_in()
+        return look if change is None else min(look, change)
 
     async def _flow(self) -> None:
         self._changed.clear()
         self._in_full_flow = self._gates.all_open
-        for source in self._sources:
-            await source.flow(self._prefetch(source.kind))
-        if not self._in_full_flow and (self._probe is None or self._probe.done()):
+        await asyncio.gather(*(source.flow(self._prefetch(source.kind)) for source in self._sources))
+        if not self._in_full_flow:
             await self._send_a_probe()
 
     def _prefetch(self, kind: EventType) -> int:
@@ -133,12 +154,17 @@ class Intake:
         room = min(self._gates.room(kind), self._max_in_flight)
         return room if kind is EventType.CALL_ENDED or room == 0 else max(1, room // 4)
 
+    def _wants_probe(self, kind: EventType) -> bool:
+        under_way = self._probe is not None and not self._probe.done()
+        return not under_way and self._gates.probing(kind) and not self._gates.crowded(kind)
+
     async def _send_a_probe(self) -> None:
         """Take one message for a gate that wants to see whether its dependency works again."""
         for source in self._sources:
-            if self._gates.probing(source.kind) and (message := await source.take_one()) is not None:
+            if self._wants_probe(source.kind) and (message := await source.take_one()) is not None:
                 self._probe = asyncio.create_task(self._on_message(source.kind, message))
-                self._sources.reverse()  # the next probe is of the other kind, if there is one
+                self._sources.remove(source)
+                self._sources.append(source)  # the next probe is of the other kind, if there is one
                 return
 
     async def _on_message(self, queue: EventType, message: DeliveredMessage) -> None:
@@ -167,9 +193,11 @@ class Intake:
 
     async def _work_on(self, queue: EventType, delivery: Delivery) -> None:
         async with self._places:
-            if self.broken.done():  # while it waited for its place
+            while self._gates.crowded(queue):
+                await self._room_may_be.wait()
+            if self.broken.done():  # while it waited
                 return
-            self._at_work += 1
+            self._gates.begin(queue)
             try:
                 started = time.perf_counter()
                 inbound = delivery.inbound()
@@ -177,9 +205,15 @@ class Intake:
                 await self._settler.settle(delivery, inbound, outcome, queue)
                 self._observe(inbound, outcome, time.perf_counter() - started)
             finally:
-                self._at_work -= 1
+                self._gates.end(queue)
                 if not (self._in_full_flow and self._gates.all_open):
-                    self._changed.set()
+                    self._wake()
+
+    def _wake(self) -> None:
+        """Have the gates looked at, as a state or the number of events in work has changed."""
+        self._changed.set()
+        self._room_may_be.set()
+        self._room_may_be.clear()
 
     def break_off(self, error: BaseException | None) -> None:
         """Say that this intake can't go on; `broken` then fails with the first such error."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq import spec
@@ -11,6 +11,8 @@ from aiormq.abc import DeliveredMessage
 
 from worker.core.events import EventType
 
+RPC_TIMEOUT = 10.0
+"""Seconds until a broker that does not answer counts as gone: the channel is closed then."""
 _CANCEL_TIMEOUT = 2.0
 
 
@@ -21,23 +23,35 @@ class Source:
         self,
         kind: EventType,
         queue: str,
+        channel: AbstractChannel,
+        underlay: Underlay,
         on_message: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
         on_broken: Callable[[BaseException | None], None],
     ) -> None:
-        """Take the queue's name, who gets each message, and who is told that no more can come."""
+        """Take what `open` does, and the channel that it opened, with the one below it."""
         self.kind = kind
         self._queue = queue
+        self._channel = channel
+        self._underlay = underlay
         self._on_message = on_message
         self._on_broken = on_broken
-        self._channel: AbstractChannel | None = None
         self._tag: str | None = None
         self._prefetch = 0
-
-    async def open(self, connection: AbstractConnection) -> None:
-        """Open the channel."""
-        self._channel = channel = await connection.channel(publisher_confirms=False)
         channel.close_callbacks.add(self._on_channel_closed)
-        (await self._underlay(channel)).on_consumer_cancel_callbacks.add(self._on_cancelled)
+        underlay.on_consumer_cancel_callbacks.add(self._on_cancelled)
+
+    @classmethod
+    async def open(
+        cls,
+        connection: AbstractConnection,
+        kind: EventType,
+        queue: str,
+        on_message: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
+        on_broken: Callable[[BaseException | None], None],
+    ) -> Self:
+        """Open a channel for a queue; take who gets each message, and who is told that no more can come."""
+        channel = await connection.channel(publisher_confirms=False)
+        return cls(kind, queue, channel, await channel.get_underlay_channel(), on_message, on_broken)
 
     async def flow(self, prefetch: int) -> None:
         """Consume with so many messages in hand at most; 0 stops consuming.
@@ -45,38 +59,37 @@ class Source:
         A prefetch counts from the next consumer on, so a change replaces the
         consumer. What was delivered before the old one ended is worked on.
         """
-        if self._channel is None or prefetch == self._prefetch:
+        if prefetch == self._prefetch:
             return
-        underlay = await self._underlay(self._channel)
+        self._prefetch = prefetch
         if self._tag is not None:
             tag, self._tag = self._tag, None
-            await underlay.basic_cancel(tag)
-        self._prefetch = prefetch
+            await self._underlay.basic_cancel(tag, timeout=RPC_TIMEOUT)
         if prefetch > 0:
-            await underlay.basic_qos(prefetch_count=prefetch)
-            started = await underlay.basic_consume(self._queue, self._on_message)
-            self._tag = started.consumer_tag
+            await self._underlay.basic_qos(prefetch_count=prefetch, timeout=RPC_TIMEOUT)
+            consume = self._underlay.basic_consume(self._queue, self._on_message, timeout=RPC_TIMEOUT)
+            self._tag = (await consume).consumer_tag
 
     async def take_one(self) -> DeliveredMessage | None:
         """Give one message, or `None` where the queue is empty."""
-        if self._channel is None:
-            return None
-        message = await (await self._underlay(self._channel)).basic_get(self._queue)
+        message = await self._underlay.basic_get(self._queue, timeout=RPC_TIMEOUT)
         return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
+
+    async def check(self) -> None:
+        """Make sure that the queue is still there, where nothing is consumed: only a consumer is told.
+
+        The channel breaks, and so this raises, where the queue is gone.
+        """
+        if self._tag is None:
+            await self._underlay.queue_declare(self._queue, passive=True, timeout=RPC_TIMEOUT)
 
     async def close(self) -> None:
         """Stop consuming; the channel itself closes with its connection."""
-        if self._channel is None:
-            return
         self._channel.close_callbacks.discard(self._on_channel_closed)
         tag, self._tag = self._tag, None
         if tag is not None:
             with suppress(Exception):  # where it can't be cancelled any more, nothing is consumed either
-                await (await self._underlay(self._channel)).basic_cancel(tag, timeout=_CANCEL_TIMEOUT)
-
-    @staticmethod
-    async def _underlay(channel: AbstractChannel) -> Underlay:
-        return await channel.get_underlay_channel()
+                await self._underlay.basic_cancel(tag, timeout=_CANCEL_TIMEOUT)
 
     def _on_channel_closed(self, _channel: object, error: BaseException | None) -> None:
         self._on_broken(error)

@@ -1,0 +1,611 @@
+"""Taking events in by the room that the gates have: closed, probing, ramping up, and every way out of it."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import aio_pika
+import pytest
+from aiormq.abc import DeliveredMessage
+
+from tests.broker.bench import AGENTS, CALLS, LONG, SHORT, Bench, eventually, open_bench
+from worker.core.disposition import Ack, DeadLetter, Retry
+from worker.core.errors import (
+    DeliveryUnavailable,
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    Fault,
+    FunctionRefused,
+    Reason,
+)
+from worker.core.events import Event, EventType
+from worker.core.gate import GateStatus, State
+from worker.core.gates import Gates
+from worker.core.payload import Payload
+from worker.core.pipeline import Pipeline
+from worker.core.ports import Receipt
+from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
+from worker.core.retry import RetryPolicy
+from worker.demo.broker_node import PrivateBroker
+from worker.rabbitmq import intake as intake_module
+from worker.rabbitmq.connection import Supervisor
+from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.source import Source
+
+pytestmark = pytest.mark.broker
+
+FOR_LONG = timedelta(hours=1)
+BRIEFLY = timedelta(milliseconds=50)
+REFUSED = EnrichmentUnavailable("the dialer refuses the login", Fault.REFUSED)
+DOWN = EnrichmentUnavailable("the dialer can't be reached")
+
+ONE_ON_ITS_WAY = "what is on its way when a consumer ends is delivered again; the limit is 20"
+
+Trouble = Callable[[Event], Exception | None]
+
+
+def works(_: Event) -> Exception | None:
+    return None
+
+
+@dataclass
+class Dialer:
+    """Fulfils the enricher's port: it answers, unless there is trouble, and counts who asks at one time."""
+
+    gates: Gates
+    trouble: Trouble = works
+    takes: float = 0.0
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[Event] = field(default_factory=list)
+    now: int = 0
+    crowds: list[tuple[State, int, int]] = field(default_factory=list)
+    """At each question: the gate's state, how many asked at the time, and how many might."""
+
+    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
+        self.asked.append(event)
+        self.now += 1
+        self.crowds.append((state_of(self.gates, "dialer"), self.now, self.gates.room(event.type)))
+        try:
+            await asyncio.sleep(self.takes)
+            await self.answers.wait()
+        finally:
+            self.now -= 1
+        if (trouble := self.trouble(event)) is not None:
+            raise trouble
+        return known(event)
+
+
+def known(event: Event) -> Enrichment:
+    if event.type is CALLS:
+        return CallEnrichment(call=CallRecord(call_id=event.subject, status="SALE"))
+    return AgentEnrichment(agent=AgentRecord(agent_user=event.subject))
+
+
+@dataclass
+class Crm:
+    """Fulfils the sink's port."""
+
+    trouble: Exception | None = None
+    delivered: Counter[str] = field(default_factory=Counter)
+
+    async def deliver(self, payload: Payload) -> Receipt:
+        if self.trouble is not None:
+            raise self.trouble
+        self.delivered[payload.id] += 1
+        return Receipt("200")
+
+
+@dataclass
+class Scene:
+    """A bench with gates, and the dependencies behind them."""
+
+    bench: Bench
+    gates: Gates
+    dialer: Dialer
+    crm: Crm
+    changes: list[GateStatus]
+    published: list[str] = field(default_factory=list)
+
+    async def publish(self, count: int, kind: EventType = CALLS) -> list[str]:
+        """Publish so many events, and enter their ids into the account."""
+        ids = [f"{kind}-{len(self.published) + n}" for n in range(count)]
+        await self.bench.flood([body(each, kind) for each in ids], kind)
+        self.published += ids
+        return ids
+
+    def state(self, name: str = "dialer") -> State:
+        return state_of(self.gates, name)
+
+    def retries(self) -> list[tuple[str, int]]:
+        """Give the label and the next attempt of each event that was put off."""
+        dispositions = [outcome.disposition for _, outcome in self.bench.settled]
+        return [(each.label, each.attempt) for each in dispositions if isinstance(each, Retry)]
+
+    async def consumers(self, kind: EventType) -> int:
+        """Count who consumes; the broker still counts one that was cancelled and has messages in hand."""
+        async with self.bench.connection.channel() as channel:
+            declared = await channel.declare_queue(self.bench.queue(kind), passive=True)
+            return declared.declaration_result.consumer_count or 0
+
+    async def waiting(self) -> int:
+        """Count the events that stand ready, in the work queues and in the first tier."""
+        tier = self.bench.topology.tiers[SHORT]
+        return sum(
+            [await self.bench.depth(queue) for queue in (*self.bench.topology.work_queues.values(), tier)]
+        )
+
+    async def all_delivered(self, within: float = 15) -> None:
+        """Wait until the CRM has each event that was published."""
+        await eventually(lambda: self.crm.delivered.keys() >= set(self.published), within)
+
+    async def paused(self) -> None:
+        """Wait until nothing is in work and nobody consumes."""
+        await eventually(lambda: self.gates.in_work == 0)
+        async with asyncio.timeout(10):
+            while await self.consumers(CALLS) or await self.consumers(AGENTS):  # noqa: ASYNC110 - none is told
+                await asyncio.sleep(0.02)
+
+    async def stand_ready(self, count: int) -> None:
+        """Wait until so many stand in the work queues and the first tier; one on its way is in neither."""
+        async with asyncio.timeout(10):
+            while await self.waiting() != count:  # noqa: ASYNC110 - a queue announces nothing
+                await asyncio.sleep(0.02)
+
+    def delivery_counts(self) -> list[int]:
+        """Give how often the broker had delivered each message that was settled, by its own account."""
+        return [delivery_count(inbound.headers) for inbound, _ in self.bench.settled]
+
+
+def delivery_count(headers: Mapping[str, Any] | None) -> int:
+    return int((headers or {}).get("x-delivery-count") or 0)
+
+
+def state_of(gates: Gates, name: str) -> State:
+    return next(each.state for each in gates.status() if each.name == name)
+
+
+def body(event_id: str, kind: EventType = CALLS) -> bytes:
+    about = {"call_id": f"V{event_id}"} if kind is CALLS else {"agent_user": event_id}
+    return json.dumps({"type": kind, "event_id": event_id} | about).encode()
+
+
+Stage = Callable[..., Scene]
+
+
+@pytest.fixture
+async def stage(broker_url: str, namespace: str) -> AsyncIterator[Stage]:
+    """Give a scene with gates that wait as long as is said."""
+    async with open_bench(broker_url, namespace) as bench:
+        yield lambda **waits: set_up(bench, **waits)
+
+
+def set_up(
+    bench: Bench,
+    *,
+    refused_probe: timedelta = FOR_LONG,
+    probe_max: timedelta = BRIEFLY,
+    max_in_flight: int = 8,
+) -> Scene:
+    changes: list[GateStatus] = []
+    gates = Gates(
+        full=max_in_flight, probe_max=probe_max, refused_probe=refused_probe, on_change=changes.append
+    )
+    dialer, crm = Dialer(gates), Crm()
+    dialer.answers.set()
+    policy = RetryPolicy((SHORT, LONG), max_attempts=5, ready_within=timedelta(minutes=5))
+    bench.gates, bench.max_in_flight = gates, max_in_flight
+    bench.whole = Pipeline(dialer, crm, policy, gates)
+    return Scene(bench, gates, dialer, crm, changes)
+
+
+class TestClosed:
+    async def test_nothing_is_taken_in_and_what_was_in_hand_goes_back_without_using_an_attempt(
+        self, stage: Stage
+    ) -> None:
+        scene = stage()
+        scene.dialer.trouble = lambda _: REFUSED
+        await scene.publish(200)
+        await scene.publish(30, AGENTS)
+        async with scene.bench.running() as supervisor:
+            await scene.paused()
+            assert scene.state() is State.CLOSED
+            in_hand = len(scene.bench.settled)
+            assert in_hand <= 8 + 2 + 2, "the prefetched ones, and hardly any that came before the cancel"
+            assert {label for label, _ in scene.retries()} <= {"gate_closed", "dialer_refused"}
+            assert {attempt for _, attempt in scene.retries()} == {1}
+            assert len(scene.dialer.asked) <= 8
+            await scene.stand_ready(230)
+            await scene.publish(50)
+            await scene.stand_ready(280)
+            assert len(scene.bench.settled) == in_hand
+            assert supervisor.state.consuming
+
+    async def test_the_consumers_are_cancelled_before_the_failed_event_is_settled(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However long its copy takes to be confirmed, nothing more comes in meanwhile."""
+        scene = stage(max_in_flight=2)
+        confirmed = asyncio.Event()
+        publish = scene.bench.publisher.publish_message
+
+        async def slowly(exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+            await confirmed.wait()
+            await publish(exchange, routing_key, message)
+
+        flow, flows = Source.flow, list[int]()
+
+        async def remembered(source: Source, prefetch: int) -> None:
+            await flow(source, prefetch)
+            flows.append(prefetch)
+
+        monkeypatch.setattr(scene.bench.publisher, "publish_message", slowly)
+        monkeypatch.setattr(Source, "flow", remembered)
+        scene.dialer.trouble = lambda _: REFUSED
+        await scene.publish(20)
+        async with scene.bench.running():
+            await eventually(lambda: flows[-2:] == [0, 0])
+            assert scene.gates.in_work == 2
+            await scene.stand_ready(18)
+            confirmed.set()
+            await scene.paused()
+            assert len(scene.bench.settled) == 2
+
+    async def test_no_messages_delivery_count_grows_however_many_probes_fail(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each delivery that is given back counts towards the queue's limit of 20."""
+        monkeypatch.setattr(intake_module, "LOOK_AGAIN", 0.01)
+        scene = stage(refused_probe=timedelta(milliseconds=5), probe_max=timedelta(milliseconds=5))
+        scene.dialer.trouble = lambda _: REFUSED
+        await scene.publish(3)
+        async with scene.bench.running():
+            await eventually(lambda: len(scene.dialer.asked) > 60, 30)
+            assert max(Counter(event.id for event in scene.dialer.asked).values()) > 19
+            assert max(scene.delivery_counts()) == 0
+            scene.dialer.trouble = works
+            await scene.all_delivered()
+        assert {attempt for _, attempt in scene.retries()} == {1}
+        assert set(scene.crm.delivered.values()) == {1}
+
+    async def test_a_missing_permission_pauses_one_kind_only(self, stage: Stage) -> None:
+        scene = stage()
+
+        def no_agents(event: Event) -> Exception | None:
+            return FunctionRefused("no permission") if event.type is AGENTS else None
+
+        scene.dialer.trouble = no_agents
+        agents = await scene.publish(20, AGENTS)
+        async with scene.bench.running():
+            await eventually(lambda: scene.state("agent_campaigns") is State.CLOSED)
+            calls = await scene.publish(300)
+            await eventually(lambda: scene.crm.delivered.keys() >= {*calls})
+            assert await scene.consumers(AGENTS) == 0
+            assert await scene.consumers(CALLS) == 1
+            assert not scene.crm.delivered.keys() & {*agents}
+            assert sum(event.type is AGENTS for event in scene.dialer.asked) <= 2
+
+
+class TestProbing:
+    async def test_one_event_at_a_time_and_each_time_another(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.dialer.trouble = lambda _: REFUSED
+        scene.dialer.takes = 0.01
+        await scene.publish(60)
+        async with scene.bench.running():
+            await eventually(lambda: len(scene.dialer.asked) > 30, 30)
+            probes = [now for state, now, _ in scene.dialer.crowds if state is State.PROBING]
+            assert len(probes) >= 20
+            assert set(probes) == {1}
+        last = [event.id for event in scene.dialer.asked][-20:]
+        assert len(set(last)) == 20
+
+    async def test_both_kinds_get_their_turn(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.dialer.trouble = lambda _: REFUSED
+        await scene.publish(30)
+        await scene.publish(30, AGENTS)
+        async with scene.bench.running():
+            await eventually(lambda: len(scene.dialer.asked) > 30, 30)
+        kinds = [
+            event.type
+            for event, (state, *_) in zip(scene.dialer.asked, scene.dialer.crowds, strict=True)
+            if state is State.PROBING
+        ]
+        assert all(one is not other for one, other in pairwise(kinds)), kinds
+
+    async def test_where_one_queue_is_empty_the_other_gives_the_probes(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.dialer.trouble = lambda _: REFUSED
+        await scene.publish(20, AGENTS)
+        async with scene.bench.running():
+            await eventually(lambda: len(scene.dialer.asked) > 12, 30)
+
+    @pytest.mark.parametrize("kind", EventType)
+    async def test_with_empty_queues_it_waits_and_takes_the_first_that_comes(
+        self, stage: Stage, kind: EventType
+    ) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        async with scene.bench.running():
+            scene.gates.failed(CALLS, REFUSED)
+            await eventually(lambda: scene.state() is State.PROBING)
+            await scene.paused()
+            await scene.publish(1, kind)
+            assert await eventually(lambda: scene.crm.delivered) < 1
+            assert scene.state() is State.RAMPING
+
+    async def test_it_waits_for_what_was_in_work_when_the_gate_closed(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.dialer.answers.clear()
+        await scene.publish(3)
+        async with scene.bench.running():
+            await eventually(lambda: scene.dialer.now == 3)
+            scene.gates.failed(CALLS, REFUSED)
+            await scene.publish(10)
+            await eventually(lambda: scene.state() is State.PROBING)
+            await asyncio.sleep(0.7)  # longer than it takes to look again
+            assert (scene.dialer.now, len(scene.dialer.asked)) == (3, 3)
+            await scene.stand_ready(10)
+            scene.dialer.answers.set()
+            await scene.all_delivered()
+
+    async def test_an_event_that_says_nothing_of_the_dialer_is_followed_by_the_next_at_once(
+        self, stage: Stage
+    ) -> None:
+        """Invalid, refused as it is, the cause of a bug of ours, or carrying its enrichment."""
+        scene = stage(refused_probe=BRIEFLY)
+        odd: dict[str, Exception] = {"rejected": EnrichmentRejected("1234"), "bug": RuntimeError("a bug")}
+        scene.dialer.trouble = lambda event: odd.get(event.id)
+        scene.gates.failed(CALLS, REFUSED)
+        carried = CallEnrichment(call=CallRecord(call_id="Vcarrying")).model_dump_json()
+        await scene.bench.publish(b"not JSON")
+        await scene.bench.publish(body("rejected"))
+        await scene.bench.publish(body("bug"))
+        await scene.bench.publish(body("carrying"), headers={"crm-sync-enrichment": carried})
+        async with scene.bench.running():
+            await eventually(lambda: len(scene.bench.settled) == 4, 1.5)
+            assert [each.state for each in scene.changes] == [State.CLOSED, State.PROBING]
+            kinds = [type(outcome.disposition) for _, outcome in scene.bench.settled]
+            assert kinds == [DeadLetter, DeadLetter, Retry, Ack]
+            assert scene.retries() == [("unexpected", 2)]
+            odd.clear()
+            await eventually(lambda: len(scene.bench.settled) == 5)
+            assert scene.state() is State.RAMPING
+        assert [event.id for event in scene.dialer.asked] == ["rejected", "bug", "bug"]
+        assert (await scene.bench.take_dead()).headers["crm-sync-reason"] == Reason.INVALID_EVENT
+
+
+class TestTheRamp:
+    async def test_never_are_more_in_work_than_there_is_room_and_full_flow_returns(
+        self, stage: Stage
+    ) -> None:
+        scene = stage(refused_probe=BRIEFLY, max_in_flight=16)
+        scene.dialer.takes = 0.02
+        scene.gates.failed(CALLS, REFUSED)
+        await scene.publish(300)
+        await scene.publish(50, AGENTS)
+        async with scene.bench.running():
+            await scene.all_delivered()
+            assert scene.gates.all_open
+            assert await scene.consumers(CALLS) == await scene.consumers(AGENTS) == 1
+        ramp = [(now, room) for state, now, room in scene.dialer.crowds if state is State.RAMPING]
+        assert all(now <= room for now, room in ramp)
+        most: dict[int, int] = {}
+        for now, room in ramp:
+            most[room] = max(most.get(room, 0), now)
+        assert most == {1: 1, 2: 2, 4: 4, 8: 8}
+        assert scene.dialer.crowds[0][:2] == (State.PROBING, 1)
+        assert max(now for state, now, _ in scene.dialer.crowds if state is State.OPEN) == 16
+        assert set(scene.crm.delivered.values()) == {1}
+
+
+class TestTheSink:
+    async def test_while_it_is_closed_nothing_is_looked_up_but_for_the_probes(self, stage: Stage) -> None:
+        scene = stage(max_in_flight=4)
+        scene.crm.trouble = DeliveryUnavailable("answered 429", Fault.BUSY, timedelta(seconds=1))
+        await scene.publish(40)
+        async with scene.bench.running():
+            await eventually(lambda: scene.state("sink") is State.CLOSED)
+            await scene.paused()
+            in_hand = len(scene.dialer.asked)
+            assert in_hand <= 4
+            await eventually(lambda: len(scene.changes) >= 5)
+            assert [each.state for each in scene.changes[:4]] == [State.CLOSED, State.PROBING] * 2
+            assert len(scene.dialer.asked) <= in_hand + 2
+            scene.crm.trouble = None
+            await scene.all_delivered()
+        assert {*Counter(event.id for event in scene.dialer.asked).values()} == {1}, "the answer is carried"
+        assert {attempt for _, attempt in scene.retries()} == {1}
+
+
+class TestStopping:
+    @asynccontextmanager
+    async def quick(self, scene: Scene, within: float = 1.0) -> AsyncIterator[Supervisor]:
+        """Run it, and stop it at the end of the block."""
+        async with scene.bench.running() as supervisor:
+            yield supervisor
+            started = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - started < within
+
+    async def nothing_is_lost(self, scene: Scene) -> None:
+        """What is not delivered stands in the queues, and a worker that finds all well delivers it."""
+        left = len(scene.published) - len(scene.crm.delivered)
+        await scene.stand_ready(left)
+        scene.dialer.trouble = works
+        scene.dialer.answers.set()
+        scene.bench.gates = None
+        calm = set_up(scene.bench)
+        calm.published, calm.crm.delivered = scene.published, scene.crm.delivered
+        async with scene.bench.running():
+            await calm.all_delivered()
+        assert {*scene.crm.delivered.values()} == {1}
+
+    async def test_while_closed(self, stage: Stage) -> None:
+        scene = stage()
+        scene.dialer.trouble = lambda _: REFUSED
+        await scene.publish(20)
+        async with self.quick(scene):
+            await scene.paused()
+        await self.nothing_is_lost(scene)
+
+    async def test_while_it_probes_with_empty_queues(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.gates.failed(CALLS, REFUSED)
+        async with self.quick(scene):
+            await eventually(lambda: scene.state() is State.PROBING)
+
+    async def test_while_a_probe_hangs(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.bench.drain = 0.3
+        scene.gates.failed(CALLS, REFUSED)
+        scene.dialer.answers.clear()
+        await scene.publish(20)
+        async with self.quick(scene):
+            await eventually(lambda: scene.dialer.now == 1)
+        assert scene.gates.in_work == 0
+        await self.nothing_is_lost(scene)
+
+    async def test_at_any_moment_of_the_way_nothing_is_lost_or_done_twice(self, stage: Stage) -> None:
+        """Also amid a question to the broker: cancelled, it would break the channel of what is in work."""
+        scene = stage(refused_probe=timedelta(milliseconds=5), max_in_flight=16)
+        scene.dialer.takes = 0.005
+        dice = random.Random(7)  # noqa: S311 - the same moments each time
+        await scene.publish(400)
+        await scene.publish(40, AGENTS)
+        for _ in range(25):
+            scene.gates.failed(CALLS, REFUSED)
+            async with self.quick(scene):
+                await asyncio.sleep(dice.uniform(0, 0.06))
+        await self.nothing_is_lost(scene)
+        assert max(scene.delivery_counts()) < 10, ONE_ON_ITS_WAY
+
+    async def test_a_broker_that_does_not_answer_holds_up_no_stop(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        monkeypatch.setattr(intake_module, "_REGULATE_TIMEOUT", 0.2)
+        asked = asyncio.Event()
+
+        async def silent(_: Source) -> DeliveredMessage | None:
+            asked.set()
+            await asyncio.Event().wait()
+            return None
+
+        monkeypatch.setattr(Source, "take_one", silent)
+        scene.gates.failed(CALLS, REFUSED)
+        async with self.quick(scene):
+            await asked.wait()
+
+
+class TestTheBroker:
+    async def test_a_new_session_keeps_the_gates_state(self, node: PrivateBroker, namespace: str) -> None:
+        async with open_bench(node.url, namespace) as bench:
+            scene = set_up(bench)
+            scene.dialer.trouble = lambda _: REFUSED
+            await scene.publish(20)
+            async with bench.running() as supervisor:
+                await scene.paused()
+                asked = len(scene.dialer.asked)
+                await node.ctl("close_all_connections", "maintenance")
+                await eventually(lambda: supervisor.state.connections == 2)
+        assert scene.state() is State.CLOSED
+        assert len(scene.dialer.asked) == asked
+        assert max(scene.delivery_counts()) == 0
+
+    async def test_a_queue_that_is_deleted_while_nothing_is_consumed_is_made_again(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(intake_module, "CHECK_QUEUES", 0.1)
+        scene = stage()
+        scene.gates.failed(AGENTS, FunctionRefused("no permission"))
+        async with scene.bench.running() as supervisor:
+            async with scene.bench.connection.channel() as channel:
+                await channel.queue_delete(scene.bench.queue(AGENTS))
+            await eventually(lambda: supervisor.state.connections == 2)
+            assert await scene.consumers(AGENTS) == 0
+            assert scene.state("agent_campaigns") is State.CLOSED
+            await scene.publish(5)
+            await scene.all_delivered()
+
+    async def test_a_queue_that_is_deleted_while_the_gate_probes_is_made_again(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.gates.failed(CALLS, REFUSED)
+        async with scene.bench.running() as supervisor:
+            await eventually(lambda: scene.state() is State.PROBING)
+            async with scene.bench.connection.channel() as channel:
+                await channel.queue_delete(scene.bench.queue(CALLS))
+            await eventually(lambda: supervisor.state.connections == 2)
+            await scene.publish(5)
+            await scene.all_delivered()
+
+    async def test_what_waits_for_room_when_the_session_ends_comes_back(self, stage: Stage) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.gates.failed(CALLS, REFUSED)
+        async with scene.bench.running() as supervisor:
+            await eventually(lambda: scene.state() is State.PROBING)
+            await scene.publish(1)
+            await scene.all_delivered()
+            assert scene.state() is State.RAMPING
+            scene.dialer.answers.clear()
+            await scene.publish(1)
+            await eventually(lambda: scene.dialer.now == 1)
+            await scene.publish(1, AGENTS)
+            await scene.stand_ready(0)
+            assert (scene.gates.in_work, scene.dialer.now) == (1, 1), "one waits, as there is room for one"
+            intake_of(supervisor).break_off(ConnectionError("the channel was closed"))
+            scene.dialer.answers.set()
+            await scene.all_delivered()
+        assert {*scene.crm.delivered.values()} == {1}
+
+    async def test_one_that_never_began_can_be_stopped(self, stage: Stage) -> None:
+        scene = stage()
+        connection = await aio_pika.connect(scene.bench.url)
+        await connection.close()
+        intake = scene.bench.make_intake()
+        with pytest.raises(RuntimeError):
+            await intake.start(connection)
+        await intake.stop(1)
+
+
+def intake_of(supervisor: Supervisor) -> Intake:
+    assert supervisor.state.intake is not None
+    return supervisor.state.intake
+
+
+async def test_changing_how_much_is_consumed_loses_no_delivery(stage: Stage) -> None:
+    """The consumer is replaced hundreds of times under load; each message is settled once."""
+    scene = stage()
+    settled: Counter[bytes] = Counter()
+    counts: list[int] = []
+
+    async def on_message(message: DeliveredMessage) -> None:
+        await asyncio.sleep(dice.uniform(0, 0.003))
+        counts.append(delivery_count(message.header.properties.headers))
+        settled[message.body] += 1
+        await message.channel.basic_ack(message.delivery_tag or 0, wait=False)
+
+    dice = random.Random(11)  # noqa: S311 - the same order each time
+    bodies = [b"%d" % n for n in range(3000)]
+    await scene.bench.flood(bodies)
+    broken: list[BaseException | None] = []
+    queue = scene.bench.queue()
+    source = await Source.open(scene.bench.connection, CALLS, queue, on_message, broken.append)
+    changes = 0
+    async with asyncio.timeout(60):
+        while len(settled) < len(bodies):
+            await source.flow(dice.choice([0, 1, 2, 4, 8, 64]))
+            if dice.random() < 0.2 and (message := await source.take_one()) is not None:
+                await on_message(message)
+            changes += 1
+    await source.close()
+    assert settled == Counter(bodies)
+    assert max(counts) < 10, ONE_ON_ITS_WAY
+    assert broken == []
+    assert changes > 50
+    assert await scene.bench.depth(queue) == 0

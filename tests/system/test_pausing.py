@@ -1,0 +1,309 @@
+"""While a dependency is down: intake pauses, nothing is lost or blamed, and it comes back gently."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.system.harness import Program, System, Worker, eventually
+
+pytestmark = pytest.mark.system
+
+CALLS, AGENTS = "call-ended", "agent-onboarded"
+
+
+@pytest.fixture
+async def own_dialer(system: System) -> AsyncIterator[Program]:
+    """Give a dialer of the test's own, which the system then uses."""
+    system.dialer = dialer = Program("dialer")
+    yield dialer
+    dialer.end()
+
+
+def onboarded(count: int) -> list[dict[str, Any]]:
+    return [{"event_id": f"a-{n}", "agent_user": "1000"} for n in range(count)]
+
+
+async def gate_of(worker: Worker, name: str = "dialer") -> dict[str, Any]:
+    found: dict[str, Any] = (await worker.status())["gates"][name]
+    return found
+
+
+async def becomes(worker: Worker, state: str, name: str = "dialer", within: float = 10) -> None:
+    async def is_so() -> bool:
+        return bool((await gate_of(worker, name))["state"] == state)
+
+    await eventually(is_so, within)
+
+
+async def idle(worker: Worker) -> None:
+    """Wait until nothing is in work."""
+
+    async def nothing_in_work() -> bool:
+        return bool((await worker.status())["in_flight"] == 0)
+
+    await eventually(nothing_in_work)
+
+
+async def stand_ready(system: System, count: int, queue: str) -> None:
+    """Wait until so many events stand in the queue and the first tier."""
+
+    async def so_many() -> bool:
+        return bool(await system.depth(queue) + await system.depth("retry.200ms") == count)
+
+    await eventually(so_many)
+
+
+def attempts(worker: Worker) -> set[int]:
+    return {line["attempt"] for line in worker.settled("retry")}
+
+
+async def asked(system: System, function: str = "callid_info") -> Counter[str]:
+    """Count the look-ups, by what was asked about."""
+    requests = (await system.dialer.report())["requests"]
+    return Counter(each["subject"] for each in requests if each["function"] == function)
+
+
+def may_be_in_work(successes: int) -> int:
+    """Give the room after so many successes: one until the second, then two, four, …"""
+    return 1 << max(successes, 1).bit_length() - 1
+
+
+class TestTheDialer:
+    @pytest.mark.parametrize("fault", ["500", "reset", "hang"])
+    async def test_an_outage_pauses_the_intake_and_ends_with_everything_delivered(
+        self, system: System, fault: str
+    ) -> None:
+        worker = await system.start(
+            vicidial__timeout="300ms", retry__max_attempts="2", max_in_flight="8", gates__probe_max="300ms"
+        )
+        await system.dialer.control(fault=fault)
+        await system.publish_all(await system.calls(60))
+        await eventually(lambda: len(worker.events("gate_probing")) >= 4)
+        await system.publish_all(await system.calls(40))
+        before = len(worker.settled())
+        assert before < 60, "probes, and what was in hand"
+        assert await system.depth(CALLS) >= 80
+        await system.dialer.control(fault=None)
+        found = await system.delivered(within=20)
+        assert {len(deliveries) for deliveries in found.values()} == {1}
+        assert attempts(worker) == {1}
+        assert {line["cause"] for line in worker.settled("retry")} <= {"dialer_outage", "gate_closed"}
+        await becomes(worker, "open")
+        await system.nothing_dead()
+
+    async def test_what_an_operator_sees_of_it(self, system: System) -> None:
+        worker = await system.start(gates__probe_max="30s")
+        states = {name: each["state"] for name, each in (await worker.status())["gates"].items()}
+        assert states == dict.fromkeys(("dialer", "sink", "callid_info", "agent_campaigns"), "open")
+        await system.dialer.control(fault="500")
+        events = await system.calls(30)
+        await system.publish_all(events)
+        await eventually(lambda: len(worker.events("gate_closed")) >= 2)
+        gate = await gate_of(worker)
+        assert gate["state"] == "closed"
+        assert "answered 500" in gate["reason"]
+        assert gate["closed_seconds"] > 0
+        assert datetime.fromisoformat(gate["next_probe_at"]) > datetime.now(UTC).replace(microsecond=0)
+        assert (await worker.get("/readyz"))[0] == 200
+        assert (await worker.status())["consuming"] is True
+        metrics = (await worker.get("/metrics"))[1]
+        shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("crm_sync_gate"))
+        assert shown['crm_sync_gate_state{gate="dialer",state="closed"}'] == "1.0"
+        assert shown['crm_sync_gate_state{gate="dialer",state="open"}'] == "0.0"
+        assert shown['crm_sync_gate_state{gate="sink",state="open"}'] == "1.0"
+        assert float(shown['crm_sync_gate_closed_seconds{gate="dialer"}']) > 0
+        assert float(shown['crm_sync_gate_closed_seconds{gate="sink"}']) == 0
+        first, again = worker.events("gate_closed")[:2]
+        assert (first["level"], first["gate"], again["level"]) == ("warning", "dialer", "info")
+        assert "answered 500" in first["reason"]
+        assert 0.7 < first["next_probe_seconds"] < 1.3
+        await system.dialer.control(fault=None)
+        await system.publish_all(await system.calls(40))  # the ramp ends after 63
+        await system.delivered(within=15)
+        await becomes(worker, "open")
+        told = [line["event"] for line in worker.lines() if line.get("gate") == "dialer"]
+        assert told[:3] == ["gate_closed", "gate_probing", "gate_closed"]
+        assert told[-3:] == ["gate_probing", "gate_ramping", "gate_open"]
+        assert (await gate_of(worker))["reason"] is None
+
+    async def test_it_comes_back_gently(self, own_dialer: Program, system: System) -> None:
+        """One at a time, then two, then four, as the dialer itself sees it."""
+        worker = await system.start(vicidial__recording_lookup="false")  # one request an event
+        await own_dialer.control(delay=0.06)
+        await system.publish_all(await system.calls(100))
+        await system.delivered(within=20)
+        assert (await worker.status())["dialer"]["limit"] >= 4, "the client's own limit is not in the way"
+        await own_dialer.control(ip_blocked=True)
+        await system.publish_all(await system.calls(80))
+        await becomes(worker, "closed")
+        await idle(worker)
+        before = len((await own_dialer.report())["requests"])
+        await own_dialer.control(ip_blocked=False)
+        await system.delivered(within=20)
+        requests = (await own_dialer.report())["requests"][before:]
+        spans = [(each["at"], each["at"] + each["seconds"]) for each in requests if each["outcome"] == "ok"]
+        most: Counter[int] = Counter()
+        for began, _ in spans:
+            room = may_be_in_work(sum(end <= began for _, end in spans))
+            at_once = sum(other <= began < end for other, end in spans)
+            assert at_once <= room
+            most[room] = max(most[room], at_once)
+        assert [most[room] for room in (1, 2, 4)] == [1, 2, 4]
+        assert worker.events("gate_open")
+
+    async def test_a_lone_events_outage_is_never_held_against_it(self, system: System) -> None:
+        worker = await system.start(retry__max_attempts="1")
+        await system.dialer.control(fault="500")
+        await system.publish(await system.call())
+        await eventually(lambda: len(worker.settled("retry")) >= 8)
+        await system.dialer.control(fault=None)
+        await system.delivered()
+        await system.nothing_dead()
+
+    async def test_a_refused_login_pauses_both_kinds(self, own_dialer: Program, system: System) -> None:
+        worker = await system.start(gates__refused_probe="2s")
+        await own_dialer.control(password={"crmsync": "Changed-Pass-2"})
+        await system.publish(await system.call())
+        await becomes(worker, "closed")
+        await system.publish_all(await system.calls(10))
+        await system.publish_all(onboarded(10), "agent.onboarded")
+        await idle(worker)
+        assert "LOGIN INCORRECT" in (await gate_of(worker))["reason"].upper()
+        assert await system.depth(CALLS) >= 10
+        assert await system.depth(AGENTS) == 10
+        await own_dialer.control(password={"crmsync": "Dialer-Pass-1"})
+        await system.delivered(within=15)
+        assert (await own_dialer.report())["failed_logins"] < 10
+        assert attempts(worker) == {1}
+
+    @pytest.mark.parametrize(
+        ("held_up", "function", "other"),
+        [(AGENTS, "agent_campaigns", "callid_info"), (CALLS, "callid_info", "agent_campaigns")],
+    )
+    async def test_a_missing_permission_pauses_the_events_that_need_it(
+        self, own_dialer: Program, system: System, held_up: str, function: str, other: str
+    ) -> None:
+        extras = ["campaigns_list", "user_details", "recording_lookup"]
+        limited = {"password": "Limited-1", "functions": [other, *extras]}
+        await own_dialer.control(users={"limited": limited})
+        worker = await system.start(vicidial__user="limited", vicidial__password="Limited-1")
+        calls, agents = await system.calls(40), onboarded(40)
+        await system.publish_all(calls)
+        await system.publish_all(agents, "agent.onboarded")
+        others = calls if held_up == AGENTS else agents
+        await system.delivered(*(each["event_id"] for each in others))
+        states = {name: each["state"] for name, each in (await worker.status())["gates"].items()}
+        assert states.pop(function) != "open"
+        assert set(states.values()) == {"open"}
+        await stand_ready(system, 40, held_up)
+        assert {line["gate"] for line in worker.events("gate_closed")} == {function}
+        assert (await worker.get("/readyz"))[0] == 200
+        await own_dialer.control(users={"limited": {"functions": [function, other, *extras]}})
+        await system.delivered(within=15)
+        assert attempts(worker) == {1}
+
+
+class TestTheSink:
+    @pytest.mark.parametrize(
+        ("trouble", "cause"),
+        [
+            ({"script": [403] * 1000}, "sink_refused"),
+            ({"script": [429] * 1000, "retry_after": 1}, "sink_busy"),
+            ({"fault": "reset"}, "sink_outage"),
+        ],
+        ids=["it refuses us", "it is busy", "it can't be reached"],
+    )
+    async def test_nothing_is_looked_up_that_would_only_wait_and_nothing_twice(
+        self, system: System, trouble: dict[str, Any], cause: str
+    ) -> None:
+        worker = await system.start(max_in_flight="8", retry__max_attempts="2")
+        before = await asked(system)
+        await system.crm.control(**trouble)
+        await system.publish_all(await system.calls(60))
+        await becomes(worker, "closed", "sink")
+        await eventually(lambda: len(worker.events("gate_probing")) >= 3)
+        now = await asked(system)
+        probes = len(worker.events("gate_probing"))
+        assert (now - before).total() <= 8 + 5 + probes + 1, "those in hand, and the probes"
+        await system.crm.control(script=[], fault=None, retry_after=None)
+        await system.delivered(within=20)
+        assert set((await asked(system) - before).values()) == {1}, "what is known is carried"
+        assert attempts(worker) == {1}
+        assert {line["cause"] for line in worker.settled("retry")} <= {cause, "gate_closed"}
+        await system.nothing_dead()
+
+    async def test_its_wish_to_be_left_alone_is_honoured(self, system: System) -> None:
+        worker = await system.start(max_in_flight="1")
+        await system.crm.control(script=[429], retry_after=2)
+        await system.publish_all(await system.calls(20))
+        await system.delivered(within=15)
+        received = (await system.crm.report())["received"]
+        assert [each["status"] for each in received] == [429] + [200] * 20
+        assert received[1]["at"] - received[0]["at"] >= 2
+        assert worker.events("gate_closed")[0]["next_probe_seconds"] == 2.0
+
+
+class TestStopping:
+    async def stop(self, system: System, worker: Worker, within: float = 3) -> None:
+        """Stop it, and let a new worker find everything: all is delivered, once."""
+        assert await worker.stop(within) == 0
+        await system.dialer.control(fault=None, delay=0)
+        await system.start()
+        found = await system.delivered(within=20)
+        assert {len(deliveries) for deliveries in found.values()} == {1}
+        assert {line["attempt"] for each in system.workers for line in each.settled()} == {1}
+        await system.nothing_dead()
+
+    async def test_while_closed(self, system: System) -> None:
+        worker = await system.start(gates__refused_probe="5m")
+        await system.dialer.control(ip_blocked=True)
+        await system.publish_all(await system.calls(20))
+        await becomes(worker, "closed")
+        await idle(worker)
+        await system.dialer.control(ip_blocked=False)
+        await self.stop(system, worker)
+
+    async def test_while_a_probe_hangs(self, system: System) -> None:
+        worker = await system.start(drain="500ms", vicidial__timeout="20s", gates__probe_max="200ms")
+        await system.dialer.control(fault="500")
+        await system.publish_all(await system.calls(20))
+        await becomes(worker, "closed")
+        await idle(worker)
+        await system.dialer.control(fault="hang")
+
+        async def it_hangs() -> bool:
+            return bool((await worker.status())["in_flight"] == 1)
+
+        await eventually(it_hangs)
+        assert (await gate_of(worker))["state"] == "probing"
+        await self.stop(system, worker)
+
+    async def test_while_it_ramps_up(self, system: System) -> None:
+        worker = await system.start(gates__probe_max="200ms")
+        await system.dialer.control(fault="500")
+        await system.publish_all(await system.calls(60))
+        await becomes(worker, "closed")
+        await idle(worker)
+        await system.dialer.control(fault=None, delay=0.2)
+        await becomes(worker, "ramping")
+        await self.stop(system, worker, 5)
+
+
+async def test_a_worker_with_a_closed_gate_is_idle(system: System) -> None:
+    worker = await system.start(gates__refused_probe="5m")
+    await system.dialer.control(ip_blocked=True)
+    await system.publish_all(await system.calls(200))
+    await becomes(worker, "closed")
+    await idle(worker)
+    process = psutil.Process(worker.process.pid)
+    before = sum(process.cpu_times()[:2])
+    await asyncio.sleep(2)
+    used = sum(process.cpu_times()[:2]) - before
+    print(f"{used / 2:.1%} of a core while closed")  # noqa: T201 - a measurement
+    assert used < 0.2
+    await system.dialer.control(ip_blocked=False)
