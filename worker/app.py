@@ -149,6 +149,7 @@ def _make_gates(settings: Settings, reporter: Reporter) -> Gates:
         full=settings.max_in_flight,
         probe_max=settings.gates.probe_max,
         refused_probe=settings.gates.refused_probe,
+        slow_start=True,
         on_change=reporter.gate,
     )
 

@@ -49,12 +49,17 @@ def changes() -> list[GateStatus]:
 
 @pytest.fixture
 def gates(clock: Clock, changes: list[GateStatus]) -> Gates:
+    return make(clock, changes)
+
+
+def make(clock: Clock, changes: list[GateStatus] | None = None, *, slow_start: bool = False) -> Gates:
     return Gates(
         full=FULL,
         probe_max=timedelta(seconds=30),
         refused_probe=timedelta(seconds=REFUSED_PROBE),
+        slow_start=slow_start,
         clock=clock,
-        on_change=changes.append,
+        on_change=([] if changes is None else changes).append,
     )
 
 
@@ -368,3 +373,43 @@ def test_the_seconds_since_a_gate_closed_are_told_by_its_name(gates: Gates, cloc
     gates.failed(CALLS, SINK_REFUSED)
     clock.now += 12.5
     assert [gates.closed_seconds(name) for name in NAMES] == [0.0, 12.5, 0.0, 0.0]
+
+
+# --- the slow start -------------------------------------------------------------------------------
+
+
+def test_a_process_that_starts_slowly_gets_room_as_its_events_end(clock: Clock) -> None:
+    gates = make(clock, slow_start=True)
+    woken: list[bool] = []
+    gates.watch(lambda: woken.append(gates.all_open))
+    rooms = []
+    while not gates.all_open:
+        rooms.append(gates.room(CALLS))
+        gates.begin(CALLS)
+        gates.end(CALLS)
+    assert rooms == [1, 2, 2, 4, 4, 4, 4]
+    assert (gates.room(CALLS), gates.room(AGENTS), woken) == (8, 8, [True])
+
+
+def test_the_start_is_crowded_by_one_event_of_either_type(clock: Clock) -> None:
+    gates = make(clock, slow_start=True)
+    gates.begin(AGENTS)
+    assert gates.crowded(CALLS)
+    gates.end(AGENTS)
+    assert not gates.crowded(CALLS)
+
+
+def test_the_start_ends_after_a_minute_also_without_events(clock: Clock) -> None:
+    gates = make(clock, slow_start=True)
+    clock.now += 59
+    assert gates.room(CALLS) == 1
+    clock.now += 1
+    assert (gates.room(CALLS), gates.all_open) == (8, True)
+
+
+def test_a_gate_that_closes_at_the_start_still_counts(clock: Clock) -> None:
+    gates = make(clock, slow_start=True)
+    gates.failed(CALLS, LOGIN_REFUSED)
+    assert gates.room(CALLS) == 0
+    clock.now += 60
+    assert (gates.room(CALLS), gates.all_open) == (0, False)

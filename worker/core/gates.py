@@ -23,6 +23,10 @@ FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
 """The dialer's function that each type of event can't do without: its name is also that of its gate."""
 
 
+LONGEST_START = 60.0
+"""Seconds after which a process that still lives has full room, however few events there were."""
+
+
 class Gates:
     """One gate for the dialer, one for the sink, and one for the permission that each type of event needs.
 
@@ -35,10 +39,16 @@ class Gates:
         full: int,
         probe_max: timedelta,
         refused_probe: timedelta,
+        slow_start: bool = False,
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[GateStatus], None] = lambda _: None,
     ) -> None:
-        """Open them all, each with room for `full` events; see `worker.core.gate.Gate` for the rest."""
+        """Open them all, each with room for `full` events; see `worker.core.gate.Gate` for the rest.
+
+        With `slow_start` there is room for one event at first, then for two, four, …, for a minute
+        at most: where an event kills the process, the broker counts a delivery of all that were in
+        hand, and their number is limited.
+        """
 
         def make(name: str) -> Gate:
             return Gate(
@@ -59,7 +69,9 @@ class Gates:
         self._on_change = on_change
         self._wake: Callable[[], None] = lambda: None
         self._in_work = Counter[EventType]()
-        self.all_open = True
+        self._start_room = 1 if slow_start else full
+        self._ended, self._start_until = 0, clock() + LONGEST_START
+        self.all_open = self._start_room == full
         """Whether there is full room for every event."""
 
     def watch(self, wake: Callable[[], None]) -> None:
@@ -78,6 +90,8 @@ class Gates:
     def end(self, kind: EventType) -> None:
         """Count an event of this type no more."""
         self._in_work[kind] -= 1
+        if self._start_room < self.full:
+            self._grow_from_start()
 
     def room(self, kind: EventType) -> int:
         """Give how many events of a type may be in work now.
@@ -86,7 +100,30 @@ class Gates:
         """
         if self.all_open:
             return self.full
-        return min(gate.room() for gate in self._needed[kind])
+        return min(self._shared_room(), self._permissions[kind].room())
+
+    def _shared_room(self) -> int:
+        if self._start_room < self.full and self._clock() >= self._start_until:
+            self._end_start()
+        return min(self._start_room, self._dialer.room(), self._sink.room())
+
+    def _grow_from_start(self) -> None:
+        """Let the room double after as many events as it holds: so far the process has outlived them."""
+        self._ended += 1
+        if self._ended >= self._start_room:
+            self._ended = 0
+            self._start_room = min(2 * self._start_room, self.full)
+            if self._start_room == self.full:
+                self._end_start()
+
+    def _end_start(self) -> None:
+        self._start_room = self.full
+        self._note_whether_open()
+        self._wake()
+
+    def _note_whether_open(self) -> None:
+        started = self._start_room == self.full
+        self.all_open = started and all(gate.state is State.OPEN for gate in self._all)
 
     def insist(self, kind: EventType) -> None:
         """Raise `GateClosed` where no event of this type may be worked on now."""
@@ -102,8 +139,7 @@ class Gates:
         """
         if self.all_open or (room := self.room(kind)) == 0:
             return False
-        shared = min(self._dialer.room(), self._sink.room())
-        return self._in_work.total() >= shared or self._in_work[kind] >= room
+        return self._in_work.total() >= self._shared_room() or self._in_work[kind] >= room
 
     def probing(self, kind: EventType) -> bool:
         """Tell whether a single event of this type is wanted, to see whether a dependency works again."""
@@ -162,6 +198,6 @@ class Gates:
         return [gate.status() for gate in self._all]
 
     def _changed(self, status: GateStatus) -> None:
-        self.all_open = all(gate.state is State.OPEN for gate in self._all)
+        self._note_whether_open()
         self._on_change(status)
         self._wake()

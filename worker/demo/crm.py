@@ -28,6 +28,12 @@ TOLERANCE: Final = 300
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - how a Standard Webhooks secret begins
 _BAD_SIGNATURE = 401
 _RETRY_AFTER_STATUSES = (429, 503)
+_STATUS_OF_A_FAULT: Final[Mapping[Fault, int]] = {
+    **dict.fromkeys(("cut", "empty", "html", "mysql", "drip", "huge", "bomb"), 200),
+    "500": 500,
+    "redirect": 302,
+}
+"""What a sender reads of a broken answer, and goes by."""
 
 
 class BadSignature(Exception):
@@ -39,7 +45,8 @@ class Received:
     """One delivery as it arrived.
 
     `json` is `None` where the body is none. `verified` is true only after a good signature, so never without
-    a secret. `at` is the time of day. `status` is what was answered; 0 where a fault ate the answer.
+    a secret. `at` is the time of day. `status` is what was answered; 0 where a fault ate the answer before
+    its status was sent.
     """
 
     id: str
@@ -57,7 +64,7 @@ Script = list[int] | Callable[[Received], int | None]
 
 
 class StandInCrm(StandIn):
-    """A CRM's webhook. It accepts (200) what is well signed, unless `script`, `fail_ids` or `fault` differ.
+    """A CRM's webhook. It gives `answer` (200) to what is well signed, but for `script`, `fail_ids`, `fault`.
 
     `received` holds every delivery in order, `by_id` how often each id came, `accepted` the first accepted
     one of each id: a repeat is answered 200 again and changes nothing, as a good receiver does it. `fail_ids`
@@ -78,6 +85,7 @@ class StandInCrm(StandIn):
         super().__init__(port=port, delay=delay)
         self.secret = secret
         self.keep = keep
+        self.answer = 200
         self.script: Script = []
         self.fail_ids: dict[str, list[int]] = {}
         self.retry_after: int | str | None = None
@@ -102,15 +110,16 @@ class StandInCrm(StandIn):
         self.deliveries = 0
 
     def add_routes(self, app: web.Application) -> None:
-        """Take deliveries at `/webhook`."""
+        """Take deliveries at `/webhook`; `/account` tells what became of each id."""
         app.router.add_post(PATH, self._serve)
+        app.router.add_get("/account", self._give_account)
 
     def control(self, change: Mapping[str, Any]) -> None:
-        """Change by JSON: `fault`, `delay`, `script`, `fail_ids`, `retry_after`, `secret`, `forget`."""
+        """Change by JSON: `forget`, and the attributes but `received`, `by_id`, `accepted` and the counts."""
         for name, value in change.items():
             if name == "forget":
                 self.forget()
-            elif name in {"script", "fail_ids", "retry_after", "secret"}:
+            elif name in {"answer", "script", "fail_ids", "retry_after", "secret"}:
                 setattr(self, name, value)
             else:
                 take_common(self, name, value)
@@ -128,12 +137,24 @@ class StandInCrm(StandIn):
             "received": [_shown(each) for each in self.received],
         }
 
+    async def _give_account(self, _: web.Request) -> web.Response:
+        bodies: dict[str, set[bytes]] = {}
+        accepted_at: dict[str, list[float]] = {}
+        for each in self.received:
+            bodies.setdefault(each.id, set()).add(each.body)
+            times = accepted_at.setdefault(each.id, [])
+            if 200 <= each.status < 300:
+                times.append(each.at)
+        return web.json_response(
+            {name: {"bodies": len(found), "accepted_at": accepted_at[name]} for name, found in bodies.items()}
+        )
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         async with self.counted():
             seen, complaint = self._examine(request, body)
             if self.fault is not None:
-                self._remember(seen)
+                self._remember(replace(seen, status=_STATUS_OF_A_FAULT.get(self.fault, 0)))
                 return await self.misbehave(request, _for_a_crm(self.fault))
             status = _BAD_SIGNATURE if complaint else self._decide(seen)
             self._remember(replace(seen, status=status))
@@ -168,7 +189,7 @@ class StandInCrm(StandIn):
             scripted = self.script(seen)
         elif self.script:
             scripted = self.script.pop(0)
-        return 200 if scripted is None else scripted
+        return self.answer if scripted is None else scripted
 
     def _remember(self, seen: Received) -> None:
         self.deliveries += 1

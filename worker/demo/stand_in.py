@@ -12,26 +12,40 @@ import signal
 import socket
 import struct
 import sys
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
+from functools import cache
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from aiohttp import web
 
-Fault = Literal["hang", "reset", "cut", "500", "empty", "html", "mysql", "drip", "garbage", "not_http"]
+Fault = Literal[
+    "hang",
+    "reset",
+    "cut",
+    "500",
+    "empty",
+    "html",
+    "mysql",
+    "drip",
+    "garbage",
+    "not_http",
+    "huge",
+    "bomb",
+    "redirect",
+]
 """How a server breaks.
 
 `hang`: never answers. `reset`: the connection is reset before an answer. `cut`: it is reset in the middle
 of a body. `500`, `empty`: that status, or 200, with no body. `html`: a proxy's page with 200. `mysql`: the
 text of an old PHP without its database. `drip`: a body that never ends, a byte at a time. `garbage`: a body
-of bytes that are no text. `not_http`: bytes that are no HTTP.
+of bytes that are no text. `not_http`: bytes that are no HTTP. `huge`: a body of 100 MiB. `bomb`: the same,
+compressed to a thousandth. `redirect`: to itself, so without an end.
 """
 
-FAULTS: Final[tuple[Fault, ...]] = (
-    *("hang", "reset", "cut", "500", "empty"),
-    *("html", "mysql", "drip", "garbage", "not_http"),
-)
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 """Every fault there is."""
 
 GARBAGE: Final = bytes(range(256))
@@ -49,6 +63,8 @@ _BODIES: Final[Mapping[str, tuple[int, bytes]]] = {
 }
 _CONTENT_TYPE = "text/html; charset=UTF-8"  # PHP's own, in capitals: no script got as far as to name one
 _DRIP_EVERY = 0.05
+_HUGE = 100
+_MEBIBYTE = bytes(1024 * 1024)
 _LARGEST_BODY = 16 * 1024 * 1024
 _LONGEST_LINE = 64 * 1024
 
@@ -160,8 +176,12 @@ class StandIn(ABC):
         if fault in _BODIES:
             status, body = _BODIES[fault]
             return web.Response(status=status, body=body, headers={"content-type": _CONTENT_TYPE})
+        if fault == "redirect":
+            return web.Response(status=302, headers={"location": request.path})
         if fault == "drip":
             return await self._drip(request)
+        if fault in {"huge", "bomb"}:
+            return await _serve_huge(request, compressed=fault == "bomb")
         if fault == "cut":
             response = web.StreamResponse(headers={"content-length": "1000"})
             await response.prepare(request)
@@ -226,6 +246,25 @@ async def serve_until_signal(stand_in: StandIn, config: str) -> None:
         sys.stdout.write(json.dumps({"url": stand_in.url, "port": stand_in.port}) + "\n")
         sys.stdout.flush()
         await stopped.wait()
+
+
+async def _serve_huge(request: web.Request, *, compressed: bool) -> web.StreamResponse:
+    headers = {"content-type": _CONTENT_TYPE} | ({"content-encoding": "gzip"} if compressed else {})
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        if compressed:
+            await response.write(_bomb())
+        else:
+            for _ in range(_HUGE):
+                await response.write(_MEBIBYTE)
+    return response
+
+
+@cache
+def _bomb() -> bytes:
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)  # 16 asks for gzip's header
+    return b"".join([*(packer.compress(_MEBIBYTE) for _ in range(_HUGE)), packer.flush()])
 
 
 def _reset(request: web.Request) -> None:

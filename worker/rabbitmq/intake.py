@@ -217,6 +217,8 @@ class Intake:
 
     def break_off(self, error: BaseException | None) -> None:
         """Say that this intake can't go on; `broken` then fails with the first such error."""
+        if isinstance(error, asyncio.CancelledError):  # what aiormq says where the heartbeats stopped
+            error = ConnectionError("the broker fell silent: no heartbeat came")
         if not self.broken.done():
             self.broken.set_exception(error or ConnectionError("the channel was closed"))
             self.broken.exception()  # seen, also where the stop came first

@@ -1,8 +1,8 @@
 """Publishing: mandatory, persistent, confirmed, and within a deadline."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import aio_pika
 import aiormq
@@ -34,6 +34,7 @@ class BrokerPublisher:
     def __init__(self, timeout: float = PUBLISH_TIMEOUT) -> None:
         """Take the deadline of each publish, in seconds."""
         self._timeout = timeout
+        self._connection: aio_pika.abc.AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
         self._ids: dict[str, asyncio.Event] = {}
@@ -41,6 +42,7 @@ class BrokerPublisher:
     async def attach(self, connection: aio_pika.abc.AbstractConnection) -> AbstractChannel:
         """Publish through a channel of this connection from now on."""
         self._exchanges = {}
+        self._connection = connection
         self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         return self._channel
 
@@ -73,7 +75,10 @@ class BrokerPublisher:
         """Publish a message with all its properties; the same promise."""
         try:
             async with asyncio.timeout(self._timeout), self._alone(message.message_id):
-                await self._publish(exchange, routing_key, message)
+                try:
+                    await self._publish(exchange, routing_key, message)
+                except RefusedByQueueError:
+                    await self._publish_afresh(exchange, routing_key, message)
         except TimeoutError as error:
             raise PublishError(
                 f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
@@ -82,19 +87,25 @@ class BrokerPublisher:
     async def _publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         if self._channel is None or self._channel.is_closed:
             raise PublishError("there is no connection to the broker")
-        try:
+        with _explained(exchange, routing_key):
             target = self._exchanges.get(exchange)
             if target is None:
                 target = await self._channel.get_exchange(exchange, ensure=False)
                 self._exchanges[exchange] = target
             await target.publish(message, routing_key, mandatory=True)
-        except aiormq.exceptions.PublishError as error:
-            raise _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}") from error
-        except aiormq.exceptions.DeliveryError as error:
-            text = f"a queue behind {exchange} refused the message; is it full?"
-            raise RefusedByQueueError(text) from error
-        except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
-            raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error
+
+    async def _publish_afresh(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        """Publish through a channel of its own.
+
+        RabbitMQ 3.10 can go on refusing on a channel on which a quorum queue refused once, also when the
+        queue's limit was taken away; on another it takes the message.
+        """
+        if self._connection is None:
+            raise PublishError("there is no connection to the broker")
+        with _explained(exchange, routing_key):
+            async with self._connection.channel(publisher_confirms=True, on_return_raises=True) as channel:
+                target = await channel.get_exchange(exchange, ensure=False)
+                await target.publish(message, routing_key, mandatory=True)
 
     @asynccontextmanager
     async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
@@ -114,3 +125,17 @@ class BrokerPublisher:
         finally:
             del self._ids[message_id]
             done.set()
+
+
+@contextmanager
+def _explained(exchange: str, routing_key: str) -> Iterator[None]:
+    """Turn what the library raises of a publish into a `PublishError` in words."""
+    try:
+        yield
+    except aiormq.exceptions.PublishError as error:
+        raise _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}") from error
+    except aiormq.exceptions.DeliveryError as error:
+        text = f"a queue behind {exchange} refused the message; is it full?"
+        raise RefusedByQueueError(text) from error
+    except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
+        raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error
