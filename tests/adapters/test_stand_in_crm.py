@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -63,20 +63,21 @@ async def test_one_good_signature_of_several_is_enough(session: aiohttp.ClientSe
 @pytest.mark.parametrize(
     ("headers", "body", "why"),
     [
-        (signed(OTHER), BODY, "no signature"),
-        (signed(), BODY + " ", "no signature"),
-        (signed() | {"webhook-id": "evt-2"}, BODY, "no signature"),
-        ({}, BODY, "missing"),
-        (signed(age=timedelta(minutes=6)), BODY, "5 minutes"),
-        (signed(age=timedelta(minutes=-6)), BODY, "5 minutes"),
-        (signed() | {"webhook-timestamp": "soon"}, BODY, "not a number"),
+        (lambda: signed(OTHER), BODY, "no signature"),
+        (signed, BODY + " ", "no signature"),
+        (lambda: signed() | {"webhook-id": "evt-2"}, BODY, "no signature"),
+        (dict, BODY, "missing"),
+        (lambda: signed(age=timedelta(minutes=6)), BODY, "5 minutes"),
+        (lambda: signed(age=timedelta(minutes=-6)), BODY, "5 minutes"),
+        (lambda: signed() | {"webhook-timestamp": "soon"}, BODY, "not a number"),
     ],
+    ids=["key", "body", "id", "unsigned", "too old", "from the future", "no number"],
 )
 async def test_a_bad_signature_is_refused_with_the_reason(
-    headers: dict[str, str], body: str, why: str, session: aiohttp.ClientSession
+    headers: Callable[[], dict[str, str]], body: str, why: str, session: aiohttp.ClientSession
 ) -> None:
     async with StandInCrm(secret=SECRET) as crm:
-        status, text = await send(session, crm, headers, body)
+        status, text = await send(session, crm, headers(), body)
         assert status == 401
         assert why in text
         assert not crm.received[0].verified
@@ -113,15 +114,53 @@ async def test_it_refuses_by_script_and_by_id(session: aiohttp.ClientSession) ->
             assert response.headers["retry-after"] == "7"
 
 
-@pytest.mark.parametrize("fault", ["hang", "reset", "cut", "drip", "garbage"])
-async def test_a_fault_eats_the_answer_but_the_delivery_is_remembered(fault: Fault) -> None:
+@pytest.mark.parametrize(
+    ("fault", "status"), [("hang", 0), ("reset", 0), ("garbage", 0), ("cut", 200), ("drip", 200)]
+)
+async def test_a_fault_eats_the_answer_but_the_delivery_and_what_was_sent_of_it_are_remembered(
+    fault: Fault, status: int
+) -> None:
     quick = aiohttp.ClientTimeout(total=0.3)
     async with StandInCrm() as crm, aiohttp.ClientSession(timeout=quick) as session:
         crm.fault = fault
         with pytest.raises((aiohttp.ClientError, TimeoutError)):
             await send(session, crm, {"webhook-id": "a"})
-        assert [(each.id, each.status) for each in crm.received] == [("a", 0)]
-        assert not crm.accepted
+        assert [(each.id, each.status) for each in crm.received] == [("a", status)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [("500", 500), ("empty", 200), ("html", 200), ("redirect", 302)]
+)
+async def test_a_broken_answer_with_a_status_is_remembered_with_it(fault: Fault, status: int) -> None:
+    async with StandInCrm() as crm, aiohttp.ClientSession() as session:
+        crm.fault = fault
+        async with session.post(crm.url, data=b"{}", allow_redirects=False) as response:
+            assert response.status == status
+        assert crm.by_status == {status: 1}
+
+
+async def test_it_gives_one_answer_until_it_is_told_otherwise(session: aiohttp.ClientSession) -> None:
+    async with StandInCrm() as crm:
+        crm.control({"answer": 503, "retry_after": "Wed, 21 Oct 2015 07:28:00 GMT"})
+        for _ in range(2):
+            async with session.post(crm.url, data=b"{}") as response:
+                assert response.status == 503
+                assert response.headers["retry-after"] == "Wed, 21 Oct 2015 07:28:00 GMT"
+        crm.control({"answer": 200})
+        assert (await send(session, crm, {"webhook-id": "a"}))[0] == 200
+
+
+async def test_it_gives_an_account_of_every_id(session: aiohttp.ClientSession) -> None:
+    times = iter([1.0, 2.0, 3.0])
+    async with StandInCrm(clock=lambda: next(times)) as crm:
+        crm.script = [500]
+        for name, body in (("a", "1"), ("a", "2"), ("b", "3")):
+            await send(session, crm, {"webhook-id": name}, body)
+        async with session.get(f"{crm.base_url}/account") as response:
+            assert await response.json() == {
+                "a": {"bodies": 2, "accepted_at": [2.0]},
+                "b": {"bodies": 1, "accepted_at": [3.0]},
+            }
 
 
 async def test_it_can_count_without_keeping(session: aiohttp.ClientSession) -> None:

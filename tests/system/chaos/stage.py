@@ -1,0 +1,272 @@
+"""What a scenario plays on: a node, a dialer and a CRM behind proxies, and real workers between them."""
+
+import asyncio
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import aio_pika
+import aiohttp
+from aio_pika.abc import AbstractIncomingMessage
+
+from tests.system.chaos.account import BURIED, Arrived, Dead, Published
+from tests.system.chaos.load import Load
+from tests.system.chaos.node import Node
+from tests.system.chaos.proxy import Proxy
+from tests.system.harness import PASSWORD, Program, System, Worker
+
+IN_FLIGHT: Final = 32
+MAY_COME_AGAIN: Final = IN_FLIGHT + IN_FLIGHT // 4
+"""What a worker may have in hand of both queues, so what may be done twice after one kill or cut."""
+
+WORK: Final = ("call-ended", "agent-onboarded")
+TIERS: Final = ("retry.200ms", "retry.500ms", "retry.1s")
+_EXIT_WITHIN = 40.0
+_NET_ERRORS = (OSError, aio_pika.exceptions.AMQPError, TimeoutError, aiohttp.ClientError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is done to the system."""
+
+    events: int
+    """Published in each round."""
+    rounds: int
+    hold: float
+    """Seconds for which a fault lasts at least."""
+    long_hold: float
+    """The same for faults that show only after a while."""
+    kills: int
+    """How often a process is killed, or a connection closed, in one round."""
+    patience: float
+    """Seconds in which everything has to be accounted for once the fault is over."""
+
+
+class Stage:
+    """One namespace on a node with its own dialer and CRM; scenarios play on it one after the other."""
+
+    def __init__(self, name: str, node: Node, folder: Path, pace: Pace, rng: random.Random) -> None:
+        self.name, self.node, self.pace, self.rng = name, node, pace, rng
+        self.folder = folder / name
+        self.load = Load(name, rng)
+        self.cuts = 0
+        self.notes: list[str] = []
+        self.workers: list[Worker] = []
+        self.published: list[Published] = []
+        self.dead: list[Dead] = []
+        self._settings: Mapping[str, str | None] = {}
+        self._gone: list[Worker] = []
+        self.folder.mkdir()
+        (self.folder / "password").write_text(PASSWORD)
+
+    async def __aenter__(self) -> Self:
+        dialer, crm = await asyncio.gather(
+            asyncio.to_thread(Program, "dialer"), asyncio.to_thread(Program, "crm")
+        )
+        self.system = System(self.node.url, self.name, self.folder, dialer, crm)
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+        self.broker, self.dialer, self.crm = (
+            Proxy(self.node.port),
+            Proxy(dialer.port),
+            Proxy(crm.port),
+        )
+        for proxy in (self.broker, self.dialer, self.crm):
+            await proxy.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._kill_all()
+        for proxy in (self.broker, self.dialer, self.crm):
+            await proxy.refuse()
+        await self.http.close()
+        for program in (self.system.dialer, self.system.crm):
+            await asyncio.to_thread(program.end)
+
+    # --- workers
+
+    def spawn(self) -> Worker:
+        """Start one more worker with the settings of the scenario."""
+        chosen: dict[str, str | None] = {
+            "broker__url": f"amqp://guest:guest@127.0.0.1:{self.broker.port}/",
+            "vicidial__url": _behind(self.system.dialer.url, self.dialer),
+            "sink__url": _behind(self.system.crm.url, self.crm),
+            "sink__timeout": "2s",
+            "vicidial__ready_within": "15m",
+            "max_in_flight": str(IN_FLIGHT),
+        }
+        for name, value in self._settings.items():
+            known = {"folder": self.folder, "port": self.broker.port}
+            chosen[name] = None if value is None else value.format(**known)
+        worker = self.system.spawn(measured=False, **chosen)
+        self.workers.append(worker)
+        return worker
+
+    def kill(self, worker: Worker) -> None:
+        """SIGKILL a worker: what it had in flight may come again."""
+        worker.kill()
+        self.cuts += 1
+        self._bury(worker)
+
+    def replace(self, worker: Worker) -> None:
+        """Start another one for a worker that has ended."""
+        self._bury(worker)
+        self.spawn()
+
+    async def dismiss(self) -> None:
+        """Stop all workers as an operator does; each has to end well."""
+        leaving = list(self.workers)
+        for worker in leaving:
+            self._bury(worker)
+            worker.process.terminate()
+        for worker in leaving:
+            status = await worker.exit(_EXIT_WITHIN)
+            assert status == 0, f"a worker stopped with exit status {status}: {worker.text[-2000:]}"
+
+    async def employ(self, count: int, settings: Mapping[str, str | None]) -> None:
+        """Have so many workers with these settings, ready; those of the scenario before if they fit."""
+        if self._settings != settings or len(self.workers) != count:
+            await self.dismiss()
+            self._settings = settings
+            for _ in range(count):
+                self.spawn()
+        for worker in self.workers:
+            await worker.ready(30)
+
+    async def clear(self) -> None:
+        """Begin anew after a scenario that ended in the middle: without workers, and with all healed."""
+        self._kill_all()
+        for worker in list(self.workers):
+            self._bury(worker)
+        for proxy in (self.broker, self.dialer, self.crm):
+            await proxy.refuse()
+            await proxy.open()
+        await self.system.dialer.control(
+            fault=None, unplant=True, ip_blocked=False, password={"crmsync": PASSWORD}
+        )
+        await self.system.crm.control(fault=None, answer=200, retry_after=None)
+        async with await self.system.connect() as connection:
+            channel = await connection.channel()
+            for queue in (*WORK, *TIERS, "dead-letters"):
+                await (await channel.get_queue(f"{self.name}.{queue}", ensure=False)).purge()
+
+    def complaints(self) -> list[str]:
+        """Give what has no place in the logs of those that are gone, once."""
+        found = [json.dumps(line)[:400] for worker in self._gone for line in worker.complaints()]
+        self._gone.clear()
+        return found
+
+    def _kill_all(self) -> None:
+        for worker in self.system.workers:
+            if worker.process.poll() is None:
+                worker.kill()
+
+    def _bury(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        self._gone.append(worker)
+
+    # --- events
+
+    async def publish(self, events: Iterable[Published]) -> None:
+        """Publish events, each once and confirmed; the dialer knows their calls then."""
+        chosen = list(events)
+        if not chosen:
+            return
+        calls = {each.call_id: each.call for each in chosen if each.call is not None}
+        await self.system.dialer.control(calls=calls)
+        async with await self.system.connect() as connection:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            target = await channel.get_exchange(f"{self.name}.events", ensure=False)
+            for number in range(0, len(chosen), 200):
+                part = chosen[number : number + 200]
+                await asyncio.gather(*(target.publish(_message(each), each.key, timeout=30) for each in part))
+                self.published += part
+
+    async def arrived(self) -> dict[str, Arrived]:
+        """Give what the CRM says of each id."""
+        async with self.http.get(f"http://127.0.0.1:{self.system.crm.port}/account") as response:
+            return {name: Arrived(**found) for name, found in (await response.json()).items()}
+
+    async def progresses(self) -> bool:
+        """Tell whether the CRM accepts anything just now."""
+        before = await self.accepted()
+        await asyncio.sleep(self.rng.uniform(0.05, 0.3))
+        return await self.accepted() > before
+
+    async def accepted(self) -> int:
+        """Count what the CRM has accepted."""
+        return sum(len(each.accepted_at) for each in (await self.arrived()).values())
+
+    async def take_dead(self) -> None:
+        """Take all dead letters into `dead`."""
+        self.dead += [_dead(message) for message in await self._take("dead-letters", keep=False)]
+
+    async def queued(self) -> set[str]:
+        """Give the ids of what stands in the other queues, where they stay."""
+        messages = [message for queue in (*WORK, *TIERS) for message in await self._take(queue, keep=True)]
+        return {json.loads(message.body)["event_id"] for message in messages}
+
+    async def _take(self, queue: str, *, keep: bool) -> list[AbstractIncomingMessage]:
+        found = []
+        async with await self.system.connect() as connection:
+            source = await (await connection.channel()).get_queue(f"{self.name}.{queue}", ensure=False)
+            while (message := await source.get(fail=False)) is not None:
+                found.append(message)
+                if not keep:
+                    await message.ack()
+        return found
+
+
+class Window:
+    """A look at the queues from outside, which outlives whatever happens to the broker."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._connection: aio_pika.abc.AbstractConnection | None = None
+
+    async def look(self) -> Mapping[str, tuple[int, int]] | None:
+        """Give the messages that stand ready and the consumers of each queue; `None` without a broker."""
+        try:
+            async with asyncio.timeout(3):
+                if self._connection is None or self._connection.is_closed:
+                    self._connection = await self._stage.system.connect()
+                return await self._counts(self._connection)
+        except _NET_ERRORS:
+            await self.close()
+            return None
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                async with asyncio.timeout(2):
+                    await connection.close()
+            except _NET_ERRORS:
+                pass
+
+    async def _counts(self, connection: aio_pika.abc.AbstractConnection) -> dict[str, tuple[int, int]]:
+        found = {}
+        async with connection.channel() as channel:
+            for name in (*WORK, *TIERS, "dead-letters"):
+                queue = await channel.declare_queue(f"{self._stage.name}.{name}", passive=True)
+                said = queue.declaration_result
+                found[name] = (said.message_count or 0, said.consumer_count or 0)
+        return found
+
+
+def _behind(url: str, proxy: Proxy) -> str:
+    return urlsplit(url)._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
+
+
+def _message(event: Published) -> aio_pika.Message:
+    return aio_pika.Message(event.body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+
+
+def _dead(message: AbstractIncomingMessage) -> Dead:
+    ours = message.headers.get("crm-sync-reason")
+    deaths: Any = message.headers.get("x-death") or [{}]
+    reason = BURIED if ours is None and deaths[0].get("reason") == BURIED else str(ours)
+    return Dead(json.loads(message.body)["event_id"], reason, message.body)

@@ -1,0 +1,196 @@
+"""The proof in short: everything is broken once, under a light load, and every id is accounted for.
+
+`python -m tests.system.chaos` is the long one.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from tests.conftest import skip_without
+from tests.system.chaos.__main__ import show
+from tests.system.chaos.account import Arrived, Dead, Published, Verdict, judge
+from tests.system.chaos.node import NodeUnavailable
+from tests.system.chaos.play import SHORT, play_all
+from tests.system.chaos.proxy import Proxy
+from tests.system.chaos.scenarios import SCENARIOS, Scenario
+
+EVENT = Published("e", b"{}")
+WRONG = Published("w", b"{", fate="invalid_event")
+ONCE, TWICE = Arrived(1, (1.0,)), Arrived(1, (1.0, 2.0))
+
+
+def title(scenario: Scenario) -> str:
+    return f"{scenario.group}: {scenario.name}"
+
+
+@pytest.fixture(scope="session")
+def verdicts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Verdict]:
+    """Play the chosen scenarios, all at once: most of the time of each is spent waiting."""
+    names = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+    chosen = [each for each in SCENARIOS if title(each) in names]
+    seed = random.randrange(10**6)  # noqa: S311 - shown, to play it again
+    try:
+        played = asyncio.run(play_all(chosen, SHORT, seed, tmp_path_factory.mktemp("chaos"), show))
+    except NodeUnavailable as error:
+        skip_without(str(error))
+    for verdict in played:
+        verdict.notes.append(f"seed {seed}")
+    return {verdict.name: verdict for verdict in played}
+
+
+@pytest.mark.system
+@pytest.mark.timeout(600)  # the first one waits for all
+@pytest.mark.parametrize("name", [title(each) for each in SCENARIOS if not each.long_only])
+def test_whatever_breaks_nothing_is_lost(name: str, verdicts: Mapping[str, Verdict]) -> None:
+    assert verdicts[name].wrong == [], verdicts[name]
+
+
+class TestTheAccount:
+    """An account that finds nothing wrong proves nothing unless it finds what is."""
+
+    @pytest.mark.parametrize(
+        ("arrived", "dead", "queued", "says"),
+        [
+            ({}, [], (), ["1 lost"]),
+            ({"e": Arrived(1, ())}, [], (), ["1 lost"]),
+            ({}, [], ("e",), ["1 still queued"]),
+            ({"e": TWICE}, [], (), ["1 duplicates, at most 0"]),
+            ({"e": Arrived(2, (1.0,))}, [], (), ["different bodies"]),
+            ({"e": ONCE, "x": ONCE}, [], (), ["a delivery that nobody published: x"]),
+            ({"e": ONCE}, [Dead("x", "not_found", b"")], (), ["a dead letter that nobody published: x"]),
+            (
+                {},
+                [Dead("e", "delivery_limit", b"{}")],
+                (),
+                ["dead-lettered (delivery_limit)"],
+            ),
+            ({}, [Dead("e", "not_found", b"{ }")], (), ["another body", "(not_found)"]),
+            ({"e": ONCE}, [Dead("e", "not_found", b"{}")], (), ["(not_found)", "1 duplicates"]),
+        ],
+    )
+    def test_what_must_not_be_is_named(
+        self,
+        arrived: dict[str, Arrived],
+        dead: list[Dead],
+        queued: tuple[str, ...],
+        says: list[str],
+    ) -> None:
+        verdict = Verdict("it")
+        judge(verdict, [EVENT], arrived, dead, queued=queued)
+        assert len(verdict.wrong) == len(says), verdict.wrong
+        for sentence in says:
+            assert any(sentence in each for each in verdict.wrong), verdict.wrong
+
+    def test_what_is_right_is_nothing_wrong(self) -> None:
+        verdict = Verdict("it", bound=1)
+        judge(verdict, [EVENT, WRONG], {"e": TWICE}, [Dead("w", "invalid_event", b"{")])
+        assert (verdict.wrong, verdict.duplicates, verdict.dead) == ([], 1, {"invalid_event": 1})
+
+    def test_what_has_to_die_may_not_be_delivered(self) -> None:
+        verdict = Verdict("it")
+        judge(verdict, [WRONG], {"w": ONCE}, [])
+        assert verdict.wrong == ["1 delivered, though its fate is invalid_event"]
+
+    def test_a_reason_may_be_tolerated(self) -> None:
+        verdict = Verdict("it")
+        judge(verdict, [EVENT], {}, [Dead("e", "rejected_by_sink", b"{}")], tolerated=["rejected_by_sink"])
+        assert verdict.wrong == []
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    """Give a proxy before a server that says everything back."""
+    begun, ended = 0, asyncio.Semaphore(0)
+
+    async def say_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal begun
+        begun += 1
+        with suppress(ConnectionError):
+            while said := await reader.read(100):
+                writer.write(said)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.release()
+
+    server = await asyncio.start_server(say_back, "127.0.0.1", 0)
+    opened = Proxy(server.sockets[0].getsockname()[1])
+    await opened.open()
+    yield opened
+    await opened.refuse()
+    server.close()
+    for _ in range(begun):
+        await ended.acquire()
+
+
+@asynccontextmanager
+async def connected(proxy: Proxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    yield reader, writer
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def is_silent(reader: asyncio.StreamReader) -> bool:
+    try:
+        await asyncio.wait_for(reader.read(1), 0.1)
+    except TimeoutError:
+        return True
+    return False
+
+
+class TestTheProxy:
+    async def test_it_stalls_and_everything_is_there_in_the_end(self, proxy: Proxy) -> None:
+        async with connected(proxy) as (reader, writer):
+            proxy.stall()
+            writer.write(b"hello")
+            assert await is_silent(reader)
+            await proxy.open()
+            assert await reader.readexactly(5) == b"hello"
+
+    async def test_it_tears_what_comes_next_and_ends_the_connection(self, proxy: Proxy) -> None:
+        async with connected(proxy) as (reader, writer):
+            proxy.tear()
+            writer.write(b"0123456789")
+            said = await asyncio.wait_for(reader.read(), 5)
+            assert said in {b"", b"0123", b"0123456"}, "the way there is torn, and perhaps the way back"
+
+    async def test_it_refuses_and_listens_again_on_the_same_port(self, proxy: Proxy) -> None:
+        async with connected(proxy) as (reader, _):
+            await proxy.refuse()
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", proxy.port)
+        await proxy.open()
+        async with connected(proxy) as (reader, writer):
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+
+    async def test_what_it_loses_is_silent_also_after_it_opened_again(self, proxy: Proxy) -> None:
+        async with connected(proxy) as (lost, writer):
+            writer.write(b"!")
+            assert await lost.readexactly(1) == b"!"
+            proxy.lose()
+            async with connected(proxy) as (unheard, other):
+                other.write(b"hello")
+                assert await is_silent(unheard)
+            await proxy.open()
+            writer.write(b"hello")
+            assert await is_silent(lost)
+            async with connected(proxy) as (reader, other):
+                other.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+
+    async def test_it_tells_when_it_sees_something(self, proxy: Proxy) -> None:
+        seen = asyncio.create_task(proxy.sees(b"ell"))
+        async with connected(proxy) as (_, writer):
+            writer.write(b"hello")
+            await asyncio.wait_for(seen, 5)
