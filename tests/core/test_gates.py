@@ -399,16 +399,20 @@ def test_the_start_is_crowded_by_one_event_of_either_type(clock: Clock) -> None:
     assert not gates.crowded(CALLS)
 
 
-def test_the_start_ends_after_a_minute_also_without_events(clock: Clock) -> None:
+def test_the_start_ends_two_seconds_after_the_first_event_also_where_that_never_ends(clock: Clock) -> None:
     gates = make(clock, slow_start=True)
-    clock.now += 59
-    assert gates.room(CALLS) == 1
-    clock.now += 1
-    assert (gates.room(CALLS), gates.all_open) == (8, True)
+    clock.now += 100
+    assert (gates.room(CALLS), gates.next_change_in()) == (1, None)
+    gates.begin(CALLS)
+    clock.now += 1.5
+    assert (gates.crowded(CALLS), gates.next_change_in()) == (True, 0.5)
+    clock.now += 0.5
+    assert (gates.room(CALLS), gates.all_open, gates.next_change_in()) == (8, True, None)
 
 
 def test_a_gate_that_closes_at_the_start_still_counts(clock: Clock) -> None:
     gates = make(clock, slow_start=True)
+    gates.begin(CALLS)
     gates.failed(CALLS, LOGIN_REFUSED)
     assert gates.room(CALLS) == 0
     clock.now += 60

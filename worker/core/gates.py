@@ -23,8 +23,8 @@ FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
 """The dialer's function that each type of event can't do without: its name is also that of its gate."""
 
 
-LONGEST_START = 60.0
-"""Seconds after which a process that still lives has full room, however few events there were."""
+LONGEST_START = 2.0
+"""Seconds after its first event at which a process that still lives has full room."""
 
 
 class Gates:
@@ -45,7 +45,7 @@ class Gates:
     ) -> None:
         """Open them all, each with room for `full` events; see `worker.core.gate.Gate` for the rest.
 
-        With `slow_start` there is room for one event at first, then for two, four, …, for a minute
+        With `slow_start` there is room for one event at first, then for two, four, …, for two seconds
         at most: where an event kills the process, the broker counts a delivery of all that were in
         hand, and their number is limited.
         """
@@ -70,7 +70,8 @@ class Gates:
         self._wake: Callable[[], None] = lambda: None
         self._in_work = Counter[EventType]()
         self._start_room = 1 if slow_start else full
-        self._ended, self._start_until = 0, clock() + LONGEST_START
+        self._ended = 0
+        self._start_until: float | None = None
         self.all_open = self._start_room == full
         """Whether there is full room for every event."""
 
@@ -86,6 +87,8 @@ class Gates:
     def begin(self, kind: EventType) -> None:
         """Count an event of this type as in work, until `end`."""
         self._in_work[kind] += 1
+        if self._start_until is None:
+            self._start_until = self._clock() + LONGEST_START
 
     def end(self, kind: EventType) -> None:
         """Count an event of this type no more."""
@@ -103,7 +106,7 @@ class Gates:
         return min(self._shared_room(), self._permissions[kind].room())
 
     def _shared_room(self) -> int:
-        if self._start_room < self.full and self._clock() >= self._start_until:
+        if self._start_room < self.full and self._start_until and self._clock() >= self._start_until:
             self._end_start()
         return min(self._start_room, self._dialer.room(), self._sink.room())
 
@@ -148,6 +151,8 @@ class Gates:
     def next_change_in(self) -> float | None:
         """Give the seconds, at least 0, until some room may grow by itself; see `Gate.next_change`."""
         times = [when for gate in self._all if (when := gate.next_change()) is not None]
+        if self._start_room < self.full and self._start_until is not None:
+            times.append(self._start_until)
         return max(0.0, min(times) - self._clock()) if times else None
 
     def dialer_closed(self) -> bool:
