@@ -358,6 +358,31 @@ def test_a_single_failure_halves_the_room_and_the_successes_count_anew(gate: Gat
     assert gate.room() == 8
 
 
+def refuse(gate: Gate, event: str | None) -> bool:
+    return gate.failed(Fault.OUTAGE, "answered 500", answered=event)
+
+
+def test_an_event_that_alone_is_answered_with_failures_uses_up_attempts_until_the_gate_closes(
+    gate: Gate,
+) -> None:
+    assert [refuse(gate, "a") for _ in range(5)] == [False, True, True, True, False]
+    assert state(gate) is State.CLOSED
+
+
+def test_where_another_event_fails_too_it_is_an_outage(gate: Gate) -> None:
+    assert [refuse(gate, event) for event in ("a", "a", "b", "a")] == [False, True, False, False]
+
+
+def test_where_nothing_answers_it_is_an_outage_also_for_one_event_alone(gate: Gate) -> None:
+    assert [refuse(gate, event) for event in (None, None, "a", "a")] == [False] * 4
+
+
+def test_a_success_between_begins_anew(gate: Gate) -> None:
+    refuse(gate, "a")
+    gate.succeeded()
+    assert [refuse(gate, "a"), refuse(gate, "a")] == [False, True]
+
+
 def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(gate: Gate, clock: Clock) -> None:
     begin_to_ramp(gate, clock)
     clock.now += 59

@@ -123,14 +123,21 @@ class DeliveryRejected(ProcessingError):
 class DeliveryUnavailable(ProcessingError):
     """The sink did not take the payload; a later delivery may succeed.
 
-    `retry_after` is how long the sink asked us to wait, where it did.
+    `retry_after` is how long the sink asked us to wait, where it did;
+    `answered` is true where it was there, and said something to this payload.
     """
 
     def __init__(
-        self, message: str, fault: Fault = Fault.OUTAGE, retry_after: timedelta | None = None
+        self,
+        message: str,
+        fault: Fault = Fault.OUTAGE,
+        retry_after: timedelta | None = None,
+        *,
+        answered: bool = False,
     ) -> None:
         """Take the scrubbed text, the kind of trouble and the wait that was asked for."""
         super().__init__(message)
+        self.answered = answered
         self.fault = fault
         self.retry_after = retry_after
         self.label = f"sink_{fault}"

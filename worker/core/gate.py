@@ -39,9 +39,12 @@ hardly ever lets a ramp reach its end, still gets its work.
 
 **Who is to blame.** An outage counts as an attempt of the event only where it
 leaves the gate OPEN or RAMPING, and at least 3 successes, of whichever events,
-came since the last one that counted: others succeed. Hence
+came since the last one that counted: others succeed. Or where the dependency
+answered this event, and the outage before it was its own too, with nothing
+between: it alone fails, and nothing shows an outage. Hence
 
-- at the onset of an outage at most one failure counts, and without other traffic none does;
+- at the onset of an outage at most one failure counts; without other traffic at most three of one
+  event do before the gate closes, and none where nothing answers;
 - where failures strike at random, at most one counts for every 3 successes: an event that is not
   delivered yet uses up its next attempt before it gets through in at most one of four cases;
 - an event that always fails uses up its attempts also where it is tried more often than others
@@ -142,6 +145,7 @@ class Gate:
         self._outcomes = 0  # the last ones, one bit each, the newest lowest; 1 is a failure
         self._successes = 0  # since the last failure that counted, up to as many as it takes to blame
         self._successes_in_room = 0
+        self._alone: str | None = None  # the only event that failed since the last success
         self._calm = False  # open, and one more success changes nothing
 
     @property
@@ -187,11 +191,14 @@ class Gate:
         else:
             self._ramp_up()
 
-    def failed(self, fault: Fault, message: str, wait: timedelta | None = None) -> bool:
+    def failed(
+        self, fault: Fault, message: str, wait: timedelta | None = None, answered: str | None = None
+    ) -> bool:
         """Take it that the dependency failed; tell whether the event is to blame, and uses up an attempt.
 
         `message` becomes the reason where the gate closes: what happened, in words for an operator. `wait`
-        is how long a busy dependency asked us to stay away.
+        is how long a busy dependency asked us to stay away. `answered` is the id of the event that it
+        answered, if it did.
         """
         if fault is Fault.UNREADABLE:
             return True
@@ -207,10 +214,19 @@ class Gate:
             self._room = max(1, self._room // 2)
             self._successes_in_room = 0
             self._ramps_since = self._clock()
+        alone = self._has_failed_alone(answered)
         if self._successes < SUCCESSES_TO_BLAME:
-            return False
+            return alone
         self._successes = 0
         return True
+
+    def _has_failed_alone(self, answered: str | None) -> bool:
+        """Tell whether this event failed before, and nothing else happened since."""
+        in_a_row = bool(self._outcomes & 2)
+        again = in_a_row and answered is not None and answered == self._alone
+        if not again:
+            self._alone = None if in_a_row else answered
+        return again
 
     def _looks_down(self) -> bool:
         return self._outcomes & _ROW == _ROW or self._outcomes.bit_count() >= FAILURES_OF_THE_LAST

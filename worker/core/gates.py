@@ -173,7 +173,7 @@ class Gates:
         """Take it that the sink took a payload."""
         self._sink.succeeded()
 
-    def failed(self, kind: EventType, error: Exception) -> bool:
+    def failed(self, kind: EventType, error: Exception, event_id: str | None = None) -> bool:
         """Take in why a step failed; tell whether the event is to blame, and uses up an attempt."""
         match error:
             case NotReady():
@@ -188,7 +188,8 @@ class Gates:
             case GateClosed():
                 return False
             case DeliveryUnavailable():
-                return self._sink.failed(error.fault, str(error), error.retry_after)
+                answered = event_id if error.answered else None
+                return self._sink.failed(error.fault, str(error), error.retry_after, answered)
             case _:  # it says nothing of any dependency
                 pass
         return True

@@ -74,11 +74,12 @@ class Pipeline:
             await self._advance(inbound, outcome)
         except Exception as error:  # noqa: BLE001 - whatever went wrong is the policy's to decide
             outcome.error = error
-            to_blame = outcome.event is None or self._gates.failed(outcome.event.type, error)
+            event = outcome.event
+            to_blame = event is None or self._gates.failed(event.type, error, event.id)
             outcome.disposition = self._policy.decide(
                 error,
                 attempt=inbound.attempt,
-                age=self._age(inbound, outcome.event),
+                age=self._age(inbound, event),
                 to_blame=to_blame,
             )
         return outcome

@@ -20,6 +20,7 @@ from worker.core.errors import PublishError
 from worker.rabbitmq import tolerance
 from worker.rabbitmq.intake import Intake
 from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
+from worker.rabbitmq.source import SILENT, is_being_cancelled
 from worker.rabbitmq.topology import Topology, declare, differences
 
 CONNECT_TIMEOUT = 10.0
@@ -127,6 +128,7 @@ class Supervisor:
         self._on_consuming = on_consuming
         self._connected = False
         self._consumed_from: float | None = None
+        self._failures = 0
         self.state = BrokerState()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -135,22 +137,25 @@ class Supervisor:
         Returns after a stop only. Raises `TopologyMismatchError`, which no
         retry would mend; every other trouble with the broker is waited out.
         """
-        failures = 0
         while not stop.is_set():
             self._consumed_from = None
             self._connected = False
             try:
                 await self._consume_until(stop)
+            except asyncio.CancelledError:
+                if is_being_cancelled():
+                    raise
+                await self._wait_out(ConnectionError(SILENT), stop)
             except BROKER_ERRORS as error:
-                failures = 1 if self._consumed_long_enough() else failures + 1
-                await self._wait_out(error, failures, stop)
+                await self._wait_out(error, stop)
 
     def _consumed_long_enough(self) -> bool:
         now = asyncio.get_running_loop().time()
         return self._consumed_from is not None and now - self._consumed_from >= LONG_ENOUGH
 
-    async def _wait_out(self, error: BaseException, failures: int, stop: asyncio.Event) -> None:
-        wait = backoff(failures, LONGEST_WAIT_ONCE_CONNECTED if self._connected else LONGEST_WAIT)
+    async def _wait_out(self, error: BaseException, stop: asyncio.Event) -> None:
+        self._failures = 1 if self._consumed_long_enough() else self._failures + 1
+        wait = backoff(self._failures, LONGEST_WAIT_ONCE_CONNECTED if self._connected else LONGEST_WAIT)
         lost = self._connected and isinstance(
             error, aiormq.AMQPConnectionError | aiormq.exceptions.InvalidFrameError
         )

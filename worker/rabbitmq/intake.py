@@ -21,7 +21,7 @@ from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.settle import Settler
-from worker.rabbitmq.source import Source
+from worker.rabbitmq.source import SILENT, Source, is_being_cancelled
 from worker.rabbitmq.topology import Topology
 
 LOOK_AGAIN = 0.5
@@ -112,6 +112,10 @@ class Intake:
         try:
             while await self._something_changed():
                 await self._flow()
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            self.break_off(error)
         except Exception as error:  # noqa: BLE001 - the channel broke, or a bug of ours: begin anew
             self.break_off(error)
 
@@ -218,7 +222,7 @@ class Intake:
     def break_off(self, error: BaseException | None) -> None:
         """Say that this intake can't go on; `broken` then fails with the first such error."""
         if isinstance(error, asyncio.CancelledError):  # what aiormq says where the heartbeats stopped
-            error = ConnectionError("the broker fell silent: no heartbeat came")
+            error = ConnectionError(SILENT)
         if not self.broken.done():
             self.broken.set_exception(error or ConnectionError("the channel was closed"))
             self.broken.exception()  # seen, also where the stop came first

@@ -1,5 +1,6 @@
 """One work queue, on a channel of its own: consumed as far as there is room, or asked for one message."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Self
@@ -13,6 +14,7 @@ from worker.core.events import EventType
 
 RPC_TIMEOUT = 10.0
 """Seconds until a broker that does not answer counts as gone: the channel is closed then."""
+SILENT = "the broker fell silent: no heartbeat came"
 _CANCEL_TIMEOUT = 2.0
 
 
@@ -89,10 +91,23 @@ class Source:
         tag, self._tag = self._tag, None
         if tag is not None:
             with suppress(Exception):  # where it can't be cancelled any more, nothing is consumed either
-                await self._underlay.basic_cancel(tag, timeout=_CANCEL_TIMEOUT)
+                try:
+                    await self._underlay.basic_cancel(tag, timeout=_CANCEL_TIMEOUT)
+                except asyncio.CancelledError:
+                    if is_being_cancelled():
+                        raise
 
     def _on_channel_closed(self, _channel: object, error: BaseException | None) -> None:
         self._on_broken(error)
 
     def _on_cancelled(self, _frame: object) -> None:
         self._on_broken(ConnectionError("the broker cancelled the consumer; was its queue deleted?"))
+
+
+def is_being_cancelled() -> bool:
+    """Tell whether this task is being cancelled by somebody.
+
+    If not, a `CancelledError` is aiormq's: it cancels what waits on a connection that fell silent.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -113,7 +113,7 @@ class WebhookSink:
                 f"the webhook answered {status} and asks to come back later", Fault.BUSY, wait or timedelta(0)
             )
         if status in _TRY_AGAIN or status >= 500:
-            raise DeliveryUnavailable(f"the webhook answered {status}")
+            raise DeliveryUnavailable(f"the webhook answered {status}", answered=True)
         where = (
             f" with a redirect to {_host(response.headers.get('Location'))}" if 300 <= status < 400 else ""
         )
