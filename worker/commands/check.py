@@ -15,8 +15,9 @@ def check(config: ConfigOption = None) -> None:
     Use it before the first start and after every change of settings; it takes
     the same settings as run. One line each, and under a failure what to do
     about it. Nothing is declared or posted; the dialer is asked for its
-    version, for a call and for an agent that don't exist. Exit status 1 where a
-    check fails, 2 for settings that can't be used; a warning (!) fails nothing.
+    version, and with each function for what doesn't exist. Exit status 1 where
+    a check fails, 2 for settings that can't be used; a warning (!) fails
+    nothing.
 
     Example: crm-sync check --config crm-sync.yaml
     """
