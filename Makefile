@@ -2,7 +2,7 @@
 # Each target that needs Python has `venv` made first; on a machine without Python, .ci/venv sees to it.
 
 PYTHON := .venv/bin/python
-COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+COMPILE := .venv/bin/uv pip compile pyproject.toml --extra tracing --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
 .DEFAULT_GOAL := help
@@ -16,6 +16,7 @@ demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM o
 
 test: lint types ## Check everything: lint, types, all tests, each file's coverage
 	$(PYTHON) -m worker.demo.broker --prepare
+	$(PYTHON) -m tests.tools
 	$(PYTHON) -m pytest --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
 
@@ -44,7 +45,7 @@ format: venv ## Format the code, and mend what ruff can mend by itself
 	$(PYTHON) -m ruff format
 
 clean: ## Remove everything that can be made again
-	rm -rf .venv .coverage .coverage.* coverage.json htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .cache site .coverage .coverage.* coverage.json htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import NoReturn
 
 import aio_pika
 import pytest
+
+from tests.tools import skip_without
 
 QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched")
 EXCHANGES = ("events", "work", "dead-letters", "enriched")
@@ -47,13 +48,6 @@ def broker_url() -> Iterator[str]:
             yield _address_of(process)
         finally:
             process.send_signal(signal.SIGTERM)
-
-
-def skip_without(reason: str) -> NoReturn:
-    """Skip what can't be tested on this machine; where CI runs, that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def _address_of(process: subprocess.Popen[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import skip_without
+from tests.tools import skip_without
 from worker.demo.broker import find_server
 from worker.demo.broker_node import PrivateBroker
 

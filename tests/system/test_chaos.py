@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.conftest import skip_without
 from tests.system.chaos.__main__ import show
 from tests.system.chaos.account import Arrived, Dead, Published, Verdict, judge
 from tests.system.chaos.node import NodeUnavailable
 from tests.system.chaos.play import SHORT, play_all
 from tests.system.chaos.proxy import Proxy
 from tests.system.chaos.scenarios import SCENARIOS, Scenario
+from tests.tools import skip_without
 
 EVENT = Published("e", b"{}")
 WRONG = Published("w", b"{", fate="invalid_event")
