@@ -135,7 +135,7 @@ FINAL = {"invalid_event", "rejected_by_dialer", "rejected_by_sink"}
         ("Outcomes", "outcome", set(Reporter(Metrics()).counts)),
         ("Gates", "gate", {status.name for status in GATES.status()}),
         ("Gates", "state", set(State)),
-        ("Causes of a retry", "cause", labels() - FINAL | {"unexpected"}),
+        ("Reasons of a retry", "reason", labels() - FINAL | {"unexpected"}),
         ("Reasons in the dead letters", "reason", set(Reason)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -19,6 +19,7 @@ from worker.core.pipeline import Pipeline
 from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy
 from worker.observe import health
+from worker.observe.lag import LoopLag
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 from worker.rabbitmq.connection import Supervisor
@@ -45,6 +46,7 @@ class Worker:
     gates: Gates
     dialer: dialer.DialerClient
     clock: DialerClock
+    lag: LoopLag
     started_at: datetime
 
     @property
@@ -57,6 +59,7 @@ class Worker:
         state, client, clock = self.supervisor.state, self.dialer, self.clock
         self.metrics.in_flight.set_function(lambda: state.in_flight)
         self.metrics.consuming.set_function(lambda: state.consuming)
+        self.metrics.loop_lag.set_function(lambda: self.lag.longest)
         self.metrics.dialer_limit.set_function(lambda: client.limit)
         self.metrics.dialer_refused.set_function(lambda: client.refusal is not None)
         for gate in self.gates.status():
@@ -80,6 +83,7 @@ class Worker:
             "gates": {each.name: _gate(each) for each in self.gates.status()},
             "dialer": self._dialer(),
             "in_flight": state.in_flight,
+            "queues": self.reporter.queues,
             "counts": self.reporter.counts,
         }
 
@@ -111,7 +115,7 @@ async def assemble(
         again_after = settings.gates.refused_probe.total_seconds()
         pipeline = Pipeline(
             VicidialEnricher(client, clock, settings.vicidial, again_after=again_after, on_hit=reporter.hit),
-            await _open_sink(settings, topology, publisher, stack),
+            await _open_sink(settings, topology, publisher, reporter, stack),
             RetryPolicy(
                 delays=settings.retry.delays,
                 max_attempts=settings.retry.max_attempts,
@@ -129,7 +133,7 @@ async def assemble(
             topology,
             gates,
             max_in_flight=settings.max_in_flight,
-            observe=reporter.settled,
+            observer=reporter,
         )
         supervisor = Supervisor(
             settings.broker.url,
@@ -137,9 +141,9 @@ async def assemble(
             publisher,
             make_intake,
             settings.drain.total_seconds(),
-            reporter.metrics.connections.inc,
+            reporter,
         )
-        worker = Worker(supervisor, reporter, gates, client, clock, datetime.now(UTC))
+        worker = Worker(supervisor, reporter, gates, client, clock, LoopLag(), datetime.now(UTC))
         worker.show()
         yield worker
 
@@ -173,12 +177,16 @@ async def _open_dialer(
 
 
 async def _open_sink(
-    settings: Settings, topology: Topology, publisher: BrokerPublisher, stack: AsyncExitStack
+    settings: Settings,
+    topology: Topology,
+    publisher: BrokerPublisher,
+    reporter: Reporter,
+    stack: AsyncExitStack,
 ) -> Sink:
     if settings.sink.kind == "queue":
-        return QueueSink(topology.outbound_exchange, publisher)
+        return QueueSink(topology.outbound_exchange, publisher, reporter.posted)
     session = webhook.open_session(settings.sink, settings.max_in_flight)
-    return webhook.WebhookSink(settings.sink, await stack.enter_async_context(session))
+    return webhook.WebhookSink(settings.sink, await stack.enter_async_context(session), reporter.posted)
 
 
 def _gate(status: GateStatus) -> dict[str, Any]:
@@ -203,11 +211,12 @@ async def run(settings: Settings, on_password: Callable[[str], None] = lambda _:
         served = health.serve(settings.http, metrics=worker.metrics, ready=worker.ready, status=worker.status)
         async with served:
             _log.info("started", version=__version__, sink=settings.sink.kind)
-            watch = asyncio.create_task(worker.clock.watch())
+            watches = [asyncio.create_task(each.watch()) for each in (worker.clock, worker.lag)]
             try:
                 await worker.supervisor.run(stop)
             finally:
-                watch.cancel()
+                for watch in watches:
+                    watch.cancel()
             if not stop.is_set():
                 raise RuntimeError("consuming ended without a stop")
     _log.info("stopped", **worker.reporter.counts)

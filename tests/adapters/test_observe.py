@@ -28,7 +28,7 @@ from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound
 from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
-from worker.core.ports import DialerRequest
+from worker.core.ports import Depth, DialerRequest
 from worker.core.scrub import Scrubber
 from worker.observe import health, log
 from worker.observe.metrics import Metrics
@@ -118,7 +118,7 @@ def test_a_delivered_event_is_one_line(configured: Configure) -> None:
     assert reporter.counts == {"delivered": 1, "duplicate": 0, "retry": 0, "dead_letter": 0}
 
 
-def test_a_retried_event_is_one_line_with_the_cause_and_the_tier(configured: Configure) -> None:
+def test_a_retried_event_is_one_line_with_the_reason_and_the_tier(configured: Configure) -> None:
     lines = configured()
     error = NotReady("the dialer says CALL NOT FOUND")
     retry = Retry(timedelta(seconds=30), 3, error.label, str(error))
@@ -134,7 +134,7 @@ def test_a_retried_event_is_one_line_with_the_cause_and_the_tier(configured: Con
         "event_type": "agent.onboarded",
         "agent_user": "agent001",
         "attempt": 3,
-        "cause": "not_found",
+        "reason": "not_found",
         "stage": "enrich",
         "error": "the dialer says CALL NOT FOUND",
         "tier": "30s",
@@ -498,18 +498,47 @@ def test_each_metric_is_declared_once_with_a_sentence_and_the_prefix() -> None:
     text = Metrics().expose().decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families if not family.name.endswith("_created")]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 27
     for family in families:
         assert family.name.startswith("crm_sync_")
         assert family.documentation.endswith(".")
+        assert len(family.documentation) > 15
     assert text.count("# HELP") == text.count("# TYPE")
 
 
 def test_two_workers_in_one_process_share_no_metrics() -> None:
     one, other = Metrics(), Metrics()
-    one.connections.inc()
-    assert b"broker_connections_total 1.0" in one.expose()
-    assert b"broker_connections_total 0.0" in other.expose()
+    one.reconnects.inc()
+    assert b"broker_reconnects_total 1.0" in one.expose()
+    assert b"broker_reconnects_total 0.0" in other.expose()
+
+
+def test_what_is_declared_is_what_is_exposed() -> None:
+    metrics = Metrics()
+    exposed = {
+        (family.name + ("_total" if family.type == "counter" else ""), family.type, family.documentation)
+        for family in metrics.registry.collect()
+    }
+    assert {(each.name, each.kind, each.sentence) for each in metrics.declared} == exposed
+    assert len(metrics.declared) == len(exposed)
+
+
+def test_no_label_could_tell_of_one_call_agent_or_number() -> None:
+    labels = {label for metric in Metrics().declared for label in metric.labels}
+    assert labels == {
+        "event_type",
+        "outcome",
+        "stage",
+        "reason",
+        "tier",
+        "function",
+        "status",
+        "gate",
+        "state",
+        "queue",
+        "role",
+        "version",
+    }
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -537,7 +566,7 @@ def test_what_is_settled_is_counted(configured: Configure) -> None:
     assert seen["events_settled_total", "delivered", "unknown"] == 1
     assert seen["events_settled_total", "agent.onboarded", "retry"] == 1
     assert seen["events_settled_total", "call.ended", "dead_letter"] == 1
-    assert seen["retries_total", "dialer_outage"] == 1
+    assert seen["retries_total", "5s", "dialer_outage"] == 1
     assert seen["dead_letters_total", "not_found"] == 1
     assert seen["delivered_age_seconds_count", "call.ended"] == 2
     assert 60 <= seen["delivered_age_seconds_sum", "call.ended"] < 80
@@ -546,6 +575,27 @@ def test_what_is_settled_is_counted(configured: Configure) -> None:
     assert seen["dialer_request_seconds_sum", "callid_info"] == 0.02
     assert seen["build_info", __version__] == 1
     assert reporter.counts == {"delivered": 3, "duplicate": 0, "retry": 1, "dead_letter": 1}
+
+
+def test_what_is_taken_in_posted_and_waiting_is_shown() -> None:
+    metrics = Metrics()
+    reporter = Reporter(metrics)
+    for kind in (EVENT.type, EVENT.type, AGENT.type):
+        reporter.received(kind)
+    for status in ("2xx", "no_answer", "2xx"):
+        reporter.posted(status)
+    reporter.reconnected()
+    reporter.counted([Depth("crm-sync.call-ended", "work", 7), Depth("crm-sync.retry.5s", "retry", 0)])
+    seen = samples(metrics)
+    assert seen["events_received_total", "call.ended"] == 2
+    assert seen["events_received_total", "agent.onboarded"] == 1
+    assert (seen["sink_requests_total", "2xx"], seen["sink_requests_total", "no_answer"]) == (2, 1)
+    assert seen["broker_reconnects_total",] == 1
+    assert seen["queue_messages", "crm-sync.call-ended", "work"] == 7
+    assert reporter.queues == {"crm-sync.call-ended": 7, "crm-sync.retry.5s": 0}
+    reporter.counted([])
+    assert not [name for name in samples(metrics) if name[0] == "queue_messages"]
+    assert reporter.queues == {}
 
 
 def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Configure) -> None:

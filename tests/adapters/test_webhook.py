@@ -43,6 +43,7 @@ async def connected(
     now: Callable[[], float] = time.time,
     timeout: float = 5,  # noqa: ASYNC109 - the setting of that name
     connections: int = 8,
+    observe: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[WebhookSink]:
     chosen = SinkSettings(
         url=SecretStr(url),
@@ -50,7 +51,7 @@ async def connected(
         timeout=timedelta(seconds=timeout),
     )
     async with open_session(chosen, connections) as session:
-        yield WebhookSink(chosen, session, now)
+        yield WebhookSink(chosen, session, observe, now)
 
 
 @pytest.fixture
@@ -153,6 +154,19 @@ def test_a_webhook_needs_an_address() -> None:
 
 
 # --- what each status means
+
+
+async def test_each_try_is_told_of_by_the_class_of_its_answer(crm: StandInCrm) -> None:
+    told: list[str] = []
+    async with connected(crm.url, observe=told.append) as sink:
+        crm.script = [204, 302, 404, 503]
+        await sink.deliver(PAYLOAD)
+        for error in (DeliveryRejected, DeliveryRejected, DeliveryUnavailable):
+            with pytest.raises(error):
+                await sink.deliver(PAYLOAD)
+    async with connected(f"http://127.0.0.1:{closed_port()}/", observe=told.append) as sink:
+        await unavailable(sink)
+    assert told == ["2xx", "3xx", "4xx", "5xx", "no_answer"]
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299, 409])

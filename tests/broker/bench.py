@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +18,7 @@ from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import EventType, Inbound, decode
 from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
+from worker.core.ports import Depth
 from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq.connection import Supervisor
 from worker.rabbitmq.delivery import Delivery
@@ -85,6 +86,29 @@ class Scripted(Pipeline):
 
 
 @dataclass
+class Account:
+    """Keeps what the AMQP half tells of its work and its connection."""
+
+    taken_in: list[EventType] = field(default_factory=list)
+    outcomes: list[tuple[Inbound, Outcome]] = field(default_factory=list)
+    counts: list[Sequence[Depth]] = field(default_factory=list)
+    reconnects: int = 0
+
+    def received(self, queue: EventType) -> None:
+        self.taken_in.append(queue)
+
+    def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
+        assert seconds > 0
+        self.outcomes.append((inbound, outcome))
+
+    def reconnected(self) -> None:
+        self.reconnects += 1
+
+    def counted(self, depths: Sequence[Depth]) -> None:
+        self.counts.append(depths)
+
+
+@dataclass
 class Bench:
     """One namespace on the broker, its topology, and a producer's connection to it."""
 
@@ -93,13 +117,17 @@ class Bench:
     connection: AbstractConnection
     publisher: BrokerPublisher
     pipeline: Scripted = field(default_factory=Scripted)
-    settled: list[tuple[Inbound, Outcome]] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
     max_in_flight: int = 8
     drain: float = 5.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     gates: Gates | None = None
     whole: Pipeline | None = None
     """A pipeline in place of the scripted one."""
+
+    @property
+    def settled(self) -> list[tuple[Inbound, Outcome]]:
+        return self.account.outcomes
 
     def queue(self, kind: EventType = CALLS) -> str:
         return self.topology.work_queues[kind]
@@ -167,11 +195,13 @@ class Bench:
             self.topology,
             self.gates or open_gates(self.max_in_flight),
             max_in_flight=self.max_in_flight,
-            observe=lambda inbound, outcome, _: self.settled.append((inbound, outcome)),
+            observer=self.account,
         )
 
     def make_supervisor(self) -> Supervisor:
-        return Supervisor(SecretStr(self.url), self.topology, self.publisher, self.make_intake, self.drain)
+        return Supervisor(
+            SecretStr(self.url), self.topology, self.publisher, self.make_intake, self.drain, self.account
+        )
 
     @asynccontextmanager
     async def running(self, act: Act | None = None) -> AsyncIterator[Supervisor]:

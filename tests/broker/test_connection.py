@@ -52,6 +52,7 @@ async def test_a_queue_that_is_deleted_is_declared_and_consumed_again(bench: Ben
         took = await eventually(lambda: supervisor.state.connections == 2 and supervisor.state.consuming)
         print(f"consuming again after {took:.2f} s")  # noqa: T201 - a measurement
         assert "was its queue deleted?" in str(supervisor.state.last_error)
+        assert bench.account.reconnects == 1
         await bench.publish(b"after", kind)
         await eventually(lambda: b"after" in bodies(bench))
     assert took < 2
@@ -76,13 +77,15 @@ async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
             bench.topology,
             open_gates(4),
             max_in_flight=4,
-            observe=lambda *settled: bench.settled.append(settled[:2]),
+            observer=bench.account,
         )
 
     await bench.flood([b"%d" % n for n in range(10)])
     await bench.publish(b"rude")
     stop = asyncio.Event()
-    supervisor = Supervisor(SecretStr(bench.url), bench.topology, bench.publisher, make_intake, 5)
+    supervisor = Supervisor(
+        SecretStr(bench.url), bench.topology, bench.publisher, make_intake, 5, bench.account
+    )
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: len(bodies(bench)) == 11)
     await eventually(lambda: supervisor.state.connections == 2)  # counted once both queues are consumed
@@ -120,7 +123,7 @@ async def test_a_broker_that_goes_away_and_comes_back(node: PrivateBroker, lonel
 async def test_a_stop_while_the_broker_is_away_is_quick(bench: Bench) -> None:
     (port,) = free_ports(1)
     url = SecretStr(f"amqp://guest:guest@127.0.0.1:{port}/")
-    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5)
+    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5, bench.account)
     stop = asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: supervisor.state.last_error)
@@ -131,7 +134,7 @@ async def test_a_stop_while_the_broker_is_away_is_quick(bench: Bench) -> None:
 
 async def test_a_refused_login_is_explained_without_the_password(bench: Bench) -> None:
     url = SecretStr(bench.url.replace("guest:guest", "guest:Wrong-Secret-1"))
-    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5)
+    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5, bench.account)
     stop = asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: supervisor.state.last_error)

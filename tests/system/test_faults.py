@@ -31,13 +31,13 @@ INVALID = {
 }
 
 
-async def retried_then_delivered(system: System, worker: Worker, event: dict[str, Any], cause: str) -> None:
+async def retried_then_delivered(system: System, worker: Worker, event: dict[str, Any], reason: str) -> None:
     """The event waits on the tiers while the fault stands, and is delivered once it is over."""
     await eventually(lambda: len(worker.settled("retry")) >= 2)
     await system.dialer.control(fault=None, unplant=True)
     await system.crm.control(fault=None, script=[], fail_ids={})
     await system.delivered(event["event_id"])
-    assert {line["cause"] for line in worker.settled("retry")} == {cause}
+    assert {line["reason"] for line in worker.settled("retry")} == {reason}
     await system.nothing_dead()
 
 
@@ -83,7 +83,7 @@ class TestTheDialerKnowsNothingYet:
         await system.delivered()
         retries = worker.settled("retry")
         assert len(retries) >= 2
-        assert {(line["cause"], line["attempt"]) for line in retries} == {("not_found", 1)}
+        assert {(line["reason"], line["attempt"]) for line in retries} == {("not_found", 1)}
 
     async def test_not_found_for_good(self, system: System) -> None:
         worker = await system.start(
@@ -124,7 +124,7 @@ class TestTheDialerKnowsNothingYet:
         (received,) = (await system.delivered())[event["event_id"]]
         data = json.loads(received["body"])["data"]
         assert (data["final"], data["call"]["status"]) == (False, "INCALL")
-        assert {line["cause"] for line in worker.settled("retry")} == {"not_final"}
+        assert {line["reason"] for line in worker.settled("retry")} == {"not_final"}
 
     async def test_not_final_becomes_final(self, system: System) -> None:
         await system.start()
@@ -296,7 +296,7 @@ class TestTheWebhook:
         await system.publish(event)
         first, second = (await system.delivered())[event["event_id"]]
         assert second["at"] - first["at"] >= 0.9
-        assert worker.settled("retry")[0]["cause"] == "sink_busy"
+        assert worker.settled("retry")[0]["reason"] == "sink_busy"
 
     @pytest.mark.parametrize("status", [401, 403])
     async def test_it_refuses_us(self, system: System, status: int) -> None:
@@ -306,7 +306,7 @@ class TestTheWebhook:
         await system.publish(event)
         await system.delivered()
         refused = worker.settled("retry")[0]
-        assert (refused["cause"], refused["level"]) == ("sink_refused", "warning")
+        assert (refused["reason"], refused["level"]) == ("sink_refused", "warning")
         assert str(status) in refused["error"]
         await system.nothing_dead()
 

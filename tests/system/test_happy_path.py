@@ -85,7 +85,7 @@ async def test_an_onboarding_is_checked_against_the_campaigns_expected(system: S
         "campaigns_ambiguous": False,
     }
     assert data["access_check"] == {"ok": False, "missing": ["NOPE"], "unexpected": ["RENEW_24"]}
-    assert {line["cause"] for line in worker.settled("retry")} == {"not_assigned"}
+    assert {line["reason"] for line in worker.settled("retry")} == {"not_assigned"}
 
 
 async def test_a_campaign_that_is_assigned_in_time_is_waited_for(system: System) -> None:

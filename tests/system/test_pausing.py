@@ -92,7 +92,7 @@ class TestTheDialer:
         found = await system.delivered(within=20)
         assert {len(deliveries) for deliveries in found.values()} == {1}
         assert attempts(worker) == {1}
-        assert {line["cause"] for line in worker.settled("retry")} <= {"dialer_outage", "gate_closed"}
+        assert {line["reason"] for line in worker.settled("retry")} <= {"dialer_outage", "gate_closed"}
         await becomes(worker, "open")
         await system.nothing_dead()
 
@@ -210,7 +210,7 @@ class TestTheDialer:
 
 class TestTheSink:
     @pytest.mark.parametrize(
-        ("trouble", "cause"),
+        ("trouble", "reason"),
         [
             ({"script": [403] * 1000}, "sink_refused"),
             ({"script": [429] * 1000, "retry_after": 1}, "sink_busy"),
@@ -219,7 +219,7 @@ class TestTheSink:
         ids=["it refuses us", "it is busy", "it can't be reached"],
     )
     async def test_nothing_is_looked_up_that_would_only_wait_and_nothing_twice(
-        self, system: System, trouble: dict[str, Any], cause: str
+        self, system: System, trouble: dict[str, Any], reason: str
     ) -> None:
         worker = await system.start(max_in_flight="8", retry__max_attempts="2")
         before = await asked(system)
@@ -234,7 +234,7 @@ class TestTheSink:
         await system.delivered(within=20)
         assert set((await asked(system) - before).values()) == {1}, "what is known is carried"
         assert attempts(worker) == {1}
-        assert {line["cause"] for line in worker.settled("retry")} <= {cause, "gate_closed"}
+        assert {line["reason"] for line in worker.settled("retry")} <= {reason, "gate_closed"}
         await system.nothing_dead()
 
     async def test_its_wish_to_be_left_alone_is_honoured(self, system: System) -> None:

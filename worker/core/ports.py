@@ -59,6 +59,15 @@ class DialerRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages wait in a queue. The role is `work`, `retry` or `dead_letters`."""
+
+    queue: str
+    role: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """One persistent message for the broker."""
 

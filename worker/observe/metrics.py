@@ -1,10 +1,13 @@
 """Every metric, declared once with its sentence."""
 
+from dataclasses import dataclass
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -13,11 +16,37 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from worker import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+PREFIX = "crm_sync"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside each counter, which nobody asked for
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _AGES = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 14400, 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A metric as the documents show it: its full name, kind, sentence, labels and buckets."""
+
+    name: str
+    kind: str
+    sentence: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_PROCESS = tuple(
+    Declared(f"{PREFIX}_process_{name}", "counter" if name.endswith("_total") else "gauge", sentence)
+    for name, sentence in (
+        ("virtual_memory_bytes", "Virtual memory size in bytes."),
+        ("resident_memory_bytes", "Resident memory size in bytes."),
+        ("start_time_seconds", "Start time of the process since unix epoch in seconds."),
+        ("cpu_seconds_total", "Total user and system CPU time spent in seconds."),
+        ("open_fds", "Number of open file descriptors."),
+        ("max_fds", "Maximum number of open file descriptors."),
+    )
+)
+"""What prometheus-client tells of the process, on Linux."""
 
 
 class Metrics:
@@ -26,22 +55,27 @@ class Metrics:
     def __init__(self) -> None:
         """Declare them all."""
         self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
         self._declare_events()
         self._declare_dialer()
+        self._declare_sink()
         self._declare_gates()
+        self._declare_broker()
         self._declare_worker()
 
     def _declare_events(self) -> None:
+        self.received = self._counter(
+            "events_received",
+            "Messages taken into work, by the type of their queue; each retry is one more.",
+            "event_type",
+        )
         self.settled = self._counter(
             "events_settled",
             "Events settled, by type and outcome (delivered, duplicate, retry, dead_letter).",
             "event_type",
             "outcome",
         )
-        self.retries = self._counter("retries", "Copies put into a retry queue, by the cause.", "cause")
-        self.dead_letters = self._counter(
-            "dead_letters", "Messages put into the dead letters, by reason.", "reason"
-        )
+        self.in_flight = self._gauge("in_flight", "Events in work at this moment.")
         self.age = self._histogram(
             "delivered_age_seconds",
             "Seconds from when an event happened to when its payload was delivered.",
@@ -50,6 +84,12 @@ class Metrics:
         )
         self.stage = self._histogram(
             "stage_seconds", "Seconds that one step took for one event: enrich or deliver.", _SECONDS, "stage"
+        )
+        self.retries = self._counter(
+            "retries", "Copies put into a retry queue, by the reason and the queue's delay.", "reason", "tier"
+        )
+        self.dead_letters = self._counter(
+            "dead_letters", "Messages put into the dead letters, by reason.", "reason"
         )
 
     def _declare_dialer(self) -> None:
@@ -76,6 +116,14 @@ class Metrics:
             "Seconds by which the dialer's clock is ahead of ours; NaN if unknown.",
         )
 
+    def _declare_sink(self) -> None:
+        self.sink_requests = self._counter(
+            "sink_requests",
+            "Deliveries tried, by the class of the webhook's status (2xx, 3xx, 4xx, 5xx, no_answer), or by"
+            " what became of the outbound publish (confirmed, not_confirmed).",
+            "status",
+        )
+
     def _declare_gates(self) -> None:
         self.gate_state = self._gauge(
             "gate_state",
@@ -87,23 +135,43 @@ class Metrics:
             "gate_closed_seconds", "Seconds since a gate closed, failed probes included; 0 if open.", "gate"
         )
 
-    def _declare_worker(self) -> None:
-        self.in_flight = self._gauge("in_flight", "Events in work at this moment.")
+    def _declare_broker(self) -> None:
         self.consuming = self._gauge("consuming", "1 while the worker consumes from the broker, else 0.")
-        self.connections = self._counter(
-            "broker_connections", "How often the worker has begun to consume, the first time included."
+        self.reconnects = self._counter(
+            "broker_reconnects", "How often the worker has begun to consume anew after a connection broke."
+        )
+        self.queue_messages = self._gauge(
+            "queue_messages",
+            "Messages that wait in a queue, by its role (work, retry, dead_letters), as the broker told every"
+            " 15 s; those in work are not among them.",
+            "queue",
+            "role",
+        )
+
+    def _declare_worker(self) -> None:
+        self.loop_lag = self._gauge(
+            "event_loop_lag_seconds",
+            "The longest time in the last 15 s that the event loop was late: something kept it busy.",
         )
         self._gauge("build_info", "1, with the version as a label.", "version").labels(__version__).set(1)
+        ProcessCollector(namespace=PREFIX, registry=self.registry)
+        self.declared += _PROCESS
 
     def expose(self) -> bytes:
         """Write all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, sentence: str, *labels: str) -> Counter:
-        return Counter(f"crm_sync_{name}_total", sentence, labels, registry=self.registry)
+        name = f"{PREFIX}_{name}_total"
+        self.declared.append(Declared(name, "counter", sentence, labels))
+        return Counter(name, sentence, labels, registry=self.registry)
 
     def _gauge(self, name: str, sentence: str, *labels: str) -> Gauge:
-        return Gauge(f"crm_sync_{name}", sentence, labels, registry=self.registry)
+        name = f"{PREFIX}_{name}"
+        self.declared.append(Declared(name, "gauge", sentence, labels))
+        return Gauge(name, sentence, labels, registry=self.registry)
 
     def _histogram(self, name: str, sentence: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"crm_sync_{name}", sentence, labels, buckets=buckets, registry=self.registry)
+        name = f"{PREFIX}_{name}"
+        self.declared.append(Declared(name, "histogram", sentence, labels, buckets))
+        return Histogram(name, sentence, labels, buckets=buckets, registry=self.registry)

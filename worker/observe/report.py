@@ -1,5 +1,6 @@
 """Telling of what was done: one log line and the metrics for each settled event and dialer request."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from worker.core.errors import Fault, ProcessingError
 from worker.core.events import EventType, Inbound, claimed_id
 from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
-from worker.core.ports import DialerRequest
+from worker.core.ports import Depth, DialerRequest
 from worker.core.retry import format_delay
 from worker.observe.metrics import Metrics
 
@@ -29,7 +30,12 @@ class Reporter:
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
         self._gates: dict[str, State] = {}
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
+        self.queues: dict[str, int] = {}
         self.counts = {"delivered": 0, "duplicate": 0, "retry": 0, "dead_letter": 0}
+
+    def received(self, queue: EventType) -> None:
+        """Count a message that is taken into work."""
+        self._cached(self.metrics.received, queue).inc()
 
     def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
         """Report an inbound that was settled after so many seconds of work."""
@@ -82,6 +88,21 @@ class Reporter:
         for state in State:
             self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
 
+    def posted(self, status: str) -> None:
+        """Count what became of one try to deliver."""
+        self._cached(self.metrics.sink_requests, status).inc()
+
+    def reconnected(self) -> None:
+        """Count that the worker consumes again after a connection broke."""
+        self.metrics.reconnects.inc()
+
+    def counted(self, depths: Sequence[Depth]) -> None:
+        """Show what waits in the queues, and nothing of those that are not among them."""
+        self.queues = {depth.queue: depth.messages for depth in depths}
+        self.metrics.queue_messages.clear()
+        for depth in depths:
+            self.metrics.queue_messages.labels(depth.queue, depth.role).set(depth.messages)
+
     def hit(self, function: str) -> None:
         """Report that a kept answer spared the dialer a request."""
         self._cached(self.metrics.dialer_cache_hits, function).inc()
@@ -94,10 +115,11 @@ class Reporter:
             case Duplicate():
                 return "duplicate", "info", {}
             case Retry() as retry:
-                self.metrics.retries.labels(retry.label).inc()
-                facts = {"cause": retry.label, "stage": str(outcome.stage), "error": retry.error}
+                tier = format_delay(retry.tier)
+                self._cached(self.metrics.retries, retry.label, tier).inc()
+                facts = {"reason": retry.label, "stage": str(outcome.stage), "error": retry.error}
                 level = "warning" if retry.label.endswith(Fault.REFUSED) else "info"
-                return "retry", level, facts | {"tier": format_delay(retry.tier)}
+                return "retry", level, facts | {"tier": tier}
             case DeadLetter() as dead:
                 self.metrics.dead_letters.labels(dead.reason).inc()
                 facts = {"reason": str(dead.reason), "stage": str(outcome.stage), "error": dead.error}

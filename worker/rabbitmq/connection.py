@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aio_pika
@@ -17,11 +17,12 @@ from pydantic import SecretStr
 from yarl import URL
 
 from worker.core.errors import PublishError
+from worker.core.ports import Depth
 from worker.rabbitmq import tolerance
 from worker.rabbitmq.intake import Intake
 from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
 from worker.rabbitmq.source import SILENT, is_being_cancelled
-from worker.rabbitmq.topology import Topology, declare, differences
+from worker.rabbitmq.topology import Topology, declare, depths, differences
 
 CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
@@ -35,6 +36,8 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 10.0
 LONGEST_WAIT_ONCE_CONNECTED = 5.0
 """Seconds between two connections; less where the broker does answer."""
+COUNT_EVERY = 15.0
+"""Seconds until the messages in the queues are counted again."""
 LONG_ENOUGH = 30.0
 """Seconds of consuming after which a break counts as the first one, not as one more in a row."""
 DRAIN_WHEN_BROKEN = 5.0
@@ -103,6 +106,18 @@ class BrokerState:
         return self.intake.in_flight if self.intake is not None else 0
 
 
+class Observer(Protocol):
+    """Who is told of the connection."""
+
+    def reconnected(self) -> None:
+        """Take note that it consumes again after a connection broke."""
+        ...
+
+    def counted(self, depths: Sequence[Depth]) -> None:
+        """Take note of what waits in the queues; nothing, where that is not known any more."""
+        ...
+
+
 class Supervisor:
     """Keeps the worker consuming, one connection after the other.
 
@@ -117,7 +132,7 @@ class Supervisor:
         publisher: BrokerPublisher,
         make_intake: Callable[[], Intake],
         drain: float,
-        on_consuming: Callable[[], None] = lambda: None,
+        observer: Observer,
     ) -> None:
         """Take who publishes, how to make the intake of each new connection, and who is told of it."""
         self._url = url
@@ -125,7 +140,7 @@ class Supervisor:
         self._publisher = publisher
         self._make_intake = make_intake
         self._drain = drain
-        self._on_consuming = on_consuming
+        self._observer = observer
         self._connected = False
         self._consumed_from: float | None = None
         self._failures = 0
@@ -182,12 +197,14 @@ class Supervisor:
             if stop.is_set():
                 return
             intake = self.state.intake = self._make_intake()
+            counting = asyncio.create_task(self._count(consuming))
             channel.close_callbacks.add(lambda _, error: intake.break_off(error))
             try:
                 await intake.start(consuming)
                 self.state.consuming, self.state.connections = True, self.state.connections + 1
                 self._consumed_from = asyncio.get_running_loop().time()
-                self._on_consuming()
+                if self.state.connections > 1:
+                    self._observer.reconnected()
                 _log.info(
                     "consuming", broker=address(self._url), queues=list(self._topology.work_queues.values())
                 )
@@ -196,6 +213,7 @@ class Supervisor:
                 self.state.consuming = False
                 await intake.stop(self._drain if stop.is_set() else min(self._drain, DRAIN_WHEN_BROKEN))
                 self._publisher.detach()
+                counting.cancel()
 
     async def _until_it_takes_messages(self, stop: asyncio.Event) -> None:
         """Take in nothing while an alarm keeps the broker from taking copies: each try would count as one."""
@@ -208,6 +226,16 @@ class Supervisor:
             warning.cancel()
             probe.cancel()
             await asyncio.gather(probe, return_exceptions=True)
+
+    async def _count(self, connection: AbstractConnection) -> None:
+        """Tell what waits in the queues for as long as this connection serves."""
+        try:
+            while True:
+                with suppress(*BROKER_ERRORS):  # whoever consumes finds out what is wrong
+                    self._observer.counted(await depths(connection, self._topology))
+                await asyncio.sleep(COUNT_EVERY)
+        finally:
+            self._observer.counted([])
 
     async def _declare(self, connection: AbstractConnection) -> None:
         try:

@@ -8,8 +8,8 @@ room for.
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import structlog
 from aio_pika.abc import AbstractConnection
@@ -32,8 +32,17 @@ _REGULATE_TIMEOUT = 2.0
 
 _log = structlog.get_logger()
 
-Observer = Callable[[Inbound, Outcome, float], None]
-"""Told of each settled inbound, with the seconds that it took."""
+
+class Observer(Protocol):
+    """Who is told of each inbound."""
+
+    def received(self, queue: EventType) -> None:
+        """Take note that one is taken into work."""
+        ...
+
+    def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
+        """Take note that one was settled after so many seconds of work."""
+        ...
 
 
 class Intake:
@@ -47,7 +56,7 @@ class Intake:
         gates: Gates,
         *,
         max_in_flight: int,
-        observe: Observer = lambda *_: None,
+        observer: Observer,
     ) -> None:
         """Take what each message goes through, and the gates that tell how much may be taken in."""
         self._pipeline = pipeline
@@ -55,7 +64,7 @@ class Intake:
         self._gates = gates
         self._places = asyncio.Semaphore(max_in_flight)
         self._max_in_flight = max_in_flight
-        self._observe = observe
+        self._observer = observer
         self._tasks: set[asyncio.Task[None]] = set()
         self._queues = topology.work_queues
         self._sources: list[Source] = []
@@ -202,12 +211,13 @@ class Intake:
             if self.broken.done():  # while it waited
                 return
             self._gates.begin(queue)
+            self._observer.received(queue)
             try:
                 started = time.perf_counter()
                 inbound = delivery.inbound()
                 outcome = await self._pipeline.process(inbound)
                 await self._settler.settle(delivery, inbound, outcome, queue)
-                self._observe(inbound, outcome, time.perf_counter() - started)
+                self._observer.settled(inbound, outcome, time.perf_counter() - started)
             finally:
                 self._gates.end(queue)
                 if not (self._in_full_flow and self._gates.all_open):

@@ -13,6 +13,7 @@ import aio_pika
 import aiormq
 
 from worker.core.events import EventType
+from worker.core.ports import Depth
 from worker.core.retry import format_delay
 from worker.settings import BrokerCommandSettings
 
@@ -151,6 +152,14 @@ async def survey(connection: aio_pika.abc.AbstractConnection, topology: Topology
     """Tell of each exchange and queue whether it stands, whatever its arguments. Changes nothing."""
     items: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     return [await _look_at(connection, item) for item in items]
+
+
+async def depths(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> list[Depth]:
+    """Count what waits in each queue that events pass through, but for the outbound one."""
+    roles = dict.fromkeys(topology.work_queues.values(), "work")
+    roles |= dict.fromkeys(topology.tiers.values(), "retry") | {topology.dead_letters: "dead_letters"}
+    standing = [(await _look_at(connection, Queue(name)), role) for name, role in roles.items()]
+    return [Depth(each.item.name, role, each.messages) for each, role in standing if each.exists]
 
 
 async def exists(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> bool:

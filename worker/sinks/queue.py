@@ -1,5 +1,7 @@
 """Delivering to the outbound exchange."""
 
+from collections.abc import Callable
+
 from worker.core.errors import DeliveryUnavailable, PublishError
 from worker.core.payload import Payload
 from worker.core.ports import Outgoing, Publisher, Receipt
@@ -8,10 +10,13 @@ from worker.core.ports import Outgoing, Publisher, Receipt
 class QueueSink:
     """Fulfils `worker.core.ports.Sink`. The routing key is the payload's type."""
 
-    def __init__(self, exchange: str, publisher: Publisher) -> None:
-        """Take the exchange's name and who publishes."""
+    def __init__(
+        self, exchange: str, publisher: Publisher, observe: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Take the exchange's name, who publishes, and who is told what became of it."""
         self._exchange = exchange
         self._publisher = publisher
+        self._observe = observe
 
     async def deliver(self, payload: Payload) -> Receipt:
         """Publish the payload, routed and confirmed; see the port for what it raises."""
@@ -19,5 +24,7 @@ class QueueSink:
         try:
             await self._publisher.publish(self._exchange, payload.type, message)
         except PublishError as error:
+            self._observe("not_confirmed")
             raise DeliveryUnavailable(f"the outbound exchange did not take the payload: {error}") from error
+        self._observe("confirmed")
         return Receipt("confirmed")

@@ -54,9 +54,10 @@ class WebhookSink:
         self,
         settings: SinkSettings,
         session: aiohttp.ClientSession,
+        observe: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Take the session from `open_session`."""
+        """Take the session from `open_session`, and who is told of each try: `2xx`, …, `no_answer`."""
         if settings.url is None:
             raise ValueError("sink.url is required for a webhook")
         self._url = settings.url.get_secret_value()
@@ -64,14 +65,17 @@ class WebhookSink:
         self._secrets = _secrets(settings)
         self._timeout = settings.timeout
         self._session = session
+        self._observe = observe
         self._now = now
 
     async def deliver(self, payload: Payload) -> Receipt:
         """POST the payload; see the port for what it raises."""
+        seen = "no_answer"
         try:
             async with self._session.post(
                 self._url, data=payload.body, headers=self._headers(payload), allow_redirects=False
             ) as response:
+                seen = f"{response.status // 100}xx"
                 body = await _read_some(response)
         except TimeoutError as error:
             raise DeliveryUnavailable(
@@ -85,6 +89,8 @@ class WebhookSink:
             raise DeliveryUnavailable(
                 f"the webhook can't be reached ({type(error).__name__}); check sink.url and the network"
             ) from error
+        finally:
+            self._observe(seen)
         return self._judge(response, body)
 
     def _headers(self, payload: Payload) -> dict[str, str]:
