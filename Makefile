@@ -6,7 +6,7 @@ COMPILE := .venv/bin/uv pip compile pyproject.toml --extra tracing --universal -
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint types bench lock format clean venv
+.PHONY: help demo test chaos lint types docs bench audit sbom lock format clean venv
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -31,8 +31,20 @@ lint: venv ## Check style and format
 types: venv ## Check types
 	$(PYTHON) -m mypy
 
+docs: venv ## Make the generated pages again, and the site in site/
+	$(PYTHON) -m docs.generate
+	$(PYTHON) -m mkdocs build --strict --quiet
+
 bench: venv ## Measure throughput and latency
 	$(PYTHON) -m benchmarks
+
+audit: venv ## List the licences of what a deployment installs, and its known vulnerabilities
+	.venv/bin/pip-licenses --order license --with-urls --packages $$(sed -n 's/^\([a-z0-9.-]*\)==.*/\1/p' requirements.lock)
+	.venv/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+sbom: venv ## Write the bill of materials of a deployment, in CycloneDX, to build/sbom.json
+	mkdir -p build
+	.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file build/sbom.json requirements.lock
 
 # Keeps the versions that are locked now, where pyproject.toml still allows them;
 # `make lock UPGRADE=--upgrade` takes the newest. The second lock follows the first.
