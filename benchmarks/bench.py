@@ -86,8 +86,8 @@ async def stage(broker: str, delay: float) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def consumer(kind: str, on: Stage) -> AsyncIterator[psutil.Process]:
-    """Run the bare loop or the worker, ready to consume."""
+async def consumer(kind: str, on: Stage, **settings: object) -> AsyncIterator[psutil.Process]:
+    """Run the bare loop or the worker, ready to consume; settings such as `VICIDIAL__TIMEOUT="1s"`."""
     if kind == "bare":
         command = (PYTHON, "-m", "benchmarks.bare", on.broker, QUEUE, on.dialer, on.webhook, str(IN_FLIGHT))
         async with process(*command) as (running, _):
@@ -106,6 +106,7 @@ async def consumer(kind: str, on: Stage) -> AsyncIterator[psutil.Process]:
         "CRM_SYNC_HTTP__PORT": "0",
         "CRM_SYNC_HTTP__HOST": "127.0.0.1",
     }
+    env |= {f"CRM_SYNC_{name}": str(value) for name, value in settings.items()}
     async with process(PYTHON, "-m", "worker", "run", env=env) as (running, line):
         await _until_ready(json.loads(line)["port"])
         yield running
@@ -120,6 +121,18 @@ async def _until_ready(port: int) -> None:
                     return
             await asyncio.sleep(0.05)
     raise TimeoutError("the worker did not get ready")
+
+
+async def control(url: str, **change: object) -> None:
+    """Change what a stand-in does."""
+    address = f"{url.split('/', 3)[0]}//{url.split('/', 3)[2]}/control"
+    async with aiohttp.ClientSession() as session, session.post(address, data=json.dumps(change)) as response:
+        response.raise_for_status()
+
+
+def health_port(running: psutil.Process) -> int:
+    """Give the port on which the worker listens."""
+    return next(each.laddr.port for each in running.net_connections("tcp") if each.status == "LISTEN")
 
 
 async def publish(broker: str, count: int, offset: int = 0) -> None:

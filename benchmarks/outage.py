@@ -7,7 +7,6 @@ it was before.
 
 import argparse
 import asyncio
-import json
 import time
 from dataclasses import dataclass, field
 
@@ -16,7 +15,17 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import Stage, consumer, delivered, measure, publish, stage, until_delivered
+from benchmarks.bench import (
+    Stage,
+    consumer,
+    control,
+    delivered,
+    health_port,
+    measure,
+    publish,
+    stage,
+    until_delivered,
+)
 from worker.demo.broker import find_broker
 
 WATCH_EVERY = 2.0
@@ -31,18 +40,6 @@ class Watch:
     rss_mib: list[float] = field(default_factory=list)
     health_ms: list[float] = field(default_factory=list)
     not_ready: int = 0
-
-
-async def control(url: str, **change: object) -> None:
-    """Change what a stand-in does."""
-    address = f"{url.split('/', 3)[0]}//{url.split('/', 3)[2]}/control"
-    async with aiohttp.ClientSession() as session, session.post(address, data=json.dumps(change)) as response:
-        response.raise_for_status()
-
-
-def health_port(running: psutil.Process) -> int:
-    """Give the port on which the worker listens."""
-    return next(each.laddr.port for each in running.net_connections("tcp") if each.status == "LISTEN")
 
 
 async def watch(running: psutil.Process, seconds: float, console: Console) -> Watch:
