@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 import time
-import warnings
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -91,7 +90,6 @@ def silence_libraries() -> None:
     """Say each trouble once, in our own words."""
     for name in ("aiormq", "aio_pika"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", message="coroutine 'Connection.close' was never awaited")
 
 
 def printable(text: str) -> str:

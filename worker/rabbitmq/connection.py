@@ -70,15 +70,25 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
     where = URL(url.get_secret_value())
     if "heartbeat" not in where.query:
         where = where.update_query(heartbeat=HEARTBEAT)
-    connection = await aio_pika.connect(
-        where, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
-    )
+    connection = aio_pika.Connection(where, client_properties={"connection_name": name})
     try:
+        await connection.connect(CONNECT_TIMEOUT)
         yield connection
     finally:
+        await _close(connection)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Close, within a deadline, also what was never quite open.
+
+    aio-pika closes what is left unclosed when it is collected: in a thread without a loop, that is an error.
+    """
+    try:
         with suppress(*BROKER_ERRORS):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await connection.close()
+    finally:
+        await connection.close()  # where the first was cut short; without a transport it only says "closed"
 
 
 def address(url: SecretStr) -> str:
