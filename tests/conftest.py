@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import aio_pika
 import pytest
 
+from tests.clock import Clock
 from tests.tools import skip_without
 
 QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched")
@@ -34,6 +35,12 @@ def _loggers_as_they_were() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that stands still until the test sets it forward."""
+    return Clock()
 
 
 @pytest.fixture(scope="session")

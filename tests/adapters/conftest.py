@@ -1,6 +1,6 @@
 """What the adapters' tests share."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +38,13 @@ def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
     monkeypatch.setattr(core, "ClientResponse", FakedResponse)
     with aioresponses() as faked:
         yield faked
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Give a session for a test's own requests."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as running:
+        yield running
 
 
 @pytest.fixture

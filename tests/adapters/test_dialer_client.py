@@ -5,7 +5,6 @@ import gzip
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,57 +15,18 @@ from aioresponses import aioresponses
 from pydantic import SecretStr
 from yarl import URL
 
+from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure
 from tests.adapters.raw import Connection, RawServer, closed_port, until
 from worker import __version__
-from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, NotReady
+from worker.core.errors import EnrichmentRejected, Fault, NotReady
 from worker.core.ports import DialerRequest
 from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
 from worker.demo.stand_in import Fault as Breakage
-from worker.settings import VicidialSettings
-from worker.vicidial.client import MAX_ANSWER, DialerClient, open_session
-from worker.vicidial.rows import DialerTimes
+from worker.vicidial.client import MAX_ANSWER
 
-TIMES = DialerTimes(None)
-CALL = "V1201405090000012345"
-ROW = f"{CALL}|120|2026-11-20 14:05:09|3125551212|OUTBOUND_AUTO|SALES1|1001|SALE|1000\n"
 ADDRESS = "http://dialer.example/vicidial/non_agent_api.php"
 AGENT_ROW = "user|allowed_campaigns_list|allowed_ingroups_list\n1000|SALES1|IN1\n"
 LOGIN = {"user": DEFAULT_USER, "pass": DEFAULT_PASSWORD, "source": "crmsync"}
-
-
-class Clock:
-    """A clock that a test sets forward."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@asynccontextmanager
-async def connected(
-    url: str,
-    *,
-    clock: Callable[[], float] = lambda: 1000.0,
-    observe: Callable[[DialerRequest], None] = lambda _: None,
-    **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
-) -> AsyncIterator[DialerClient]:
-    if "password_file" not in chosen:
-        chosen = {"password": SecretStr(DEFAULT_PASSWORD)} | chosen
-    settings = VicidialSettings(url=url, user=DEFAULT_USER, **chosen)
-    async with open_session(settings) as session:
-        probe = timedelta(minutes=5)
-        yield DialerClient(settings, session, refused_probe=probe, observe=observe, clock=clock)
-
-
-async def failure(client: DialerClient, fault: Fault = Fault.OUTAGE) -> str:
-    """Ask, insist on that kind of failure, and give its text."""
-    with pytest.raises(EnrichmentUnavailable) as caught:
-        await client.callid_info(CALL, TIMES)
-    assert caught.value.fault is fault, caught.value
-    assert DEFAULT_PASSWORD not in f"{caught.value!r}"
-    return str(caught.value)
 
 
 def sent(http: aioresponses) -> list[tuple[str, URL, dict[str, Any]]]:
@@ -435,7 +395,7 @@ async def test_the_others_do_not_wait_for_a_first_one_that_was_given_up() -> Non
 
 
 async def test_a_cancelled_request_leaves_no_place_taken() -> None:
-    seen: list[DialerRequest] = []
+    seen = list[DialerRequest]()
     async with (
         StandInDialer() as dialer,
         connected(dialer.url, max_concurrency=2, observe=seen.append) as client,
@@ -478,7 +438,7 @@ async def dialer() -> AsyncIterator[StandInDialer]:
 
 
 async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:
-    seen: list[DialerRequest] = []
+    seen = list[DialerRequest]()
     async with connected(dialer.url, observe=seen.append) as client:
         await client.callid_info(CALL, TIMES)
         await client.agent_campaigns("1000")
@@ -506,7 +466,7 @@ async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:
 async def test_what_nobody_foresaw_is_told_of_as_such(
     dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[DialerRequest] = []
+    seen = list[DialerRequest]()
     async with connected(dialer.url, observe=seen.append) as client:
         monkeypatch.setattr("worker.vicidial.responses.read_call", lambda *_, **__: 1 // 0)
         with pytest.raises(ZeroDivisionError):

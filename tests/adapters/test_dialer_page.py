@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from typing import Any, Final
 
@@ -62,12 +61,6 @@ class Page(HTMLParser):
         """Give the text of the table row that begins with this."""
         (found,) = [text for text in self.texts["tr"] if text.startswith(first)]
         return found
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as running:
-        yield running
 
 
 async def run(session: aiohttp.ClientSession, line: str) -> tuple[int, str]:

@@ -1,72 +1,24 @@
 """What the dialer refuses is not asked again at once: ten failed logins lock the API user."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure
 from tests.adapters.raw import until
+from tests.clock import Clock
 from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, FunctionRefused, NotReady
 from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
-from worker.settings import VicidialSettings
-from worker.vicidial.client import DialerClient, open_session
-from worker.vicidial.rows import DialerTimes
-
-TIMES = DialerTimes(None)
-CALL = "V1201405090000012345"
-ROW = f"{CALL}|120|2026-11-20 14:05:09|3125551212|OUTBOUND_AUTO|SALES1|1001|SALE|1000\n"
-
-
-class Clock:
-    """A clock that a test sets forward."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from worker.vicidial.client import DialerClient
 
 
 @pytest.fixture
 async def dialer(clock: Clock) -> AsyncIterator[StandInDialer]:
     async with StandInDialer(clock=clock) as running:
         yield running
-
-
-@asynccontextmanager
-async def connected(
-    url: str,
-    *,
-    clock: Callable[[], float] = lambda: 1000.0,
-    on_password: Callable[[str], None] = lambda _: None,
-    user: str = DEFAULT_USER,
-    **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
-) -> AsyncIterator[DialerClient]:
-    if "password_file" not in chosen:
-        chosen = {"password": SecretStr(DEFAULT_PASSWORD)} | chosen
-    settings = VicidialSettings(url=url, user=user, **chosen)
-    async with open_session(settings) as session:
-        probe = timedelta(minutes=5)
-        yield DialerClient(settings, session, refused_probe=probe, on_password=on_password, clock=clock)
-
-
-async def failure(client: DialerClient, fault: Fault = Fault.OUTAGE) -> str:
-    """Ask, insist on that kind of failure, and give its text."""
-    with pytest.raises(EnrichmentUnavailable) as caught:
-        await client.callid_info(CALL, TIMES)
-    assert caught.value.fault is fault, caught.value
-    assert DEFAULT_PASSWORD not in f"{caught.value!r}"
-    return str(caught.value)
 
 
 async def test_after_a_refused_login_nothing_is_sent_until_the_wait_is_over(
@@ -205,9 +157,7 @@ async def test_a_function_that_is_denied_keeps_no_other_from_being_asked(dialer:
 
 async def test_nothing_is_sent_while_the_gate_is_closed_also_not_what_waits(dialer: StandInDialer) -> None:
     closed = False
-    settings = VicidialSettings(url=dialer.url, user=DEFAULT_USER, password=SecretStr(DEFAULT_PASSWORD))
-    async with open_session(settings) as session:
-        client = DialerClient(settings, session, refused_probe=timedelta(minutes=5), closed=lambda: closed)
+    async with connected(dialer.url, closed=lambda: closed) as client:
         dialer.delay = 0.05
         asked = [asyncio.ensure_future(client.callid_info(CALL, TIMES)) for _ in range(20)]
         await until(lambda: dialer.concurrent > 0)

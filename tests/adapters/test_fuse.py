@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.clock import Clock
 from worker.core.errors import EnrichmentUnavailable, Fault
 from worker.demo.dialer_data import ApiUser
 from worker.demo.dialer_logins import LOCK_AFTER, check_login
@@ -19,21 +20,6 @@ MOST_AT_ONCE = 8
 PASSWORDS = ("first", "second")
 THROUGH_WITHIN = 16 * 60.0
 """How long after the password is right again everything goes through, at the default `refused_probe`."""
-
-
-class Clock:
-    """A clock that a test sets forward."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

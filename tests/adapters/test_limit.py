@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.clock import Clock
 from worker.vicidial.limit import AdaptiveLimit, Places
 
 SEED = 20261120
@@ -277,19 +278,6 @@ def test_a_kind_that_comes_later_is_learnt_without_what_the_queue_adds() -> None
 
 
 # --- one rule at a time
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def answer(limit: AdaptiveLimit, clock: Clock, seconds: float, how_many: int = 1, busy: int = 100) -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.clock import Clock
 from worker.core.errors import NotReady
 from worker.vicidial.lookups import MOST_KEPT, Lookups
 
@@ -25,13 +26,6 @@ class Asked:
         if self._failure is not None:
             raise self._failure
         return answer
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_those_who_ask_the_same_at_one_time_share_one_answer() -> None:
@@ -79,9 +73,9 @@ async def test_an_answer_is_kept_for_its_time_and_no_longer() -> None:
     lookups = Lookups[str, int](timedelta(seconds=10), on_hit=lambda: hits.append(1), clock=clock)
     assert [await lookups.get("a", ask), await lookups.get("a", ask)] == [1, 1]
     assert len(hits) == 1
-    clock.now = 9.9
+    clock.now += 9.9
     assert await lookups.get("a", ask) == 1
-    clock.now = 10.1
+    clock.now += 0.2
     assert await lookups.get("a", ask) == 2
     assert len(hits) == 2
 

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -19,12 +19,6 @@ from worker.demo.stand_in import Fault
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes or so.").decode()
 OTHER = "whsec_" + base64.b64encode(b"somebody else's own key.").decode()
 BODY = '{"type":"call.enriched","data":{"é":1}}'
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as running:
-        yield running
 
 
 def signed(secret: str = SECRET, message_id: str = "evt-1", age: timedelta = timedelta()) -> dict[str, str]:

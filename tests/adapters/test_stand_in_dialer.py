@@ -55,12 +55,6 @@ async def dialer() -> AsyncIterator[StandInDialer]:
         yield running
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as running:
-        yield running
-
-
 async def replay(
     session: aiohttp.ClientSession, dialer: StandInDialer, exchange: Exchange
 ) -> tuple[int, str]:

@@ -12,19 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.core.inbounds import SEEN, STRUCTURED, inbound
 from worker.core.events import Event, EventType, Inbound, claimed_id, decode
 
-SEEN = datetime(2026, 11, 20, 19, 8, tzinfo=UTC)
 NEW_YORK = ZoneInfo("America/New_York")
 CALL = {"call_id": "V1201405090000012345"}
-STRUCTURED = "application/cloudevents+json"
 PREFIXES = ("ce-", "cloudEvents:", "cloudEvents_")
-
-
-def inbound(body: object, **said: Any) -> Inbound:  # noqa: ANN401 - what an Inbound has
-    """Make an inbound; a body that is not bytes is written as JSON."""
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Inbound(**{"body": raw, "routing_key": "call.ended", "first_seen": SEEN, "headers": {}, **said})
 
 
 def binary(data: object, prefix: str = "ce-", **attributes: object) -> Inbound:

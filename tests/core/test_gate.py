@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.clock import Clock
 from worker.core.errors import Fault
 from worker.core.gate import Gate, GateStatus, State
 
@@ -18,21 +19,6 @@ REFUSED_PROBE = 300.0
 FULL = 64
 NOT_THE_EVENTS_OWN = [Fault.OUTAGE, Fault.REFUSED, Fault.BUSY]
 DOWN = "the dialer can't be reached"
-
-
-class Clock:
-    """A clock that a test sets forward."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

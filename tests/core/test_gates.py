@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.clock import Clock
 from worker.core.errors import (
     DeliveryRejected,
     DeliveryUnavailable,
@@ -25,21 +26,6 @@ KINDS = list(EventType)
 FULL = 8
 REFUSED_PROBE = 300.0
 NAMES = ["dialer", "sink", "callid_info", "agent_campaigns"]
-
-
-class Clock:
-    """A clock that a test sets forward."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.core.inbounds import STRUCTURED, inbound
 from worker.core.errors import InvalidEvent
 from worker.core.events import MAX_BODY, MAX_DEPTH, Event, Inbound, claimed_id, decode
-
-SEEN = datetime(2026, 11, 20, 19, 8, tzinfo=UTC)
-STRUCTURED = "application/cloudevents+json"
-
-
-def inbound(body: object, **said: Any) -> Inbound:  # noqa: ANN401 - what an Inbound has
-    """Make an inbound; a body that is not bytes is written as JSON."""
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Inbound(**{"body": raw, "routing_key": "call.ended", "first_seen": SEEN, "headers": {}, **said})
 
 
 def call(**said: object) -> dict[str, object]:

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import aio_pika
 import aiormq
 import psutil
 import pytest
 
-from tests.system.harness import crm_sync, environment
+from tests.system.harness import connect, crm_sync, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -194,7 +193,7 @@ async def left_on(url: str, said: str) -> list[str]:
     match = re.search(r"crm-sync-demo-[0-9a-f]+", said)
     assert match is not None, said
     left = []
-    async with await aio_pika.connect(url) as connection:
+    async with await connect(url) as connection:
         for name in PARTS:
             async with connection.channel() as channel:
                 try:

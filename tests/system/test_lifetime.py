@@ -1,23 +1,19 @@
 """From start to end: stops, crashes, a broker that comes and goes, what a worker refuses to start with."""
 
 import asyncio
-import contextlib
 import json
-import os
 import signal
 import socket
-import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any
 
-import aio_pika
-import psutil
 import pytest
 
-from tests.system.harness import Program, System, Worker, call_ended, environment, eventually
+from tests.adapters.raw import closed_port
+from tests.system.chaos.node import Node, NodeUnavailable
+from tests.system.harness import Program, System, Worker, call_ended, eventually
+from tests.tools import skip_without
 
 pytestmark = pytest.mark.system
 
@@ -93,7 +89,7 @@ class TestStopping:
         await system.delivered(slow["event_id"], quick["event_id"])
 
     async def test_while_the_broker_is_away(self, system: System) -> None:
-        worker = system.spawn(broker__url=f"amqp://guest:guest@127.0.0.1:{free_port()}/")
+        worker = system.spawn(broker__url=f"amqp://guest:guest@127.0.0.1:{closed_port()}/")
         await eventually(lambda: worker.events("broker_unreachable"))
         assert (await worker.get("/readyz"))[0] == 503
         assert (await worker.get("/livez"))[0] == 200
@@ -116,13 +112,6 @@ def expect_one_stray_sentence(system: System, worker: Worker, sentence: str) -> 
     (line,) = worker.complaints()
     assert sentence in line["stray"]
     system.may_complain = True
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class TestCrashes:
@@ -195,50 +184,15 @@ async def more_accepted(system: System, count: int) -> bool:
     return accepted >= min(count, len(system.published))
 
 
-class Node:
-    """A broker of the test's own, as a process."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "worker.demo.broker"]
-        self.keeper = Popen(command, stdout=PIPE, text=True, env=environment({}))
-        assert self.keeper.stdout is not None
-        said = json.loads(self.keeper.stdout.readline())
-        self.url: str = said["url"]
-        if "pid" not in said:  # a container, say
-            pytest.skip("a node that may be mistreated needs an installed rabbitmq-server")
-        self.server = psutil.Process(said["pid"])
-        self.command, self.cwd = self.server.cmdline(), self.server.cwd()
-        self.environment, self.group = self.server.environ(), os.getpgid(self.server.pid)
-        self.started: Popen[bytes] | None = None
-
-    def kill(self) -> None:
-        """SIGKILL the server; its parent, the keeper, does not look after it."""
-        self.server.kill()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while self.server.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.01)
-
-    def start(self) -> None:
-        """Start the server again as it was started, on the same port and data."""
-        self.started = Popen(self.command, cwd=self.cwd, env=self.environment, process_group=self.group)
-        self.server = psutil.Process(self.started.pid)
-
-    def end(self) -> None:
-        if self.started is not None and self.started.poll() is None:
-            self.started.kill()
-            self.started.wait(10)
-        self.keeper.terminate()
-        self.keeper.wait(20)
-        if self.keeper.stdout is not None:
-            self.keeper.stdout.close()
-
-
 @pytest.fixture
 async def lonely(
     tmp_path: Path, dialer_program: Program, crm_program: Program, system: System
 ) -> AsyncIterator[tuple[System, Node]]:
     """Give a system on a node that may be mistreated."""
-    node = await asyncio.to_thread(Node)
+    try:
+        node = await asyncio.to_thread(Node)
+    except NodeUnavailable as error:
+        skip_without(str(error))
     opened = System(node.url, "lonely", tmp_path, dialer_program, crm_program)
     try:
         yield opened, node
@@ -255,11 +209,10 @@ class TestTheBroker:
         events = await system.calls(300)
         await system.publish_all(events)
         await eventually(lambda: len(worker.settled()) > 10)
-        await asyncio.to_thread(node.kill)
+        await node.kill()
         await eventually(lambda: worker.events("broker_connection_lost"))
         assert (await worker.get("/livez"))[0] == 200
-        node.start()
-        await eventually(lambda: speaks_amqp(node.url), 30)
+        await node.start()
         took = await worker.ready()
         print(f"ready {took:.2f} s after the broker")  # noqa: T201 - a measurement
         found = await system.delivered(within=20)
@@ -269,7 +222,7 @@ class TestTheBroker:
 
     async def test_it_is_not_there_yet(self, system: System) -> None:
         """A broker behind a port that opens only later."""
-        port = free_port()
+        port = closed_port()
         user, _, host = system.broker_url.partition("@")
         worker = system.spawn(broker__url=f"{user}@127.0.0.1:{port}/")
         await eventually(lambda: len(worker.events("broker_unreachable")) >= 2)
@@ -320,15 +273,6 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while chunk := await reader.read(65536):
         writer.write(chunk)
     writer.close()
-
-
-async def speaks_amqp(url: str) -> bool:
-    try:
-        connection = await aio_pika.connect(url, timeout=2)
-    except (OSError, aio_pika.exceptions.AMQPError, TimeoutError):
-        return False
-    await connection.close()
-    return True
 
 
 class TestStarting:

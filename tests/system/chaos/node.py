@@ -12,7 +12,7 @@ from subprocess import DEVNULL, PIPE, Popen
 import aio_pika
 import psutil
 
-from tests.system.harness import environment, eventually
+from tests.system.harness import connect, environment, eventually
 
 _END_WITHIN = 30.0
 
@@ -59,7 +59,7 @@ class Node:
 
     async def takes_clients(self) -> bool:
         try:
-            connection = await aio_pika.connect(self.url, timeout=2)
+            connection = await connect(self.url, timeout=2)
         except (OSError, aio_pika.exceptions.AMQPError, TimeoutError):
             return False
         await connection.close()

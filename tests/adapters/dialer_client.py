@@ -1,0 +1,56 @@
+"""A client of a dialer, made as the application makes it, and what it fails with."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.core.ports import DialerRequest
+from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER
+from worker.settings import VicidialSettings
+from worker.vicidial.client import DialerClient, open_session
+from worker.vicidial.rows import DialerTimes
+
+TIMES = DialerTimes(None)
+CALL = "V1201405090000012345"
+ROW = f"{CALL}|120|2026-11-20 14:05:09|3125551212|OUTBOUND_AUTO|SALES1|1001|SALE|1000\n"
+
+
+@asynccontextmanager
+async def connected(
+    url: str,
+    *,
+    clock: Callable[[], float] = lambda: 1000.0,
+    observe: Callable[[DialerRequest], None] = lambda _: None,
+    on_password: Callable[[str], None] = lambda _: None,
+    closed: Callable[[], bool] = lambda: False,
+    **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
+) -> AsyncIterator[DialerClient]:
+    """Give a client of the dialer there: its default user, unless the chosen settings name another."""
+    chosen = {"user": DEFAULT_USER} | chosen
+    if "password_file" not in chosen:
+        chosen = {"password": SecretStr(DEFAULT_PASSWORD)} | chosen
+    settings = VicidialSettings(url=url, **chosen)
+    async with open_session(settings) as session:
+        yield DialerClient(
+            settings,
+            session,
+            refused_probe=timedelta(minutes=5),
+            observe=observe,
+            on_password=on_password,
+            closed=closed,
+            clock=clock,
+        )
+
+
+async def failure(client: DialerClient, fault: Fault = Fault.OUTAGE) -> str:
+    """Ask, insist on that kind of failure, and give its text."""
+    with pytest.raises(EnrichmentUnavailable) as caught:
+        await client.callid_info(CALL, TIMES)
+    assert caught.value.fault is fault, caught.value
+    assert DEFAULT_PASSWORD not in f"{caught.value!r}"
+    return str(caught.value)
