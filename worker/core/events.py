@@ -99,7 +99,9 @@ _Id = Annotated[str, Field(min_length=1, max_length=255)]
 _Text = Annotated[str, Field(strict=True)]
 
 
-class _CallEnded(BaseModel):
+class CallEnded(BaseModel):
+    """The fields of a call's end that are read; others are passed on as they are."""
+
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     call_id: _Id
     uniqueid: _Id | None = None
@@ -111,7 +113,9 @@ class _CallEnded(BaseModel):
     ended_at: _Text | None = None
 
 
-class _AgentOnboarded(BaseModel):
+class AgentOnboarded(BaseModel):
+    """The fields of an agent's onboarding that are read; others are passed on as they are."""
+
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     agent_user: _Id
     expected_campaigns: list[_Id] | None = None
@@ -138,7 +142,7 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
     kind = _event_type(envelope, inbound)
     fields = _validate(kind, envelope.data)
     uniqueid = lead_id = expected = ended_at = None
-    if isinstance(fields, _CallEnded):
+    if isinstance(fields, CallEnded):
         subject, uniqueid, lead_id = fields.call_id, fields.uniqueid, fields.lead_id
         if fields.ended_at is not None:
             ended_at = _in_zone(_read_time(fields.ended_at, "ended_at"), zone)
@@ -277,8 +281,8 @@ def _event_type(envelope: _Envelope, inbound: Inbound) -> EventType:
     raise InvalidEvent(f"unknown event type {_show(said)}; known are {' and '.join(EventType)}")
 
 
-def _validate(kind: EventType, data: dict[str, Any]) -> _CallEnded | _AgentOnboarded:
-    model = _CallEnded if kind is EventType.CALL_ENDED else _AgentOnboarded
+def _validate(kind: EventType, data: dict[str, Any]) -> CallEnded | AgentOnboarded:
+    model = CallEnded if kind is EventType.CALL_ENDED else AgentOnboarded
     try:
         return model.model_validate(data)
     except ValidationError as error:

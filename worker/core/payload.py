@@ -165,13 +165,24 @@ def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> Acce
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Give the JSON Schema of each payload type (draft 2020-12), by its type."""
+    """Give the JSON Schema of each payload type (draft 2020-12), by its type.
+
+    It allows fields that it doesn't name: a later version may add some, and no
+    receiver should refuse them.
+    """
     adapters: dict[str, TypeAdapter[Any]] = {
         "call.enriched": _call_enriched,
         "agent.enriched": _agent_enriched,
     }
     return {
         name: {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-        | adapter.json_schema(mode="serialization")
+        | _opened(adapter.json_schema(mode="serialization"))
         for name, adapter in adapters.items()
     }
+
+
+def _opened(schema: Any) -> Any:  # noqa: ANN401 - any part of a JSON Schema
+    if isinstance(schema, dict):
+        closed = schema.get("additionalProperties") is False
+        return {k: _opened(v) for k, v in schema.items() if not (closed and k == "additionalProperties")}
+    return [_opened(each) for each in schema] if isinstance(schema, list) else schema

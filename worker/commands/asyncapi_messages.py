@@ -1,0 +1,255 @@
+"""The messages of the AsyncAPI document: payloads from the models of the core, headers, and examples."""
+
+import json
+from typing import Any
+
+from worker.core import examples
+from worker.core.disposition import Stage
+from worker.core.errors import Reason
+from worker.core.payload import schemas as payload_schemas
+from worker.core.schemas import ID_PATTERN, cloud_event_schema, event_schemas
+from worker.core.signature import sign
+from worker.rabbitmq import headers
+
+AMQP = {"bindingVersion": "0.3.0"}
+NAMES = {
+    "call.ended": "callEnded",
+    "agent.onboarded": "agentOnboarded",
+    "call.enriched": "callEnriched",
+    "agent.enriched": "agentEnriched",
+}
+TITLES = {
+    "call.ended": "A call ended",
+    "agent.onboarded": "An agent was onboarded",
+    "call.enriched": "A call, with what the dialer knows of it",
+    "agent.enriched": "An agent, with what the dialer knows of it",
+}
+
+_PING = {
+    "type": "object",
+    "description": "Shows that a payload would arrive.",
+    "additionalProperties": False,
+    "required": ["type", "timestamp", "data"],
+    "properties": {
+        "type": {"const": "ping"},
+        "timestamp": {"type": "string", "format": "date-time", "description": "When it was sent."},
+        "data": {"type": "object"},
+    },
+}
+_POSTED_AT = 1795201636
+_HEADER_SENTENCES = {
+    headers.EVENT_ID: "The event's id; missing where the message names none.",
+    headers.ATTEMPT: "The number of the attempt that failed, from 1.",
+    headers.FIRST_SEEN: "When the event was first taken in.",
+    headers.ROUTING_KEY: "The routing key that its producer used.",
+    headers.REASON: "Why it is here.",
+    headers.ERROR: "The last error, in words.",
+    headers.STAGE: "The step that failed.",
+    headers.FAILED_AT: "When it was given up.",
+    headers.ENRICHMENT: "What the dialer said, as JSON, so that a replay need not ask again.",
+}
+
+
+def cloud_names(kind: str) -> list[str]:
+    """Name the messages that are an event of this type as a CloudEvent, structured and binary."""
+    return [f"{NAMES[kind]}CloudEvent", f"{NAMES[kind]}BinaryCloudEvent"]
+
+
+def messages() -> dict[str, Any]:
+    """Give each message by its name."""
+    found: dict[str, Any] = {}
+    for kind, event in examples.EVENTS.items():
+        found |= _event_messages(kind, event)
+    for kind, payload in examples.payloads().items():
+        found |= _payload_messages(kind, payload)
+    return found | {"ping": _ping(), "deadLetter": _dead_letter()}
+
+
+def _event_messages(kind: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Describe the three ways of writing one event."""
+    structured, binary = cloud_names(kind)
+    envelope = examples.cloud_event(kind)
+    attributes = examples.cloud_event_headers(kind)
+    return {
+        NAMES[kind]: _message(kind, "plain JSON", _schema(kind), {"payload": event})
+        | {"bindings": {"amqp": {"messageType": kind} | AMQP}},
+        structured: _message(
+            kind, "a CloudEvent in structured mode", _schema(kind, "CloudEvent"), {"payload": envelope}
+        )
+        | {"contentType": "application/cloudevents+json"},
+        binary: _message(
+            kind,
+            "a CloudEvent in binary mode",
+            _schema(kind),
+            {"headers": attributes, "payload": envelope["data"]},
+        )
+        | {"headers": _cloud_headers(kind)},
+    }
+
+
+def _payload_messages(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    posted = _posted(payload["data"]["event_id"], payload)
+    return {
+        NAMES[kind]: _message(kind, "published", _schema(kind), {"payload": payload})
+        | {
+            "description": "The AMQP property `message_id` is the event's id, `type` the payload's type.",
+            "bindings": {"amqp": {"messageType": kind} | AMQP},
+        },
+        f"{NAMES[kind]}Webhook": _message(
+            kind, "posted", _schema(kind), {"headers": posted, "payload": payload}
+        )
+        | {"headers": _webhook_headers()},
+    }
+
+
+def _ping() -> dict[str, Any]:
+    payload: dict[str, Any] = {"type": "ping", "timestamp": "2026-11-20T19:07:16Z", "data": {}}
+    posted = _posted("ping-2f6d3a58-0a53-4b1e-8a53-5b0f6a2c9d10", payload)
+    return {
+        "name": "ping",
+        "title": "A ping, which means nothing",
+        "description": "Posted by `crm-sync check --ping`. Answer 2xx, or 404 if you do not support it.",
+        "headers": _webhook_headers(),
+        "payload": {"$ref": "#/components/schemas/Ping"},
+        "examples": [{"name": "example", "headers": posted, "payload": payload}],
+    }
+
+
+def _posted(message_id: str, payload: dict[str, Any]) -> dict[str, str]:
+    body = json.dumps(payload, separators=(",", ":")).encode()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(_POSTED_AT),
+        "webhook-signature": sign(b"the key of this example", message_id, _POSTED_AT, body),
+        "idempotency-key": message_id,
+    }
+
+
+def _message(kind: str, form: str, payload: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": kind,
+        "title": f"{TITLES[kind]} ({form})",
+        "contentType": "application/json",
+        "payload": payload,
+        "examples": [{"name": "example"} | example],
+    }
+
+
+def _dead_letter() -> dict[str, Any]:
+    event = examples.EVENTS["call.ended"]
+    at = "2026-11-20T19:07:15.016204+00:00"
+    said: dict[str, Any] = {
+        headers.EVENT_ID: event["event_id"],
+        headers.ATTEMPT: 1,
+        headers.FIRST_SEEN: at,
+        headers.ROUTING_KEY: event["type"],
+        headers.REASON: Reason.REJECTED_BY_SINK.value,
+        headers.ERROR: "the webhook answered 422: 'unknown campaign SALES1'",
+        headers.STAGE: Stage.DELIVER.value,
+        headers.FAILED_AT: at,
+    }
+    return {
+        "name": "dead-letter",
+        "title": "A dead letter",
+        "description": "The body and the properties are those of the event. Where the broker's delivery limit"
+        " sent it here (`delivery_limit`), it has none of these headers but those of its last retry.",
+        "headers": {"type": "object", "properties": _dead_letter_headers()},
+        "payload": {"description": "The body as its producer sent it, whatever that is."},
+        "examples": [{"name": "example", "headers": said, "payload": event}],
+    }
+
+
+def _dead_letter_headers() -> dict[str, Any]:
+    written = [str(reason) for reason in Reason if reason is not Reason.DELIVERY_LIMIT]
+    time = {"type": "string", "format": "date-time"}
+    kinds: dict[str, dict[str, Any]] = {
+        headers.EVENT_ID: {"type": "string", "pattern": ID_PATTERN},
+        headers.ATTEMPT: {"type": "integer", "minimum": 1},
+        headers.FIRST_SEEN: time,
+        headers.ROUTING_KEY: {"type": "string"},
+        headers.REASON: {"type": "string", "enum": written},
+        headers.ERROR: {"type": "string", "maxLength": headers.MAX_ERROR},
+        headers.STAGE: {"type": "string", "enum": [str(stage) for stage in Stage]},
+        headers.FAILED_AT: time,
+        headers.ENRICHMENT: {"type": "string", "contentMediaType": "application/json"},
+    }
+    return {name: kind | {"description": _HEADER_SENTENCES[name]} for name, kind in kinds.items()}
+
+
+def _cloud_headers(kind: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "The prefix may also be `cloudEvents_` or `ce-`.",
+        "required": [f"cloudEvents:{name}" for name in ("specversion", "id", "source", "type")],
+        "properties": {
+            "cloudEvents:specversion": {"const": "1.0"},
+            "cloudEvents:id": {"type": "string", "pattern": ID_PATTERN, "description": "The event's id."},
+            "cloudEvents:source": {"type": "string", "minLength": 1},
+            "cloudEvents:type": {"const": kind},
+            "cloudEvents:time": {"type": "string", "description": "When it happened, with an offset."},
+        },
+    }
+
+
+def _webhook_headers() -> dict[str, Any]:
+    an_id = {"type": "string", "pattern": ID_PATTERN}
+    return {
+        "type": "object",
+        "required": ["webhook-id", "webhook-timestamp", "idempotency-key"],
+        "properties": {
+            "webhook-id": an_id | {"description": "The event's id, the same each time: drop repeats by it."},
+            "webhook-timestamp": {
+                "type": "string",
+                "pattern": "^[0-9]+$",
+                "description": "When it was sent, in seconds since 1970.",
+            },
+            "webhook-signature": {
+                "type": "string",
+                "pattern": "^v1,[A-Za-z0-9+/]{43}=( v1,[A-Za-z0-9+/]{43}=)*$",
+                "description": "Standard Webhooks: `v1,` and the base64 of the HMAC-SHA256 of"
+                " `id.timestamp.body`; several with blanks between them, of which one has to fit."
+                " Missing where no `sink.signing_secret` is set.",
+            },
+            "idempotency-key": an_id | {"description": "The same as `webhook-id`."},
+        },
+    }
+
+
+# --- schemas --------------------------------------------------------------------------------------
+
+
+def schemas() -> dict[str, Any]:
+    """Give each schema by its name; they refer to each other."""
+    found: dict[str, Any] = {}
+    for kind, schema in event_schemas().items():
+        found[_schema_name(kind)] = schema
+        found[_schema_name(kind, "CloudEvent")] = cloud_event_schema(kind, _schema(kind))
+    for kind, schema in payload_schemas().items():
+        inner = schema.pop("$defs")
+        del schema["$schema"]
+        found |= {name: _moved(each) for name, each in inner.items()} | {_schema_name(kind): _moved(schema)}
+    return found | {"Ping": _PING}
+
+
+def _schema_name(kind: str, ending: str = "") -> str:
+    return NAMES[kind][0].upper() + NAMES[kind][1:] + ending
+
+
+def _schema(kind: str, ending: str = "") -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{_schema_name(kind, ending)}"}
+
+
+def _moved(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
+    """Let a schema refer to where the document keeps it.
+
+    pydantic's titles only repeat the names, and no payload leaves out what would need a default.
+    """
+    if isinstance(schema, list):
+        return [_moved(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value.replace("#/$defs/", "#/components/schemas/") if key == "$ref" else _moved(value)
+        for key, value in schema.items()
+        if key != "default" and not (key == "title" and isinstance(value, str))
+    }
