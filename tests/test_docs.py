@@ -46,11 +46,21 @@ def names_in(path: Path) -> set[str]:
     return names
 
 
-def test_every_invariant_names_tests_that_exist() -> None:
+@pytest.fixture(scope="module")
+def tests_there() -> dict[str, set[str]]:
+    """Name the tests of each file."""
+    return {path.name: names_in(path) for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_is_named_exists(document: Path, tests_there: dict[str, set[str]]) -> None:
+    named = TEST_NAME.findall(document.read_text(encoding="utf-8"))
+    assert [f"{file}{name}" for file, name in named if name not in tests_there.get(file, set())] == []
+
+
+def test_every_invariant_names_tests() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    there = {path.name: names_in(path) for path in (ROOT / "tests").rglob("test_*.py")}
     named = TEST_NAME.findall(text)
-    assert [f"{file}{name}" for file, name in named if name not in there.get(file, set())] == []
     invariants = re.findall(
         r"^(\d+)\. \*\*(?:.|\n)*?(?=^\d+\. |\Z)", text[text.index("## What always holds") :], re.MULTILINE
     )

@@ -1,0 +1,298 @@
+"""Write the pages that say what the code says: settings, metrics, and the AsyncAPI document.
+
+python -m docs.generate            # write them
+python -m docs.generate --check    # only tell which are out of date; exit status 1 then
+
+A test keeps each page equal to what is made here.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from zoneinfo import ZoneInfo
+
+from annotated_types import Ge, Le
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from worker.commands.asyncapi import as_yaml, asyncapi
+from worker.core.retry import format_delay
+from worker.observe.metrics import Metrics
+from worker.settings import BrokerCommandSettings, Settings
+from worker.settings.load import SECRETS_DIR, leaves
+from worker.settings.tree import LONGEST_DRAIN, PREFIX
+from worker.settings.types import Delays, Duration, DurationOrNone, Statuses
+
+FOLDER = Path(__file__).parent
+_BY = "Made by `python -m docs.generate`; don't edit it here."
+
+# --- settings -------------------------------------------------------------------------------------
+
+_SETTINGS_INTRODUCTION = f"""\
+# Settings
+
+Each setting can be given in several ways. Where more than one gives it, the upper one wins:
+
+1. an environment variable: `{PREFIX}VICIDIAL__TIMEOUT` sets `vicidial.timeout`, with `__` between the levels;
+2. for a secret, a file in the directory that `{SECRETS_DIR}` names: `vicidial__password` there sets
+   `vicidial.password`;
+3. a line in the YAML file given with `--config FILE`; [webhook.yaml](../config/webhook.yaml) and
+   [queue.yaml](../config/queue.yaml) name every setting with its default;
+4. the default.
+
+A secret can always stand in a file of its own: the setting with `_file` behind its name says which. Giving
+it both directly and by a file, in the same place, is an error; of two places the upper one wins, whichever of
+the two ways it uses. Only the dialer's password is read again while the worker runs.
+
+`crm-sync check` and `crm-sync run` name everything that is wrong with the settings at once, before anything
+is opened, and exit with 2. A name that is unknown is wrong, in the file and in the environment, so that a
+slip is not ignored.
+
+A **duration** is written `500ms`, `5s`, `2m`, `1h`, or as a number of seconds; the longest is 7 days, `168h`.
+A **list** is written with commas in a variable, and as a list in YAML. **true or false** may also be `1` or
+`0`, `yes` or `no`, `on` or `off`.
+"""
+
+_SECTIONS = ("broker", "vicidial", "sink", "retry", "gates", "http", "log")
+"""In the order of config/webhook.yaml."""
+_REQUIRED = {
+    "vicidial.url": "required",
+    "vicidial.user": "required",
+    "vicidial.password": "required",
+    "sink.url": "required for `webhook`",
+}
+_UNSET = "unset"
+_BOUNDS = {
+    "broker.url": "`amqp://` or `amqps://`",
+    "broker.namespace": "1 to 100 letters, digits, dots, dashes and underscores",
+    "drain": f"longer than 0, at most {format_delay(LONGEST_DRAIN)}",
+    "retry.delays": "at least one, each longer than the one before it",
+    "vicidial.source": "2 to 20 letters and digits",
+    "vicidial.url": "`http://` or `https://`",
+    "sink.url": "`http://` or `https://`",
+    "sink.signing_secret": "`whsec_` and base64",
+}
+"""Bounds that a check of the tree sets, not a type; a test tries them."""
+
+_DURATIONS: tuple[tuple[Any, str, str], ...] = (
+    (Duration, "a duration", "longer than 0"),
+    (DurationOrNone, "a duration", ""),
+    (Delays, "a list of durations", ""),
+    (Statuses, "a list of texts", ""),
+)
+
+_WORDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "text",
+    SecretStr: "text, a secret",
+    ZoneInfo: "a time zone's IANA name",
+}
+
+
+class Setting(NamedTuple):
+    """One setting as the page shows it."""
+
+    path: str
+    variable: str
+    kind: str
+    bounds: str
+    default: str
+    sentence: str
+    file: str | None
+    """The setting that names a file with its value, for a secret."""
+
+
+def settings_of() -> Iterator[Setting]:
+    """Give every setting in the order of the tree; a secret's `…_file` belongs to the secret."""
+    fields = dict(leaves(Settings))
+    defaults = _defaults()
+    for path, field in fields.items():
+        if path.endswith("_file"):
+            continue
+        kind, bounds = _kind(field)
+        yield Setting(
+            path,
+            _variable(path),
+            kind,
+            _BOUNDS.get(path, bounds),
+            _REQUIRED.get(path) or _shown(_at(defaults, path)),
+            field.description or "",
+            f"{path}_file" if f"{path}_file" in fields else None,
+        )
+
+
+def settings_page() -> str:
+    """Write the settings reference."""
+    found = list(settings_of())
+    parts = [f"<!-- {_BY} -->\n", _SETTINGS_INTRODUCTION]
+    for section in _SECTIONS:
+        model = Settings.model_fields[section].annotation
+        about = (model.__doc__ or "") if isinstance(model, type) else ""
+        parts += [f"## {section}\n", about.strip() + "\n"]
+        parts += [_entry(each) for each in found if each.path.startswith(f"{section}.")]
+    parts += ["## The worker itself\n", *(_entry(each) for each in found if "." not in each.path)]
+    return "\n".join(parts)
+
+
+def _entry(setting: Setting) -> str:
+    kind = ", ".join(filter(None, [setting.kind, setting.bounds]))
+    lines = [f"### {setting.path}\n", f"{setting.sentence}\n"]
+    lines.append(f"`{setting.variable}` · {kind} · {_default_in_words(setting.default)}\n")
+    if setting.file is not None:
+        name = setting.path.replace(".", "__")
+        lines.append(
+            f"From a file: `{setting.file}` (`{_variable(setting.file)}`) names it, or it is `{name}` in the"
+            " secrets directory.\n"
+        )
+    return "\n".join(lines)
+
+
+def _default_in_words(default: str) -> str:
+    if default.startswith("required"):
+        return f"**{default}**"
+    return f"default: {default}" if default != _UNSET else "no default"
+
+
+def _variable(path: str) -> str:
+    return PREFIX + path.upper().replace(".", "__")
+
+
+def _kind(field: FieldInfo) -> tuple[str, str]:
+    """Name the type in words, and its bounds where the type has some."""
+    for annotated, words, bounds in _DURATIONS:
+        base, *metadata = get_args(annotated)
+        if field.annotation == base and list(field.metadata) == metadata:
+            return words, bounds
+    annotation: Any = field.annotation
+    if NoneType in get_args(annotation):
+        annotation = next(each for each in get_args(annotation) if each is not NoneType)
+    if get_origin(annotation) is Literal:
+        *first, last = (f"`{value}`" for value in get_args(annotation))
+        return f"{', '.join(first)} or {last}", ""
+    low = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
+    high = next((each.le for each in field.metadata if isinstance(each, Le)), None)
+    return _WORDS[get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation], (
+        "" if low is None else f"{low} to {high}"
+    )
+
+
+def _defaults() -> Settings:
+    """Load the tree with nothing but what is required; the namespace shows where it goes into a name."""
+    return Settings.model_validate(
+        {
+            "broker": {"namespace": "NAMESPACE"},
+            "vicidial": {"url": "http://x/", "user": "x", "password": "x"},
+            "sink": {"url": "http://x/"},
+        }
+    )
+
+
+def _at(tree: BaseModel, path: str) -> object:
+    value: object = tree
+    for name in path.split("."):
+        value = getattr(value, name)
+    return "crm-sync" if path == "broker.namespace" else value
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return _UNSET
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    elif isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, timedelta):
+        value = format_delay(value) if value else "0"
+    elif isinstance(value, tuple):
+        value = ",".join(format_delay(each) for each in value)
+    elif isinstance(value, frozenset):
+        value = ",".join(sorted(value, key=lambda each: (each == "", each)))
+    return f"`{str(value).replace('NAMESPACE', '<namespace>')}`"
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+_METRICS_INTRODUCTION = """\
+# Metrics
+
+`GET /metrics` gives them all, in Prometheus' text format; [Monitoring](monitoring.md) says which to look at.
+What the values of the labels `outcome`, `reason`, `gate` and `state` mean, and what to do, stands in
+[Operations](operations.md).
+"""
+
+
+def metrics_page() -> str:
+    """Write the reference of the metrics."""
+    declared = Metrics().declared
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} "
+        f"| {metric.sentence.replace('|', chr(92) + '|')} |"
+        for metric in declared
+    ]
+    buckets = groupby(
+        sorted((metric for metric in declared if metric.buckets), key=lambda each: each.buckets),
+        key=lambda each: each.buckets,
+    )
+    bounds = [
+        f"- {', '.join(f'`{each.name}`' for each in those)}: {', '.join(f'{bound:g}' for bound in bucket)}"
+        for bucket, those in buckets
+    ]
+    return "\n".join(
+        [
+            f"<!-- {_BY} -->\n",
+            _METRICS_INTRODUCTION,
+            "| metric | kind | labels | what it tells |",
+            "|---|---|---|---|",
+            *rows,
+            "\nThe upper bounds of the histograms' buckets, in seconds:\n",
+            *bounds,
+            "",
+        ]
+    )
+
+
+# --- AsyncAPI -------------------------------------------------------------------------------------
+
+
+def asyncapi_document() -> str:
+    """Write the AsyncAPI document with the names that the default settings give."""
+    return f"# {_BY}\n" + as_yaml(asyncapi(BrokerCommandSettings()))
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "metrics.md": metrics_page,
+    "asyncapi.yaml": asyncapi_document,
+}
+
+
+def main() -> int:
+    """Write each page that is out of date, or with `--check` name it."""
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.stderr.write("usage: python -m docs.generate [--check]\n")
+        return 2
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        del os.environ[name]  # the pages show the defaults
+    stale = []
+    for name, make in PAGES.items():
+        path, text = FOLDER / name, make()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not sys.argv[1:]:
+                path.write_text(text, encoding="utf-8")
+    for name in stale:
+        what = "out of date; run python -m docs.generate" if sys.argv[1:] else "written"
+        sys.stdout.write(f"docs/{name}: {what}\n")
+    return 1 if stale and sys.argv[1:] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
