@@ -33,7 +33,7 @@ types: venv ## Check types
 
 docs: venv ## Make the generated pages again, and the site in site/
 	$(PYTHON) -m docs.generate
-	$(PYTHON) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 bench: venv ## Measure throughput and latency
 	$(PYTHON) -m benchmarks

@@ -1,7 +1,7 @@
 """The programs beside Python that tests need: found on the PATH, or put below `.cache/tools`.
 
 `python -m tests.tools` gets what is missing, where it can: Debian's packages are unpacked, not installed, so
-that none of them starts a server; only PHP, which needs more than its own files, is installed.
+that none of them starts a server; only what needs more than its own files is installed.
 """
 
 import base64
@@ -22,6 +22,7 @@ FOLDER = ROOT / ".cache" / "tools"
 KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.0.3"  # the newest that Debian 12's Go can build
 ASYNCAPI = "@asyncapi/specs@6.11.1"
 ASYNCAPI_SHA512 = "A3WBLqAKGoJ2+6FWFtpjBlCQ1oFCcs4GxF7zsIGvNqp/klGUHjlA3aAcZ9XMMpLGE8zPeYDz2x9FmO6DSuKraQ=="
+PHP_LIBRARY = Path("/usr/share/php/PhpAmqpLib/autoload.php")
 ASYNCAPI_SCHEMA = FOLDER / "asyncapi-3.0.0.json"
 
 
@@ -80,13 +81,17 @@ def _fetch_asyncapi_schema() -> None:
 
 
 def _install_php() -> None:
-    _install("php-cli")
+    _install("php-cli", "php-amqplib")
 
 
-def _install(package: str) -> None:
+def _install_amqp_tools() -> None:
+    _install("amqp-tools")
+
+
+def _install(*packages: str) -> None:
     if os.getuid() != 0:
-        raise OSError(f"only root can install {package}")
-    _run(["apt-get", "install", "--yes", "--no-install-recommends", package], FOLDER)
+        raise OSError(f"only root can install {' and '.join(packages)}")
+    _run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], FOLDER)
 
 
 def _run(command: list[str], folder: str | Path, **environment: str) -> None:
@@ -108,7 +113,8 @@ def main() -> int:
     wanted = [
         ("prometheus and promtool", bool(find("prometheus") and find("promtool")), _unpack_prometheus),
         ("kustomize", find("kustomize") is not None, _build_kustomize),
-        ("php", find("php") is not None, _install_php),
+        ("PHP and php-amqplib", bool(find("php") and PHP_LIBRARY.exists()), _install_php),
+        ("amqp-publish", find("amqp-publish") is not None, _install_amqp_tools),
         ("AsyncAPI's schema", ASYNCAPI_SCHEMA.exists(), _fetch_asyncapi_schema),
     ]
     missing = [(name, get) for name, there, get in wanted if not there]

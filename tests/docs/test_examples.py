@@ -16,6 +16,7 @@ import aio_pika
 import pytest
 
 from tests.system.harness import PASSWORD, ROOT, Program, crm_sync, environment
+from tests.tools import PHP_LIBRARY, skip_without
 from worker.commands.asyncapi import asyncapi
 from worker.core.events import EventType, Inbound, decode
 from worker.core.examples import EVENTS, cloud_event, cloud_event_headers, payloads
@@ -27,7 +28,6 @@ from worker.settings import BrokerCommandSettings
 DOCS = ROOT / "docs"
 EVENTS_PAGE = (DOCS / "events.md").read_text(encoding="utf-8")
 START_PAGE = (DOCS / "index.md").read_text(encoding="utf-8")
-PHP_LIBRARY = Path("/usr/share/php/PhpAmqpLib/autoload.php")
 SCHEMAS: dict[str, dict[str, Any]] = asyncapi(BrokerCommandSettings())["components"]["schemas"]
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -198,7 +198,7 @@ async def test_a_program_publishes_an_event(
     kind: str, event_type: EventType, broker_url: str, namespace: str
 ) -> None:
     if MISSING[kind]:
-        pytest.skip(f"what the {kind} example needs is not installed here")
+        skip_without(f"what the {kind} example needs is not installed here; see `python -m tests.tools`")
     code = example(EVENTS_PAGE, kind).replace("crm-sync.events", f"{namespace}.events")
     code = code.replace("require 'vendor/autoload.php';", f"require '{PHP_LIBRARY}';")
     async with await aio_pika.connect(broker_url) as connection:
