@@ -1,5 +1,6 @@
 """What the operator sees: log lines without any secret, metrics, health endpoints."""
 
+import asyncio
 import base64
 import html
 import io
@@ -8,7 +9,7 @@ import logging
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,8 +21,10 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.typing import EventDict, Processor
 from yarl import URL
 
+from tests.clock import Clock
 from worker import __version__
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
 from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, Reason
@@ -32,6 +35,7 @@ from worker.core.ports import Depth, DialerRequest
 from worker.core.scrub import Scrubber
 from worker.observe import health, log
 from worker.observe.metrics import Metrics
+from worker.observe.repeats import Repeats
 from worker.observe.report import Reporter
 from worker.settings import HttpSettings, LogSettings
 
@@ -66,10 +70,12 @@ def configured(stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Configur
     def configure(
         *,
         secrets: tuple[str, ...] = (SECRET,),
+        extra: Sequence[Processor] = (),
+        repeats: Repeats | None = None,
         **chosen: Any,  # noqa: ANN401 - the settings of the log
     ) -> Callable[[], list[dict[str, Any]]]:
         monkeypatch.setattr(sys, "stderr", stderr)  # not before: pytest sets its own for each phase of a test
-        log.configure(LogSettings(**chosen), secrets)
+        log.configure(LogSettings(**chosen), secrets, extra=extra, repeats=repeats)
         return lambda: [json.loads(line) for line in stderr.getvalue().splitlines()]
 
     return configure
@@ -381,7 +387,7 @@ def test_no_secret_leaves_by_a_line_a_traceback_or_a_librarys_record(
     logger = logging.getLogger("aiormq.channel")
     logger.warning("lost %s of %r", address, {"password": SECRET}, extra={"more": SECRET})
     logger.error("failed", exc_info=error)
-    logger.error("failed", exc_info=error, stack_info=True)
+    logging.getLogger("aiormq.other").error("failed", exc_info=error, stack_info=True)
     text = stderr.getvalue()
     assert "S3cr3t" not in text
     assert text.count("Traceback (most recent call last)") == 3
@@ -415,65 +421,17 @@ def test_a_library_is_never_heard_below_info_and_some_not_below_warning(
 # --- phone numbers
 
 
-@pytest.mark.parametrize(
-    ("number", "masked"),
-    [
-        ("3125551212", "********12"),
-        ("+44 20 7946,0000", "+** ** ****,**00"),
-        ("312|555|1212", "***|***|**12"),
-        ("(312) 555-121 x2", "(***) ***-**1 x2"),
-        ("12", "12"),
-        ("", ""),
-    ],
-)
-def test_of_a_phone_number_the_last_two_digits_are_shown(number: str, masked: str) -> None:
-    assert log.mask_phone(number) == masked
-
-
-MASKED = {
-    "phone_number": ("3125551212", "********12"),
-    "phone": ("+1 312 555 1212", "+* *** *** **12"),
-    "error": (
-        'the webhook answered 422: \'{"to":"+13125551212"}\'',
-        'the webhook answered 422: \'{"to":"+*********12"}\'',
-    ),
-    "exception": ("ValueError: 312-555-1212.", "ValueError: ***-***-**12."),
-}
-NOT_PHONES = [
-    f"call {CALL}",
-    "uniqueid 1795269909.101",
-    "2026-11-20 14:05:09",
-    "2026-11-20T14:07:14-05:00",
-    "20261120-140515_3125551212-all.mp3",
-    "127.0.0.1:5672",
-    "port 15672 of 10.11.12.13",
-    "at 0x7f3f23a74b50",
-    "9f1c1111-1111-4111-8111-111111111111",
-    "(attempt 12 of 12)",
-]
-
-
-@pytest.mark.parametrize("field", MASKED)
-def test_phone_numbers_are_masked_in_fields_and_errors(field: str, configured: Configure) -> None:
+def test_phone_numbers_are_masked_in_every_line_and_traceback(configured: Configure) -> None:
     lines = configured()
-    shown, masked = MASKED[field]
-    structlog.get_logger().info("x", **{field: shown, "call_id": "3125551212"})
-    [line] = lines()
-    assert line[field] == masked
-    assert line["call_id"] == "3125551212"  # the tutorials' ids are plain digits
-
-
-@pytest.mark.parametrize("text", NOT_PHONES)
-def test_what_is_no_phone_number_is_left(text: str, configured: Configure) -> None:
-    lines = configured()
-    structlog.get_logger().info("x", error=text)
-    assert lines()[0]["error"] == text
-
-
-def test_a_librarys_record_is_masked_too(configured: Configure) -> None:
-    lines = configured()
+    error = raised(ValueError("no route for (312) 555-1212"))
+    structlog.get_logger().warning("x", call_id="1000012345", reason="to +1 312 555 1212", exc_info=error)
     logging.getLogger("some.library").warning("no route for %s", "+13125551212")
-    assert lines()[0]["event"] == "no route for +*********12"
+    logging.getLogger("some.library").error("failed", exc_info=error)
+    own, record, failed = lines()
+    assert (own["call_id"], own["reason"]) == ("1000012345", "to +* *** *** **12")
+    assert record["event"] == "no route for +*********12"
+    for line in (own, failed):
+        assert line["exception"].endswith("ValueError: no route for (***) ***-**12")
 
 
 def test_the_operator_may_turn_the_masks_off(configured: Configure) -> None:
@@ -482,13 +440,185 @@ def test_the_operator_may_turn_the_masks_off(configured: Configure) -> None:
     assert (lines()[0]["phone_number"], lines()[0]["error"]) == ("3125551212", "for 3125551212")
 
 
+# --- faults that repeat
+
+
+def test_of_a_fault_that_repeats_one_line_a_minute_is_shown_and_says_how_many_were_not(
+    configured: Configure,
+) -> None:
+    clock = Clock()
+    lines = configured(repeats=Repeats(clock=clock))
+    logger = structlog.get_logger()
+    for _ in range(13):  # two minutes
+        logger.warning("broker_unreachable", error="refused", next_try_seconds=clock.now)
+        clock.now += 10
+    shown = [(line["next_try_seconds"], line.get("repeated")) for line in lines()]
+    assert shown == [(1000, None), (1060, 5), (1120, 5)]
+
+
+def test_a_fault_that_changes_is_shown_at_once(configured: Configure) -> None:
+    lines = configured(repeats=Repeats(clock=Clock()))
+    logger = structlog.get_logger()
+    for event, error in [
+        ("broker_connection_lost", "reset"),
+        ("broker_unreachable", "refused"),
+        ("broker_unreachable", "refused"),
+        ("broker_unreachable", "wrong password"),
+        ("broker_unreachable", "refused"),
+    ]:
+        logger.warning(event, error=error)
+    assert [(line["event"], line["error"]) for line in lines()] == [
+        ("broker_connection_lost", "reset"),
+        ("broker_unreachable", "refused"),
+        ("broker_unreachable", "wrong password"),
+    ]
+
+
+def test_no_line_of_an_event_a_request_or_a_change_is_left_out(configured: Configure) -> None:
+    lines = configured(repeats=Repeats(clock=Clock()))
+    reporter = Reporter(Metrics())
+    retry = Retry(timedelta(seconds=5), 2, "dialer_outage", "down")
+    closed = GateStatus("dialer", State.CLOSED, "down", timedelta(0), timedelta(seconds=1))
+    for _ in range(3):
+        reporter.settled(inbound(), Outcome(Stage.ENRICH, EVENT, disposition=retry), 0.1)
+        reporter.asked(DialerRequest("callid_info", (("call_id", CALL),), "dialer_refused", 0.1))
+        reporter.gate(closed)
+    assert [line["event"] for line in lines()] == ["event_settled", "dialer_request", "gate_closed"] * 3
+
+
+def test_the_traceback_of_an_event_is_shown_once_a_minute_and_its_line_always(configured: Configure) -> None:
+    clock = Clock()
+    lines = configured(repeats=Repeats(clock=clock))
+    reporter = Reporter(Metrics())
+    retry = Retry(timedelta(seconds=5), 2, "unexpected", "unexpected KeyError")
+    for text in ("a", SECRET, "b"):
+        outcome = Outcome(Stage.ENRICH, EVENT, error=raised(KeyError(text)), disposition=retry)
+        reporter.settled(inbound(), outcome, 0.1)
+        clock.now += 30
+    first, repeat, later = (line["exception"] for line in lines())
+    assert first.startswith("Traceback (most recent call last)")
+    assert first.endswith("KeyError: 'a'")
+    assert re.fullmatch(
+        r"KeyError: '\*\*\*' at .*test_observe\.py:\d+; the traceback is in an earlier line", repeat
+    )
+    assert later.endswith("KeyError: 'b'")
+    assert later.startswith("Traceback")
+
+
+def test_another_error_shows_its_own_traceback(configured: Configure) -> None:
+    lines = configured(repeats=Repeats(clock=Clock()))
+    for error in (KeyError("a"), ValueError("a")):
+        structlog.get_logger().error("dialer_clock_unknown", exc_info=raised(error))
+    assert all(line["exception"].startswith("Traceback") for line in lines())
+
+
+def test_a_line_that_is_left_out_for_a_while_comes_back_with_its_traceback(configured: Configure) -> None:
+    clock = Clock()
+    lines = configured(repeats=Repeats(clock=clock))
+    for _ in range(3):
+        try:
+            fail(KeyError("x"))
+        except KeyError as error:
+            structlog.get_logger().exception("intake_failed", error_type=type(error).__name__)
+        clock.now += 30
+    assert [(line["level"], line.get("repeated"), line["exception"][:9]) for line in lines()] == [
+        ("error", None, "Traceback"),
+        ("error", 1, "Traceback"),
+    ]
+
+
+def test_a_librarys_warnings_are_limited_where_they_differ_only_in_numbers(configured: Configure) -> None:
+    clock = Clock()
+    lines = configured(repeats=Repeats(clock=clock))
+    logger = logging.getLogger("some.library")
+    for number in range(4):
+        logger.info("seen %d", number)
+        logger.warning("task 'Task-%d' at 0x%x was destroyed", number, id(object()))
+    logger.error("task 'Task-1' at 0x1 was destroyed")  # of another level
+    logging.getLogger("another").warning("task 'Task-1' at 0x1 was destroyed")
+    clock.now += 60
+    logger.warning("task 'Task-9' at 0x9 was destroyed")
+    assert [(line["event"][:6], line["level"], line.get("repeated")) for line in lines()] == [
+        ("seen 0", "info", None),
+        ("task '", "warning", None),
+        ("seen 1", "info", None),
+        ("seen 2", "info", None),
+        ("seen 3", "info", None),
+        ("task '", "error", None),
+        ("task '", "warning", None),
+        ("task '", "warning", 3),
+    ]
+
+
+async def test_the_exceptions_that_asyncio_reports_are_limited_by_where_they_were_raised(
+    configured: Configure,
+) -> None:
+    lines = configured(repeats=Repeats(clock=Clock()))
+    loop = asyncio.get_running_loop()
+    for each in ("a", "b"):
+        message = f"Exception in callback {each} of <TimerHandle when={loop.time()}>"
+        loop.call_exception_handler({"message": message, "exception": raised(KeyError(each))})
+    loop.call_exception_handler({"message": "x", "exception": raised(ValueError("c"))})
+    assert [(line["logger"], line["exception"].splitlines()[-1]) for line in lines()] == [
+        ("asyncio", "KeyError: 'a'"),
+        ("asyncio", "ValueError: c"),
+    ]
+
+
+def test_a_record_whose_arguments_do_not_fit_breaks_nothing(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = configured()
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # logging's own complaint goes to standard error
+    logging.getLogger("some.library").warning("%d seen", "three")
+    logging.getLogger("some.library").warning("well")
+    assert [line["event"] for line in lines()] == ["well"]
+
+
+# --- what others add, and the console
+
+
+def test_what_else_processors_add_stands_in_every_line(configured: Configure) -> None:
+    def trace(_logger: object, _name: str, event: EventDict) -> EventDict:
+        return {**event, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "note": SECRET}
+
+    lines = configured(extra=[trace])
+    structlog.get_logger().info("consuming")
+    logging.getLogger("some.library").warning("x")
+    assert [(line["trace_id"], line["note"]) for line in lines()] == [
+        ("4bf92f3577b34da6a3ce929d0e0e4736", "***")
+    ] * 2
+
+
 def test_the_console_shows_text_for_a_person(configured: Configure, stderr: io.StringIO) -> None:
     configured(format="console")
     Reporter(Metrics()).asked(DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.005))
-    line = stderr.getvalue()
-    assert not line.startswith("{")
-    assert all(part in line for part in ("dialer_request", "info", f"call_id={CALL}", "duration_ms=5.0"))
-    assert "\x1b" not in line  # it is no terminal
+    logging.getLogger("some.library").warning("no route")
+    own, record = stderr.getvalue().splitlines()
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
+    told = f"dialer_request         function=callid_info call_id={CALL} outcome=ok duration=5ms"
+    assert re.fullmatch(rf"{when} \[info    ] {told}", own)
+    assert re.fullmatch(rf"{when} \[warning ] no route               \[some\.library\]", record)
+
+
+def test_the_console_shows_a_traceback_below_its_line_without_the_values_of_variables(
+    configured: Configure, stderr: io.StringIO
+) -> None:
+    configured(format="console", secrets=())
+    error = raised(KeyError("x"))
+
+    def call(password: str) -> None:
+        raise ValueError("bad") from error
+
+    try:
+        call(SHORT)
+    except ValueError as caught:
+        structlog.get_logger().error("dialer_clock_unknown", exc_info=caught)
+    first, *rest = stderr.getvalue().splitlines()
+    assert first.endswith("dialer_clock_unknown")
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1] == "ValueError: bad"
+    assert SHORT not in "".join(rest)
 
 
 # --- metrics

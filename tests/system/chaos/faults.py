@@ -136,16 +136,24 @@ def tiers_full(*heal: str) -> Fault:
     async def fault(stage: Stage) -> AsyncIterator[None]:
         waiting = stage.pace.long_hold  # events that need a retry for as long as there is no room for one
         late = [stage.load.call(schedule=[[0, "not_found"], [waiting, "final"]]) for _ in range(_FRESH)]
+        before = _sessions(stage)
         await stage.node.ctl("set_policy", *_limit(stage, 0))
         await stage.publish(late)
         yield
         command, *arguments = heal
         await stage.node.ctl(command, *(arguments or _limit(stage, 100_000)))
-        ended = sum(len(worker.events("settling_failed")) for worker in stage.workers)
+        for worker in stage.workers:
+            await worker.ready()
+        ended = _sessions(stage) - before
         stage.notes.append(f"{ended} times it began anew, as a copy was refused")
         stage.cuts += ended
 
     return fault
+
+
+def _sessions(stage: Stage) -> int:
+    """Count how often the workers have begun to consume."""
+    return sum(len(worker.events("consuming")) for worker in stage.workers)
 
 
 def _limit(stage: Stage, length: int) -> tuple[str, ...]:
