@@ -18,6 +18,7 @@ from worker.core.gates import Gates
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy
+from worker.core.tracing import UNTRACED, Tracing
 from worker.observe import health
 from worker.observe.lag import LoopLag
 from worker.observe.metrics import Metrics
@@ -99,28 +100,26 @@ class Worker:
 
 @asynccontextmanager
 async def assemble(
-    settings: Settings, on_password: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    on_password: Callable[[str], None] = lambda _: None,
+    tracing: Tracing = UNTRACED,
 ) -> AsyncIterator[Worker]:
-    """Put a worker together; its HTTP sessions are closed at the end.
+    """Put a worker together; its HTTP sessions are closed at the end, `tracing` is not.
 
     `on_password` is told of each password that is read from its file again.
     """
     topology = plan(settings)
-    publisher = BrokerPublisher()
+    publisher = BrokerPublisher(tracing=tracing)
     reporter = Reporter(Metrics())
     async with AsyncExitStack() as stack:
         gates = _make_gates(settings, reporter)
-        client = await _open_dialer(settings, reporter, gates, on_password, stack)
+        client = await _open_dialer(settings, reporter, gates, on_password, tracing, stack)
         clock = DialerClock(settings.vicidial.timezone, client.version)
         again_after = settings.gates.refused_probe.total_seconds()
         pipeline = Pipeline(
             VicidialEnricher(client, clock, settings.vicidial, again_after=again_after, on_hit=reporter.hit),
-            await _open_sink(settings, topology, publisher, reporter, stack),
-            RetryPolicy(
-                delays=settings.retry.delays,
-                max_attempts=settings.retry.max_attempts,
-                ready_within=settings.vicidial.ready_within,
-            ),
+            await _open_sink(settings, topology, publisher, reporter, tracing, stack),
+            _make_policy(settings),
             gates,
             zone=settings.vicidial.timezone or UTC,
             deliver_not_found=settings.vicidial.not_found == "deliver",
@@ -134,6 +133,7 @@ async def assemble(
             gates,
             max_in_flight=settings.max_in_flight,
             observer=reporter,
+            tracing=tracing,
         )
         supervisor = Supervisor(
             settings.broker.url,
@@ -146,6 +146,14 @@ async def assemble(
         worker = Worker(supervisor, reporter, gates, client, clock, LoopLag(), datetime.now(UTC))
         worker.show()
         yield worker
+
+
+def _make_policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
+        delays=settings.retry.delays,
+        max_attempts=settings.retry.max_attempts,
+        ready_within=settings.vicidial.ready_within,
+    )
 
 
 def _make_gates(settings: Settings, reporter: Reporter) -> Gates:
@@ -163,6 +171,7 @@ async def _open_dialer(
     reporter: Reporter,
     gates: Gates,
     on_password: Callable[[str], None],
+    tracing: Tracing,
     stack: AsyncExitStack,
 ) -> dialer.DialerClient:
     session = await stack.enter_async_context(dialer.open_session(settings.vicidial))
@@ -173,6 +182,7 @@ async def _open_dialer(
         observe=reporter.asked,
         on_password=on_password,
         closed=gates.dialer_closed,
+        tracing=tracing,
     )
 
 
@@ -181,12 +191,13 @@ async def _open_sink(
     topology: Topology,
     publisher: BrokerPublisher,
     reporter: Reporter,
+    tracing: Tracing,
     stack: AsyncExitStack,
 ) -> Sink:
     if settings.sink.kind == "queue":
         return QueueSink(topology.outbound_exchange, publisher, reporter.posted)
-    session = webhook.open_session(settings.sink, settings.max_in_flight)
-    return webhook.WebhookSink(settings.sink, await stack.enter_async_context(session), reporter.posted)
+    session = await stack.enter_async_context(webhook.open_session(settings.sink, settings.max_in_flight))
+    return webhook.WebhookSink(settings.sink, session, reporter.posted, tracing=tracing)
 
 
 def _gate(status: GateStatus) -> dict[str, Any]:
@@ -198,7 +209,11 @@ def _gate(status: GateStatus) -> dict[str, Any]:
     return shown
 
 
-async def run(settings: Settings, on_password: Callable[[str], None] = lambda _: None) -> None:
+async def run(
+    settings: Settings,
+    on_password: Callable[[str], None] = lambda _: None,
+    tracing: Tracing = UNTRACED,
+) -> None:
     """Run a worker until SIGTERM or SIGINT; a second one stops it at once.
 
     Raises `OSError` where the health port is taken, `TopologyMismatchError`,
@@ -207,7 +222,7 @@ async def run(settings: Settings, on_password: Callable[[str], None] = lambda _:
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    async with assemble(settings, on_password) as worker:
+    async with assemble(settings, on_password, tracing) as worker:
         served = health.serve(settings.http, metrics=worker.metrics, ready=worker.ready, status=worker.status)
         async with served:
             _log.info("started", version=__version__, sink=settings.sink.kind)

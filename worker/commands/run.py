@@ -8,6 +8,8 @@ import uvloop
 
 from worker import app
 from worker.commands.common import ConfigOption, fail, load_or_exit
+from worker.commands.tracing import open_or_exit, tracing_or_exit
+from worker.core.tracing import UNTRACED
 from worker.observe import log
 from worker.rabbitmq.connection import TopologyMismatchError
 from worker.settings import Settings
@@ -22,10 +24,13 @@ def run(config: ConfigOption = None) -> None:
     used.
     """
     settings = load_or_exit(Settings, config)
-    scrubber = log.configure(settings.log, settings.secrets())
+    traces = tracing_or_exit()
+    extra = [] if traces is None else [traces.add_ids]
+    scrubber = log.configure(settings.log, settings.secrets(), extra=extra)
+    tracing = UNTRACED if traces is None else open_or_exit(traces, settings.broker.url.get_secret_value())
     _tune_garbage_collection()
     try:
-        uvloop.run(app.run(settings, on_password=scrubber.learn))
+        uvloop.run(app.run(settings, on_password=scrubber.learn, tracing=tracing))
     except TopologyMismatchError as error:
         fail(
             "the broker's topology differs from the settings; crm-sync topology shows more:",
@@ -37,6 +42,8 @@ def run(config: ConfigOption = None) -> None:
         fail("stopped at once; the broker delivers again what was in work", [])
     else:
         return
+    finally:
+        tracing.close()  # after the last event, and out of any loop's way
     raise typer.Exit(1)
 
 

@@ -28,6 +28,11 @@ class Delivery:
         self.message = message
         self.settled = False
 
+    @property
+    def exchange(self) -> str:
+        """The exchange that it was published to: by its producer, or by a tier on its way back."""
+        return self.message.exchange or ""
+
     async def acknowledge(self) -> None:
         """Acknowledge. Raises `PublishError` where that is no longer possible; the broker then redelivers."""
         if self.settled:

@@ -19,6 +19,7 @@ from worker.core.errors import PublishError
 from worker.core.events import EventType, Inbound
 from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
+from worker.core.tracing import UNTRACED, Tracing
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.source import SILENT, Source, is_being_cancelled
@@ -57,6 +58,7 @@ class Intake:
         *,
         max_in_flight: int,
         observer: Observer,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         """Take what each message goes through, and the gates that tell how much may be taken in."""
         self._pipeline = pipeline
@@ -65,6 +67,7 @@ class Intake:
         self._places = asyncio.Semaphore(max_in_flight)
         self._max_in_flight = max_in_flight
         self._observer = observer
+        self._tracing = tracing
         self._tasks: set[asyncio.Task[None]] = set()
         self._queues = topology.work_queues
         self._sources: list[Source] = []
@@ -215,9 +218,11 @@ class Intake:
             try:
                 started = time.perf_counter()
                 inbound = delivery.inbound()
-                outcome = await self._pipeline.process(inbound)
-                await self._settler.settle(delivery, inbound, outcome, queue)
-                self._observer.settled(inbound, outcome, time.perf_counter() - started)
+                with self._tracing.work(self._queues[queue], delivery.exchange, inbound) as span:
+                    outcome = await self._pipeline.process(inbound)
+                    span.decided(inbound, outcome)
+                    await self._settler.settle(delivery, inbound, outcome, queue)
+                    self._observer.settled(inbound, outcome, time.perf_counter() - started)
             finally:
                 self._gates.end(queue)
                 if not (self._in_full_flow and self._gates.all_open):

@@ -10,6 +10,7 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, DeliveryMode
 
 from worker.core.errors import PublishError
 from worker.core.ports import Outgoing
+from worker.core.tracing import UNTRACED, Tracing
 
 PUBLISH_TIMEOUT = 10.0
 """Seconds until a publish that is not confirmed counts as failed; a blocked connection ends here."""
@@ -31,9 +32,10 @@ class BrokerPublisher:
     It outlives connections: between two of them every publish fails at once.
     """
 
-    def __init__(self, timeout: float = PUBLISH_TIMEOUT) -> None:
-        """Take the deadline of each publish, in seconds."""
+    def __init__(self, timeout: float = PUBLISH_TIMEOUT, tracing: Tracing = UNTRACED) -> None:
+        """Take the deadline of each publish, in seconds, and who opens a span for each."""
         self._timeout = timeout
+        self._tracing = tracing
         self._connection: aio_pika.abc.AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
@@ -72,7 +74,11 @@ class BrokerPublisher:
                 await self._publish(exchange, _NOWHERE, aio_pika.Message(b""))
 
     async def publish_message(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        """Publish a message with all its properties; the same promise."""
+        """Publish a message with all its properties; the same promise. Trace headers are added to it."""
+        with self._tracing.send(exchange, routing_key, message.message_id, message.headers):
+            await self._publish_in_time(exchange, routing_key, message)
+
+    async def _publish_in_time(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         try:
             async with asyncio.timeout(self._timeout), self._alone(message.message_id):
                 try:

@@ -6,10 +6,12 @@ drops repeats. aiohttp repeats no POST by itself.
 """
 
 import asyncio
+import json
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -20,6 +22,7 @@ from worker.core.errors import DeliveryRejected, DeliveryUnavailable, Fault
 from worker.core.payload import Payload
 from worker.core.ports import Receipt
 from worker.core.signature import key_of, sign
+from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import SinkSettings
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
@@ -56,6 +59,7 @@ class WebhookSink:
         session: aiohttp.ClientSession,
         observe: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         """Take the session from `open_session`, and who is told of each try: `2xx`, …, `no_answer`."""
         if settings.url is None:
@@ -67,16 +71,23 @@ class WebhookSink:
         self._session = session
         self._observe = observe
         self._now = now
+        self._tracing = tracing
+        self._server = Server.of(self._url)
 
     async def deliver(self, payload: Payload) -> Receipt:
         """POST the payload; see the port for what it raises."""
         seen = "no_answer"
         try:
-            async with self._session.post(
-                self._url, data=payload.body, headers=self._headers(payload), allow_redirects=False
-            ) as response:
-                seen = f"{response.status // 100}xx"
-                body = await _read_some(response)
+            with self._tracing.request("POST", self._server) as span:
+                headers = self._headers(payload)
+                if span.headers is not None:
+                    headers |= span.headers
+                async with self._session.post(
+                    self._url, data=payload.body, headers=headers, allow_redirects=False
+                ) as response:
+                    seen = f"{response.status // 100}xx"
+                    span.answered(response.status)
+                    body = await _read_some(response)
         except TimeoutError as error:
             raise DeliveryUnavailable(
                 f"the webhook did not answer within {self._timeout.total_seconds():g} s"
@@ -92,6 +103,19 @@ class WebhookSink:
         finally:
             self._observe(seen)
         return self._judge(response, body)
+
+    async def ping(self) -> aiohttp.ClientResponse:
+        """POST what means nothing, signed like any payload; gives the answer without its body.
+
+        Raises what aiohttp does: an `OSError`, such as a timeout, or an `aiohttp.ClientError`.
+        """
+        sent_at = datetime.fromtimestamp(int(self._now()), UTC).isoformat().replace("+00:00", "Z")
+        body = json.dumps({"type": "ping", "timestamp": sent_at, "data": {}}).encode()
+        payload = Payload(f"ping-{uuid.uuid4()}", "ping", body)
+        async with self._session.post(
+            self._url, data=body, headers=self._headers(payload), allow_redirects=False
+        ) as response:
+            return response
 
     def _headers(self, payload: Payload) -> dict[str, str]:
         timestamp = int(self._now())

@@ -37,6 +37,7 @@ from worker.core.errors import (
 from worker.core.ports import DialerRequest
 from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
+from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import VicidialSettings
 from worker.vicidial import extras, responses
 from worker.vicidial.excerpt import excerpt
@@ -86,6 +87,7 @@ class DialerClient:
         observe: Callable[[DialerRequest], None] = lambda _: None,
         on_password: Callable[[str], None] = lambda _: None,
         closed: Callable[[], bool] = lambda: False,
+        tracing: Tracing = UNTRACED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the session from `open_session`, and who is told of each request and of a new password.
@@ -99,6 +101,8 @@ class DialerClient:
         self._places = Places(self._limit)
         self._fuse = Fuse(refused_probe.total_seconds(), clock)
         self._closed = closed
+        self._tracing = tracing
+        self._server = Server.of(settings.url, shown=True)
         self._observe = observe
         self._on_password = on_password
 
@@ -219,14 +223,21 @@ class DialerClient:
             ) from error
 
     async def _request(self, function: str, about: _About) -> str:
-        if self._settings.method == "GET":
-            request = self._session.get(self._addresses[function], params=about, allow_redirects=False)
-        else:
-            form = self._forms[function] | dict(about)
-            request = self._session.post(self._settings.url, data=form, allow_redirects=False)
+        method = self._settings.method
         try:
-            async with request as response:
-                body = await _read_at_most(response, MAX_ANSWER)
+            with self._tracing.request(method, self._server, function) as span:
+                if method == "GET":
+                    request = self._session.get(
+                        self._addresses[function], params=about, headers=span.headers, allow_redirects=False
+                    )
+                else:
+                    form = self._forms[function] | dict(about)
+                    request = self._session.post(
+                        self._settings.url, data=form, headers=span.headers, allow_redirects=False
+                    )
+                async with request as response:
+                    span.answered(response.status)
+                    body = await _read_at_most(response, MAX_ANSWER)
         except TimeoutError as error:
             raise EnrichmentUnavailable(
                 f"the dialer did not answer within {self._settings.timeout.total_seconds():g} s"
