@@ -7,11 +7,13 @@ from worker.commands.check import check
 from worker.commands.demo import demo
 from worker.commands.run import run
 from worker.commands.schema import schema
+from worker.commands.status import status
 from worker.commands.topology import topology
 
 app = typer.Typer(name="crm-sync", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(run)
 app.command()(check)
+app.command()(status)
 app.add_typer(publish.app, name="publish")
 app.command()(topology)
 app.add_typer(dead_letters.app, name="dead-letters")

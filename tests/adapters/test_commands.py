@@ -18,6 +18,7 @@ from worker.rabbitmq.dead_letters import Letter
 COMMANDS = {
     "run": [],
     "check": [],
+    "status": [],
     "publish": ["call-ended", "agent-onboarded"],
     "topology": [],
     "dead-letters": ["list", "show", "replay", "discard", "export"],
@@ -66,6 +67,10 @@ def test_the_command_alone_lists_the_commands() -> None:
         ("dead-letters discard", "say which"),
         ("dead-letters discard --all", "say --yes"),
         ("dead-letters export", "FILE"),
+        ("status --watch", "it redraws a terminal"),
+        ("status --watch --json", "it redraws a terminal"),
+        ("status --url 10.0.0.7:8080", "is no address such as http://127.0.0.1:8080"),
+        ("status --url http://[", "is no address such as"),
         ("schema nonsense", "known are call.enriched and agent.enriched"),
     ],
 )
@@ -74,6 +79,15 @@ def test_wrong_usage_is_named_with_status_2(arguments: str, said: str) -> None:
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stdout == ""
+
+
+def test_status_asks_for_the_address_of_a_worker_that_took_any_free_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CRM_SYNC_HTTP__PORT", "0")
+    result = crm_sync("status")
+    assert result.exit_code == 2
+    assert "http.port is 0, so the worker took any free port; its log names it" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -204,10 +218,11 @@ def test_check_names_each_failure_and_what_to_do() -> None:
         shown = CliRunner(env={"COLUMNS": "200", **settings}).invoke(app, ["check"])
     assert shown.exit_code == 1
     lines = shown.stdout.splitlines()
-    assert [line.split()[:2] for line in lines if line[0] in "✓✗!"] == [
-        ["✓", "settings"],
-        ["✗", "broker"],
-        ["✗", "dialer"],
-        ["✗", "sink"],
+    assert [line.split()[:3] for line in lines if line[:1] in set("✓✗!")] == [
+        ["✓", "ok", "settings"],
+        ["✗", "failed", "broker"],
+        ["✗", "failed", "dialer"],
+        ["✗", "failed", "sink"],
     ]
+    assert lines[-1] == "3 failed"
     assert "Dialer-Pass-1" not in shown.output

@@ -1,27 +1,41 @@
 """`check` finds out whether a worker could do its work from here, and harms nobody while it does."""
 
 import asyncio
+import json
+import re
+import shlex
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import aio_pika
 import pytest
+from rich.console import Console
+from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
+from tests.adapters.raw import Connection, RawServer
 from worker import check
-from worker.check import Finding
-from worker.check.dialer import about_clock, describe
+from worker.check import Finding, Level, worst
+from worker.check import webhook as webhook_check
+from worker.check.broker import about_version
+from worker.check.dialer import check_clock, describe
+from worker.check.webhook import about_answer, about_end
 from worker.cli import app
+from worker.commands import check as command
+from worker.commands import terminal
+from worker.demo.broker_node import PrivateBroker
 from worker.demo.crm import StandInCrm
 from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
+from worker.demo.stand_in import Fault
 from worker.rabbitmq.topology import declare, plan
 from worker.settings import Settings, load
+from worker.settings.show import InForce
 from worker.vicidial.version import read_version
 
 pytestmark = pytest.mark.broker
@@ -61,21 +75,34 @@ def free_port() -> Iterator[int]:
         yield taken.getsockname()[1]  # bound, yet nobody listens
 
 
-async def findings() -> dict[str, Finding]:
-    return {finding.name: finding async for finding in check.run(load(Settings))}
+async def findings(*, ping: bool = False) -> dict[str, Finding]:
+    found = [finding async for finding in check.run(load(Settings), ping=ping)]
+    by_name = {finding.name: finding for finding in found}
+    assert len(by_name) == len(found), "one finding a subject"
+    return by_name
+
+
+def levels(found: dict[str, Finding]) -> dict[str, str]:
+    return {name: finding.level.value for name, finding in found.items()}
+
+
+SUBJECTS = ["settings", "broker", "permissions", "topology", "alarms", "dialer", "clock", "sink"]
 
 
 async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDialer, crm: StandInCrm) -> None:
     found = await findings()
-    assert list(found) == ["settings", "broker", "dialer", "sink"]
-    assert all(finding.ok and not finding.advice for finding in found.values()), found
-    assert "RabbitMQ" in found["broker"].text
-    assert found["broker"].text.endswith("16 of 16 exchanges and queues missing, which run declares")
+    assert list(found) == SUBJECTS
+    assert all(finding.level is Level.OK and not finding.advice for finding in found.values()), found
+    assert worst(found.values()) is Level.OK
+    assert "logged in; " in found["broker"].text
+    assert found["topology"].text == "16 of 16 exchanges and queues missing, which run declares"
+    assert found["alarms"].text == "none; the broker takes messages"
     assert found["dialer"].text.startswith("VICIdial 2.14-")
     assert found["dialer"].text.endswith(
         "may ask callid_info, agent_campaigns, recording_lookup, campaigns_list, user_details"
     )
-    assert found["sink"].text.endswith("reached, without TLS; deliveries are not signed")
+    assert re.fullmatch(r"the dialer's is at UTC\S+, \d s (ahead of|behind) this host's", found["clock"].text)
+    assert found["sink"].text.endswith(" reached; deliveries are not signed")
     assert dict(dialer.asked) == dict.fromkeys(["version", *FUNCTIONS], 1)
     assert crm.deliveries == 0
 
@@ -84,21 +111,166 @@ async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, n
     settings = load(Settings)
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
         await declare(connection, plan(settings))
-        assert (await findings())["broker"].text.endswith("the topology stands")
+        topology = (await findings())["topology"]
+        assert topology == Finding.of(
+            "topology", "all 16 exchanges and queues stand as the settings want them"
+        )
         async with connection.channel() as channel:
             await channel.queue_delete(f"{namespace}.retry.5s")
             await channel.declare_queue(f"{namespace}.retry.5s", durable=True)
-    broker = (await findings())["broker"]
-    assert not broker.ok
-    assert f"queue {namespace}.retry.5s: x-message-ttl is not set, wanted 5000" in broker.advice
+    found = await findings()
+    assert levels(found)["topology"] == "failed"
+    assert worst(found.values()) is Level.FAILED
+    assert f"queue {namespace}.retry.5s: x-message-ttl is not set, wanted 5000" in found["topology"].advice
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "said"),
+    [
+        ("3.9.29", "failed", "too old: upgrade to 3.10 or later"),
+        ("3.10.8", "ok", "giving an event back counts towards its delivery limit of 20, until 4.3"),
+        ("4.2.1", "ok", "giving an event back counts towards its delivery limit of 20, until 4.3"),
+        ("4.3.0-rc.1", "ok", "only crashes count towards an event's delivery limit of 20"),
+        ("5.0", "ok", "only crashes count towards an event's delivery limit of 20"),
+        ("of unknown version", "warning", "made for RabbitMQ 3.10 or later"),
+    ],
+)
+def test_what_the_brokers_version_implies(version: str, level: str, said: str) -> None:
+    finding = about_version("RabbitMQ", version, "broker.example:5672")
+    assert finding.level == level
+    assert said in " ".join([finding.text, *finding.advice])
+    assert finding.text.startswith(f"RabbitMQ {version} at broker.example:5672, logged in")
+
+
+def test_another_broker_is_a_warning() -> None:
+    assert about_version("LavinMQ", "2.4.0", "b:5672").level is Level.WARNING
+
+
+# --- the broker's permissions and alarms ----------------------------------------------------------
+
+
+@pytest.fixture
+async def limited(
+    environment: pytest.MonkeyPatch, node: PrivateBroker, namespace: str
+) -> AsyncIterator[PrivateBroker]:
+    """Give a node on which a user of the namespace's name may do nothing yet; `check` logs in as that one."""
+    await node.ctl("add_user", namespace, "Broker-Pass-1")
+    environment.setenv("CRM_SYNC_BROKER__URL", node.url.replace("guest:guest", f"{namespace}:Broker-Pass-1"))
+    yield node
+    await node.ctl("delete_user", namespace)
+
+
+async def standing(node: PrivateBroker) -> list[str]:
+    what = ("list_exchanges", "list_queues", "list_bindings")
+    return [await node.ctl(command) for command in what]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "lacking"),
+    [
+        (("", "x", "x"), "configure"),
+        (("x", "", "x"), "write"),
+        (("x", "x", ""), "read"),
+        (("", "", ""), "configure, nor write, nor read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_missing_permission_is_named_with_the_command_that_mends_it(
+    environment: pytest.MonkeyPatch,
+    limited: PrivateBroker,
+    namespace: str,
+    allowed: tuple[str, ...],
+    lacking: str,
+) -> None:
+    everything = rf"^{namespace}\..*"
+    patterns = [everything if each else "^$" for each in allowed]
+    await limited.ctl("set_permissions", namespace, *patterns)
+    before = await standing(limited)
+    found = await findings()
+    permissions = found["permissions"]
+    assert permissions.level is Level.FAILED
+    named = lacking.replace(",", f" {namespace}.*,") + f" {namespace}.*"
+    assert permissions.text == f"user {namespace} may not {named}"
+    assert levels(found)["broker"] == levels(found)["topology"] == levels(found)["alarms"] == "ok"
+    assert await standing(limited) == before
+    (advice,) = permissions.advice
+    command = shlex.split(advice.partition(": ")[2])
+    assert command == ["rabbitmqctl", "set_permissions", "-p", "/", namespace, *[everything] * 3]
+    await limited.ctl(*command[1:])
+    assert (await findings())["permissions"] == Finding.of(
+        "permissions", f"user {namespace} may configure, write and read {namespace}.*"
+    )
+
+
+async def test_exchanges_outside_the_namespace_need_permissions_of_their_own(
+    environment: pytest.MonkeyPatch, limited: PrivateBroker, namespace: str
+) -> None:
+    environment.setenv("CRM_SYNC_BROKER__EVENTS_EXCHANGE", "telephony.events")
+    environment.setenv("CRM_SYNC_SINK__KIND", "queue")
+    environment.setenv("CRM_SYNC_SINK__EXCHANGE", "theirs")
+    await limited.ctl("set_permissions", namespace, *[rf"^{namespace}\..*"] * 3)
+    permissions = (await findings())["permissions"]
+    assert permissions.text == f"user {namespace} may not read telephony.events, nor write theirs"
+    command = shlex.split(permissions.advice[0].partition(": ")[2])
+    assert command[-1] == rf"^({namespace}\..*|telephony\.events|theirs)$"
+    await limited.ctl(*command[1:])
+    found = (await findings())["permissions"]
+    assert found.text.endswith(f"may configure, write and read {namespace}.*, telephony.events, theirs")
+    assert found.level is Level.OK
+
+
+async def test_a_topology_that_may_not_be_compared_is_a_warning(
+    environment: pytest.MonkeyPatch, limited: PrivateBroker, namespace: str
+) -> None:
+    settings = load(Settings)
+    async with await aio_pika.connect(limited.url) as connection:
+        await declare(connection, plan(settings))
+    await limited.ctl("set_permissions", namespace, "^$", ".*", ".*")
+    topology = (await findings())["topology"]
+    assert topology.level is Level.WARNING
+    assert topology.text.startswith("can't be compared with the settings: ACCESS_REFUSED")
+
+
+async def test_a_refused_virtual_host(
+    environment: pytest.MonkeyPatch, limited: PrivateBroker, namespace: str
+) -> None:
+    found = await findings()
+    assert levels(found) == dict.fromkeys(["settings", "dialer", "clock", "sink"], "ok") | {
+        "broker": "failed"
+    }
+    assert "check the virtual host in broker.url" in found["broker"].text
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "before the first start"])
+async def test_an_alarm_that_blocks_publishing_is_told(
+    environment: pytest.MonkeyPatch, node: PrivateBroker, *, declared: bool
+) -> None:
+    environment.setenv("CRM_SYNC_BROKER__URL", node.url)
+    if declared:
+        async with await aio_pika.connect(node.url) as connection:
+            await declare(connection, plan(load(Settings)))
+    await node.ctl("set_vm_memory_high_watermark", "0.0000001")
+    try:
+        found = await findings()
+    finally:
+        await node.ctl("set_vm_memory_high_watermark", "0.4")
+    assert levels(found)["alarms"] == "failed"
+    assert "an alarm blocks it" in found["alarms"].text
+    assert "rabbitmq-diagnostics alarms" in found["alarms"].advice[0]
+    assert [name for name, level in levels(found).items() if level != "ok"] == ["alarms"]
+
+
+# --- the dialer -----------------------------------------------------------------------------------
 
 
 async def test_a_refused_login_is_not_repeated(
     environment: pytest.MonkeyPatch, dialer: StandInDialer
 ) -> None:
     environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", "not-the-password")
-    found = (await findings())["dialer"]
-    assert not found.ok
+    every = await findings()
+    found = every["dialer"]
+    assert found.level is Level.FAILED
+    assert every["clock"].level is Level.OK, "that needs no login"
     assert found.text.startswith("VICIdial 2.14-")
     assert "LOGIN INCORRECT" in found.advice[0]
     assert found.advice[1] == "agent_campaigns: not tried, since refused logins lock the API user"
@@ -110,34 +282,63 @@ async def test_a_dialer_that_is_down_is_asked_once(
     environment: pytest.MonkeyPatch, dialer: StandInDialer
 ) -> None:
     dialer.fault = "500"
-    found = (await findings())["dialer"]
-    assert (found.ok, found.text) == (False, "the dialer's web server answered 500 instead of 200")
+    every = await findings()
+    found = every["dialer"]
+    assert (found.level, found.text) == ("failed", "the dialer's web server answered 500 instead of 200")
+    assert found.advice[0].endswith(f"curl '{dialer.url}?function=version'")
+    assert "clock" not in every
     assert dialer.served == 1
 
 
-async def test_the_dialers_clock(environment: pytest.MonkeyPatch) -> None:
-    settings = load(Settings).vicidial
-    told = "VERSION: 2.14-202|BUILD: 250720-1841|DATE: 2026-11-22 02:09:58|EPOCH: 1795331398|DST: 0|"
-    answer, now = read_version(told), 1795331398.0
-    assert describe(answer, settings) == "VICIdial 2.14-202, build 250720-1841, clock UTC-05:00"
-    assert about_clock(answer, settings, now) == []
-    assert about_clock(answer, settings, now + 100) == [
-        "its clock is 100 s behind this host's; set both by NTP"
-    ]
-    zoned = settings.model_copy(update={"timezone": ZoneInfo("America/New_York")})
-    assert about_clock(answer, zoned, now) == []
-    zoned = settings.model_copy(update={"timezone": ZoneInfo("Asia/Kolkata")})
-    assert about_clock(answer, zoned, now) == [
+TOLD = "VERSION: 2.14-202|BUILD: 250720-1841|DATE: 2026-11-22 02:09:58|EPOCH: 1795331398|DST: 0|"
+NOW = 1795331398.0
+
+
+@pytest.mark.parametrize(
+    ("told", "zone", "now", "text", "advice"),
+    [
+        (TOLD, None, NOW, "the dialer's is at UTC-05:00, 0 s ahead of this host's", ()),
+        (TOLD, "America/New_York", NOW + 1, "the dialer's is at UTC-05:00, 0 s ahead of this host's", ()),
         (
-            "its clock shows UTC-05:00, but vicidial.timezone (Asia/Kolkata) is UTC+05:30 now, so times may"
-            " be wrong; check that setting"
-        )
-    ]
-    nothing = read_version("ERROR: NO FUNCTION SPECIFIED")
-    assert describe(nothing, settings) == f"something at {settings.url} answers, but tells no version"
-    assert about_clock(nothing, settings, 0) == [
-        "its clock is unknown, so times would be null; set vicidial.timezone"
-    ]
+            *(TOLD, "Asia/Kolkata", NOW, "the dialer's is at UTC-05:00, 0 s ahead of this host's"),
+            ("vicidial.timezone (Asia/Kolkata) is at UTC+05:30 now, so times may be wrong; check it",),
+        ),
+        (
+            *(TOLD, None, NOW + 100.4, "the dialer's is at UTC-05:00, 100 s behind this host's"),
+            ("set both by NTP: the age of an event is measured between the two",),
+        ),
+        (
+            *("ERROR: NO FUNCTION SPECIFIED", None, NOW, "the dialer tells no offset from UTC"),
+            ("set vicidial.timezone; until then the calls' times are null",),
+        ),
+        (
+            *("ERROR: NO FUNCTION SPECIFIED", "UTC", NOW),
+            *("the dialer tells no offset from UTC", ()),
+        ),
+    ],
+    ids=["right", "in its zone", "in another zone", "late", "unknown", "unknown, but set"],
+)
+def test_the_dialers_clock(
+    environment: pytest.MonkeyPatch,
+    told: str,
+    zone: str | None,
+    now: float,
+    text: str,
+    advice: tuple[str, ...],
+) -> None:
+    chosen = None if zone is None else ZoneInfo(zone)
+    settings = load(Settings).vicidial.model_copy(update={"timezone": chosen})
+    assert check_clock(read_version(told), settings, now) == Finding.of("clock", text, warnings=advice)
+
+
+def test_what_answers_is_described_without_what_may_be_secret(environment: pytest.MonkeyPatch) -> None:
+    settings = load(Settings).vicidial.model_copy(
+        update={"url": "https://me:hush@dialer.example/x?pass=hush"}
+    )
+    assert describe(read_version(TOLD), settings) == "VICIdial 2.14-202, build 250720-1841"
+    assert describe(read_version("ERROR: NO FUNCTION SPECIFIED"), settings) == (
+        "something at https://***@dialer.example/x?*** answers, but tells no version"
+    )
 
 
 async def test_what_the_api_user_may_not_ask_is_a_warning_that_says_what_is_lost(
@@ -148,7 +349,7 @@ async def test_what_the_api_user_may_not_ask_is_a_warning_that_says_what_is_lost
     environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", "Modest-Pass-1")
     environment.setenv("CRM_SYNC_VICIDIAL__USER_DETAILS", "false")
     found = (await findings())["dialer"]
-    assert found.ok
+    assert found.level is Level.WARNING
     assert found.text.endswith("may ask callid_info, agent_campaigns")
     recordings, campaigns = found.advice
     assert recordings.startswith("recording_lookup: the dialer says")
@@ -164,7 +365,7 @@ async def test_a_missing_permission_for_calls_does_not_keep_agents_from_being_tr
     environment.setenv("CRM_SYNC_VICIDIAL__USER", "agents")
     environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", "Agents-Pass-1")
     found = (await findings())["dialer"]
-    assert not found.ok
+    assert found.level is Level.FAILED
     (problem,) = found.advice
     assert problem.startswith("callid_info: the dialer says")
     assert dialer.count("agent_campaigns") == 1
@@ -177,11 +378,21 @@ async def test_what_vicidial_would_make_of_the_settings_is_told(
     environment.setenv("CRM_SYNC_VICIDIAL__MAX_CONCURRENCY", "10")
     environment.setenv("CRM_SYNC_GATES__REFUSED_PROBE", "1m")
     found = await findings()
-    assert found["dialer"].ok  # VICIdial drops the two characters, and the rest is the password
+    assert levels(found)["settings"] == "warning"
+    assert levels(found)["dialer"] == "warning"  # VICIdial drops the two characters: the rest is the password
     dropped, locking = found["dialer"].advice
     assert dropped.startswith("vicidial.password has characters that VICIdial drops silently")
     assert locking.startswith("vicidial.max_concurrency is 10")
     assert found["settings"].advice[0].startswith("gates.refused_probe is shorter than 5m")
+
+
+async def test_a_password_that_would_go_unencrypted_is_a_warning(
+    environment: pytest.MonkeyPatch, dialer: StandInDialer
+) -> None:
+    environment.setenv("CRM_SYNC_VICIDIAL__URL", dialer.url.replace("127.0.0.1", "0.0.0.0"))  # noqa: S104 - this host
+    found = (await findings())["dialer"]
+    assert found.level is Level.WARNING
+    assert found.advice == ("the password and the calls' data go unencrypted; use https in vicidial.url",)
 
 
 async def test_nobody_is_there(environment: pytest.MonkeyPatch, free_port: int) -> None:
@@ -190,7 +401,7 @@ async def test_nobody_is_there(environment: pytest.MonkeyPatch, free_port: int) 
     environment.setenv("CRM_SYNC_SINK__URL", f"https://127.0.0.1:{free_port}/hook")
     environment.setenv("CRM_SYNC_DRAIN", "1s")
     found = await findings()
-    assert [finding.ok for finding in found.values()] == [True, False, False, False]
+    assert levels(found) == {"settings": "warning"} | dict.fromkeys(["broker", "dialer", "sink"], "failed")
     assert "drain (1 s) is shorter than the longest request (15 s)" in found["settings"].advice[0]
     assert "the broker can't be reached" in found["broker"].text
     assert "the dialer can't be reached" in found["dialer"].text
@@ -210,9 +421,7 @@ async def test_the_broker_refuses_the_login(environment: pytest.MonkeyPatch, bro
 async def test_the_outbound_exchange(environment: pytest.MonkeyPatch, namespace: str) -> None:
     environment.setenv("CRM_SYNC_SINK__KIND", "queue")
     found = await findings()
-    assert found["sink"] == Finding(
-        "sink", ok=True, text=f"exchange {namespace}.enriched is missing; run declares it"
-    )
+    assert found["sink"] == Finding.of("sink", f"exchange {namespace}.enriched is missing; run declares it")
     settings = load(Settings)
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
         await declare(connection, plan(settings))
@@ -221,16 +430,40 @@ async def test_the_outbound_exchange(environment: pytest.MonkeyPatch, namespace:
 
 async def test_a_host_without_a_name(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("CRM_SYNC_SINK__URL", "https://no-such-host.invalid/hook")
-    found = (await findings())["sink"]
-    assert (found.ok, found.text) == (False, "there is no host no-such-host.invalid")
+    found = await findings(ping=True)
+    assert (found["sink"].level, found["sink"].text) == ("failed", "there is no host no-such-host.invalid")
+    assert {"tls", "ping"}.isdisjoint(found)
 
 
 async def test_no_tls_where_https_is_said(environment: pytest.MonkeyPatch, crm: StandInCrm) -> None:
     environment.setenv("CRM_SYNC_SINK__URL", crm.url.replace("http://", "https://"))
-    found = (await findings())["sink"]
-    assert not found.ok
-    assert "no TLS handshake" in found.text
-    assert found.advice == ("check the port and https or http in sink.url",)
+    found = await findings(ping=True)
+    assert levels(found)["sink"] == "ok"
+    assert found["tls"].level is Level.FAILED
+    assert "no TLS handshake" in found["tls"].text
+    assert found["tls"].advice == ("check the port and https or http in sink.url",)
+    assert "ping" not in found, "nothing is delivered to it either"
+
+
+async def test_a_handshake_that_is_never_answered(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(webhook_check, "_CONNECT_TIMEOUT", 0.3)
+    async with RawServer(Connection.gone) as server:
+        environment.setenv("CRM_SYNC_SINK__URL", f"https://127.0.0.1:{server.port}/hook")
+        assert (await findings())["tls"].text == "no TLS handshake within 0.3 s"
+
+
+async def test_a_host_that_accepts_no_connection_in_time(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(webhook_check, "_CONNECT_TIMEOUT", 0.0)
+    assert (await findings())["sink"].text.endswith(": no connection within 0 s")
+
+
+async def test_payloads_that_would_go_unencrypted_are_a_warning(
+    environment: pytest.MonkeyPatch, crm: StandInCrm
+) -> None:
+    environment.setenv("CRM_SYNC_SINK__URL", crm.url.replace("127.0.0.1", "0.0.0.0"))  # noqa: S104 - this host
+    sink = (await findings())["sink"]
+    assert sink.level is Level.WARNING
+    assert sink.advice == ("payloads go unencrypted; use https in sink.url",)
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +501,96 @@ async def test_a_certificate_is_verified(
         port = server.sockets[0].getsockname()[1]
         environment.setenv("CRM_SYNC_SINK__URL", f"https://localhost:{port}/hook")
         environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", "whsec_aGVsbG8gaGVsbG8gaGVsbG8=")
-        refused = (await findings())["sink"]
-        assert not refused.ok
-        assert "the TLS certificate can't be verified (self" in refused.text
+        refused = (await findings())["tls"]
+        assert refused.level is Level.FAILED
+        assert "localhost can't be verified (self" in refused.text
         environment.setenv("SSL_CERT_FILE", str(certificate[0]))
-        taken = (await findings())["sink"]
-        assert taken.text == f"localhost:{port} reached, certificate verified; deliveries are signed"
+        found = await findings()
+        address = "127.0.0.1" if "127.0.0.1" in found["sink"].text else "::1"
+        assert found["sink"].text == f"localhost:{port} ({address}) reached; deliveries are signed"
+        assert found["tls"].text == "the certificate of localhost is verified, and good for 1 day more"
+        assert found["tls"].level is Level.WARNING
+
+
+@pytest.mark.parametrize(("days", "level"), [(0.5, "warning"), (13.9, "warning"), (14, "ok"), (90, "ok")])
+def test_a_certificate_that_ends_within_a_fortnight_is_a_warning(days: float, level: str) -> None:
+    finding = about_end("crm.example", days * 86400)
+    assert finding.level == level
+    assert f" good for {int(days)} days more" in finding.text
+
+
+# --- the ping -------------------------------------------------------------------------------------
+
+SIGNING_SECRET = "whsec_aGVsbG8gaGVsbG8gaGVsbG8="
+
+
+async def test_a_ping_is_signed_like_a_delivery(environment: pytest.MonkeyPatch, crm: StandInCrm) -> None:
+    environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", SIGNING_SECRET)
+    assert "ping" not in await findings()
+    assert crm.deliveries == 0, "not without being told to"
+    found = (await findings(ping=True))["ping"]
+    assert found == Finding.of("ping", "the receiver answered 200: it takes what we send")
+    (received,) = crm.received
+    body = Webhook(SIGNING_SECRET).verify(received.body, dict(received.headers))
+    assert (body["type"], body["data"], body.keys()) == ("ping", {}, {"type", "timestamp", "data"})
+    assert re.fullmatch(r"ping-[0-9a-f-]{36}", received.id)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["timestamp"])
+
+
+async def test_a_signature_that_does_not_fit_is_a_failure(
+    environment: pytest.MonkeyPatch, crm: StandInCrm
+) -> None:
+    crm.secret = "whsec_b3RoZXIgb3RoZXIgb3RoZXI="
+    environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", SIGNING_SECRET)
+    found = (await findings(ping=True))["ping"]
+    assert (found.level, found.text) == ("failed", "the receiver answered 401")
+    assert "compare sink.signing_secret" in found.advice[0]
+
+
+@pytest.mark.parametrize("fault", ["reset", "hang"])
+async def test_a_receiver_that_does_not_answer_a_ping_fails(
+    environment: pytest.MonkeyPatch, crm: StandInCrm, fault: Fault
+) -> None:
+    environment.setenv("CRM_SYNC_SINK__TIMEOUT", "300ms")
+    crm.fault = fault
+    found = (await findings(ping=True))["ping"]
+    assert found.level is Level.FAILED
+    assert found.text.startswith("the receiver did not answer (")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "level"),
+    [
+        ((200, 202, 204, 409), "ok"),
+        ((400, 404, 405, 415, 422, 501), "warning"),
+        ((429,), "warning"),
+        ((401, 403), "failed"),
+        ((302, 307, 410, 500, 502, 503), "failed"),
+    ],
+)
+def test_what_the_answer_to_a_ping_means(statuses: tuple[int, ...], level: str) -> None:
+    for status in statuses:
+        finding = about_answer(status, None, NOW)
+        assert (finding.level, bool(finding.advice)) == (level, level != "ok"), status
+        assert f"the receiver answered {status}" in finding.text
+        assert ("does not support pings" in finding.text) == (level == "warning" and status != 429)
+
+
+@pytest.mark.parametrize(
+    ("date", "said"),
+    [
+        ("Sun, 22 Nov 2026 07:09:58 GMT", ()),
+        ("Sun, 22 Nov 2026 07:19:58 GMT", ("its clock is 600 s ahead of this host's",)),
+        ("Sun, 22 Nov 2026 07:04:58 GMT", ("its clock is 300 s behind this host's",)),
+        ("yesterday", ()),
+    ],
+)
+def test_a_receiver_with_another_clock_is_a_warning(date: str, said: tuple[str, ...]) -> None:
+    finding = about_answer(200, date, NOW)
+    assert tuple(advice.partition(":")[0] for advice in finding.advice) == said
+
+
+# --- the whole ------------------------------------------------------------------------------------
 
 
 async def test_a_check_that_hangs_ends(environment: pytest.MonkeyPatch) -> None:
@@ -286,26 +603,139 @@ async def test_a_check_that_hangs_ends(environment: pytest.MonkeyPatch) -> None:
         port = server.sockets[0].getsockname()[1]
         environment.setenv("CRM_SYNC_BROKER__URL", f"amqp://127.0.0.1:{port}/")
         found = await findings()
-        assert (found["broker"].ok, found["broker"].text) == (False, "no result within 0.5 s")
-        assert found["dialer"].ok
+        assert (found["broker"].level, found["broker"].text) == ("failed", "no result within 0.5 s")
+        assert found["dialer"].level is Level.OK
         await asyncio.sleep(0.1)  # the connection that was given up is closed
 
 
-def test_the_command_prints_a_line_each(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    values: dict[str, Any] = {
+async def test_what_was_found_before_the_deadline_is_kept(
+    environment: pytest.MonkeyPatch, dialer: StandInDialer
+) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.request()
+        await connection.gone()
+
+    environment.setattr(check, "DEADLINE", 0.5)
+    async with RawServer(hang) as server:
+        environment.setenv("CRM_SYNC_SINK__URL", f"http://127.0.0.1:{server.port}/hook")
+        found = await findings(ping=True)
+    assert levels(found)["sink"] == "ok"
+    assert found["ping"] == Finding("ping", Level.FAILED, "no result within 0.5 s", ("check the network",))
+
+
+async def crm_sync(*arguments: str) -> tuple[int, str]:
+    """Run the command as a process of its own, with this one's environment."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_the_command_where_all_is_well(environment: pytest.MonkeyPatch) -> None:
+    code, said = await crm_sync("check", "--ping")
+    lines = said.splitlines()
+    assert code == 0, said
+    assert [line.split()[:3] for line in lines[:-2]] == [["✓", "ok", name] for name in (*SUBJECTS, "ping")]
+    assert lines[-2:] == ["", "all is well"]
+    environment.setenv("CRM_SYNC_DRAIN", "1s")
+    code, said = await crm_sync("check", "--json")
+    document = json.loads(said)
+    assert (code, document["worst"]) == (0, "warning"), "a warning is no failure"
+    assert [each["level"] for each in document["findings"]] == ["warning", *["ok"] * (len(SUBJECTS) - 1)]
+    code, said = await crm_sync("check", "--settings")
+    assert code == 0
+    table = said[said.index("\n1 warning\n") :].splitlines()
+    assert table[3] == "SETTING\tVALUE\tSOURCE"
+    assert "drain\t1s\tCRM_SYNC_DRAIN" in table
+    assert "vicidial.password\t***\tCRM_SYNC_VICIDIAL__PASSWORD" in table
+
+
+@pytest.fixture
+def nobody_there(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    """Settings that are right, with addresses at which nobody listens."""
+    values = {
         "BROKER__URL": f"amqp://guest:hush-hush@127.0.0.1:{free_port}/",
         "VICIDIAL__URL": f"http://127.0.0.1:{free_port}/",
         "VICIDIAL__USER": "6666",
         "VICIDIAL__PASSWORD": "hush-hush",
-        "SINK__URL": f"http://127.0.0.1:{free_port}/",
+        "SINK__URL": f"http://127.0.0.1:{free_port}/hush-hush",
         "DRAIN": "1s",
     }
     for name, value in values.items():
         monkeypatch.setenv(f"CRM_SYNC_{name}", value)
-    result = CliRunner().invoke(app, ["check"])
+
+
+@pytest.mark.usefixtures("nobody_there")
+def test_the_command_prints_a_line_each() -> None:
+    result = CliRunner().invoke(app, ["check", "--settings"])
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    marks = [line.split()[:2] for line in lines if not line.startswith(" ")]
-    assert marks == [["!", "settings"], ["✗", "broker"], ["✗", "dialer"], ["✗", "sink"]]
-    assert "  - check broker.url, that the broker runs, and that this host may reach it" in lines
+    marks = [line.split()[:3] for line in lines if line[:1] in set("✓!✗")]
+    failed = [["✗", "failed", name] for name in ("broker", "dialer", "sink")]
+    assert marks == [["!", "warning", "settings"], *failed]
+    advice = [line.strip() for line in lines if line.startswith(" " * 20)]
+    assert "- check broker.url, that the broker runs, and that this host may reach it" in advice
+    assert "3 failed, 1 warning" in lines
+    assert "drain\t1s\tCRM_SYNC_DRAIN" in lines
+    assert "vicidial.password\t***\tCRM_SYNC_VICIDIAL__PASSWORD" in lines
     assert "hush-hush" not in result.output
+
+
+@pytest.mark.usefixtures("nobody_there")
+def test_for_a_program_it_is_one_json_document() -> None:
+    result = CliRunner().invoke(app, ["check", "--json"])
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    document = json.loads(result.stdout)
+    assert document["worst"] == "failed"
+    assert [(each["name"], each["level"]) for each in document["findings"]] == [
+        *(("settings", "warning"), ("broker", "failed"), ("dialer", "failed"), ("sink", "failed"))
+    ]
+    assert all(each["text"] and each["advice"] for each in document["findings"])
+    settings = {each["name"]: (each["value"], each["source"]) for each in document["settings"]}
+    assert settings["drain"] == ("1s", "CRM_SYNC_DRAIN")
+    assert settings["http.port"] == ("8080", "default")
+    assert "hush-hush" not in result.stdout
+
+
+def test_settings_that_can_not_be_used_are_json_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRM_SYNC_HTTP__PORT", "http")
+    result = CliRunner().invoke(app, ["check", "--json"])
+    assert (result.exit_code, result.stderr) == (2, "")
+    document = json.loads(result.stdout)
+    (finding,) = document["findings"]
+    assert (document["worst"], finding["name"], finding["text"]) == (
+        *("failed", "settings", "5 settings are wrong"),
+    )
+    assert any("CRM_SYNC_HTTP__PORT" in advice for advice in finding["advice"])
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """Give a terminal of 80 columns."""
+    console = Console(force_terminal=True, width=80, color_system=None, record=True, highlight=False)
+    for module in (command, terminal):
+        monkeypatch.setattr(module, "out", console)
+    return console
+
+
+def test_in_a_terminal_a_setting_is_a_line(screen: Console) -> None:
+    command.show_settings(
+        [InForce("drain", "90s", "CRM_SYNC_DRAIN"), InForce("http.port", "8080", "default")]
+    )
+    assert screen.export_text() == "\ndrain      90s  (CRM_SYNC_DRAIN)\nhttp.port  8080  (default)\n"
+
+
+def test_in_a_terminal_the_text_stays_in_its_column(screen: Console) -> None:
+    text = "see whether it answers, and what it says of itself when asked in earnest: " * 2
+    command.show(Finding.of("permissions", text, problems=[text]))
+    lines = screen.export_text().splitlines()
+    assert lines[0].startswith("✗ failed   permissions  see whether")
+    assert len(lines) > 4
+    assert all(line.startswith(" " * 24) for line in lines[1:])
+    assert all(len(line) <= 80 for line in lines)

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -253,7 +254,7 @@ def test_of_one_source_a_secret_is_taken_one_way_only(loaded: Loader, path: str)
     assert problems(loaded, given) == [
         (
             f"{path} ({variable(path)}): is given twice, directly and by {path.split('.')[1]}_file;"
-            " keep one of them"
+            " keep one of them (it is ***)"
         ),
     ]
 
@@ -270,10 +271,10 @@ def test_a_secret_file_that_can_not_be_read_is_named_with_the_reason(loaded: Loa
         SINK__URL_FILE=str(tmp_path / "binary"),
         SINK__SIGNING_SECRET_FILE=str(tmp_path),
     ) == [
-        f"broker.url (CRM_SYNC_BROKER__URL): can't read {tmp_path}/none: No such file or directory",
-        f"sink.url (CRM_SYNC_SINK__URL): can't read {tmp_path}/binary: not UTF-8 text",
-        f"sink.signing_secret (CRM_SYNC_SINK__SIGNING_SECRET): can't read {tmp_path}: Is a directory",
-        f"vicidial.password (CRM_SYNC_VICIDIAL__PASSWORD): {tmp_path}/empty is empty",
+        f"broker.url (CRM_SYNC_BROKER__URL_FILE): can't read {tmp_path}/none: No such file or directory",
+        f"sink.url (CRM_SYNC_SINK__URL_FILE): can't read {tmp_path}/binary: not UTF-8 text",
+        f"sink.signing_secret (CRM_SYNC_SINK__SIGNING_SECRET_FILE): can't read {tmp_path}: Is a directory",
+        f"vicidial.password (CRM_SYNC_VICIDIAL__PASSWORD_FILE): {tmp_path}/empty is empty",
     ]
 
 
@@ -373,7 +374,7 @@ def test_a_password_given_directly_stays_when_read_again(loaded: Loader) -> None
 
 def test_nothing_given_names_everything_required(loaded: Loader) -> None:
     assert problems(loaded) == [
-        "sink.url (CRM_SYNC_SINK__URL): is required: the CRM's address, as sink.kind is webhook",
+        "sink.url (CRM_SYNC_SINK__URL): is required: the CRM's address, unless sink.kind is queue",
         (
             "vicidial.url (CRM_SYNC_VICIDIAL__URL): is required: the full address of non_agent_api.php,"
             f" such as {DIALER}"
@@ -393,7 +394,7 @@ def test_what_is_required_may_not_be_empty(loaded: Loader) -> None:
     ]
 
 
-def test_every_problem_of_every_source_is_named_at_once(loaded: Loader) -> None:
+def test_every_problem_of_every_source_is_named_at_once(loaded: Loader, tmp_path: Path) -> None:
     tree = {"brokr": {"url": "x"}, "vicidial": {"usr": "x"}, "log": "debug", "max_in_flight": 0, 5: "x"}
     given = {"CRM_SYNC_SINK_URL": "x", "CRM_SYNC_HTTP": "x", "CRM_SYNC_VICIDIAL__URL__X": "x"}
     said = problems(loaded, {**REQUIRED, **given}, tree=tree, DRAIN="26m", HTTP__PORT="65536")
@@ -405,11 +406,109 @@ def test_every_problem_of_every_source_is_named_at_once(loaded: Loader) -> None:
         "brokr: no such setting; did you mean broker.url?",
         "vicidial.usr: no such setting; did you mean vicidial.user?",
         "5: no such setting",
-        "http.port (CRM_SYNC_HTTP__PORT): should be less than or equal to 65535 (it is '65536')",
-        "max_in_flight (CRM_SYNC_MAX_IN_FLIGHT): should be greater than or equal to 1 (it is 0)",
+        "http.port (CRM_SYNC_HTTP__PORT): must be a whole number from 0 to 65535 (it is '65536')",
+        f"max_in_flight ({tmp_path}/crm-sync.yaml): must be a whole number from 1 to 10000 (it is 0)",
         (
             "drain (CRM_SYNC_DRAIN): must be at most 25m, as RabbitMQ gives up on a consumer after 30"
             " (it is '26m')"
+        ),
+    ]
+
+
+def test_a_wrong_kind_of_value_in_the_yaml_file_is_named_with_the_file(
+    loaded: Loader, tmp_path: Path
+) -> None:
+    tree = {
+        "vicidial": {"password_file": [5], "recording_lookup": 7, "not_final": {"a": 1}, "timezone": 5},
+        "sink": {"exchange": 5},
+        "retry": {"delays": {"a": 1}, "max_attempts": 2.5},
+        "http": {"host": 1},
+    }
+    given = {name: value for name, value in REQUIRED.items() if "PASSWORD" not in name}
+    said = dict(line.split(f" ({tmp_path}/crm-sync.yaml): ") for line in problems(loaded, given, tree=tree))
+    assert said == {
+        "sink.exchange": (
+            "must be text: For `queue`: the outbound exchange; unset: `<namespace>.enriched` (it is 5)"
+        ),
+        "retry.delays": (
+            "must be a list, or text with commas: One tier each; the last repeats (it is {'a': 1})"
+        ),
+        "retry.max_attempts": "must be a whole number from 1 to 1000 (it is 2.5)",
+        "vicidial.password_file": (
+            "must be the path of a file: A file that holds the API user's password (it is [5])"
+        ),
+        "vicidial.timezone": "is no IANA time zone; write one such as America/New_York (it is 5)",
+        "vicidial.not_final": (
+            "must be a list, or text with commas: Statuses that a call only passes through; an empty part"
+            " stands for no status yet (it is {'a': 1})"
+        ),
+        "vicidial.recording_lookup": "must be true or false (it is 7)",
+        "http.host": "must be text: The address to listen on (it is 1)",
+    }
+
+
+CONFIG_MAP = {
+    "BROKER__URL": f"http://user:{SECRET}@broker.example/",
+    "BROKER__NAMESPACE": "two words",
+    "VICIDIAL__URL": f"https:/api:{SECRET}@dialer.example/non_agent_api.php?pass={SECRET}",
+    "VICIDIAL__PASSWORD_FILE": "/nowhere/password",
+    "VICIDIAL__SOURCE": "crm-sync",
+    "VICIDIAL__METHOD": "PUT",
+    "VICIDIAL__TIMEOUT": "10 parsecs",
+    "VICIDIAL__MAX_CONCURRENCY": "0",
+    "VICIDIAL__TIMEZONE": "EST5",
+    "VICIDIAL__RECORDING_LOOKUP": "perhaps",
+    "VICIDIAL__USER_DETAILS_CACHE": "5d",
+    "SINK__KIND": "webhok",
+    "SINK__URL": f"crm.example/{SECRET}",
+    "SINK__SIGNING_SECRET": SECRET,
+    "RETRY__DELAYS": "30s,5s",
+    "RETRY__MAX_ATTEMPTS": "many",
+    "GATES__PROBE_MAX": "0",
+    "HTTP__PORT": "http",
+    "LOG__LEVEL": "loud",
+    "MAX_IN_FLIGHT": "20000",
+    "DRAIN": "26m",
+    "DUPLICATES_WINDOW": "",
+    "BROKER_NAMESPACE": "crm-sync",
+    "VICIDIAL__PASWORD": SECRET,
+}
+"""A mistake each. One more: `vicidial.user` is missing."""
+UNKNOWN = {"BROKER_NAMESPACE", "VICIDIAL__PASWORD"}
+SECRET_ONES = {"BROKER__URL", "SINK__URL", "SINK__SIGNING_SECRET"}
+
+
+def test_each_mistake_of_a_config_map_is_named_once_with_its_value_and_what_would_be_right(
+    loaded: Loader,
+) -> None:
+    said = problems(loaded, **CONFIG_MAP)
+    assert len(said) == len(CONFIG_MAP) + 1
+    assert [line for line in said if "vicidial.user (CRM_SYNC_VICIDIAL__USER): is required: " in line]
+    for name, value in CONFIG_MAP.items():
+        lines = [line for line in said if re.search(rf"\bCRM_SYNC_{name}\b[):]", line)]
+        assert len(lines) == 1, (name, lines)
+        if name in UNKNOWN:
+            assert "did you mean CRM_SYNC_" in lines[0]
+        elif name.endswith("_FILE"):
+            assert f"can't read {value}: No such file or directory" in lines[0]
+        else:
+            shown = "***" if name in SECRET_ONES else f"'{value}'"
+            shown = "'https:/***@dialer.example/non_agent_api.php?***'" if "api:" in value else shown
+            assert lines[0].endswith(f" (it is {shown})")
+        assert re.search(r": (must|should|use|write|name|is|a|can't|no) .{15}", lines[0]), lines[0]
+    assert SECRET not in "".join(said)
+
+
+def test_of_two_sources_the_one_at_fault_is_named(loaded: Loader, tmp_path: Path) -> None:
+    tree = {"drain": "26m", "http": {"port": "http"}, "log": {"level": "loud"}}
+    assert problems(loaded, REQUIRED, tree=tree, DRAIN="27m", HTTP__PORT="8080") == [
+        (
+            f"log.level ({tmp_path}/crm-sync.yaml): should be 'debug', 'info', 'warning' or 'error'"
+            " (it is 'loud')"
+        ),
+        (
+            "drain (CRM_SYNC_DRAIN): must be at most 25m, as RabbitMQ gives up on a consumer after 30"
+            " (it is '27m')"
         ),
     ]
 
@@ -423,11 +522,11 @@ LADDER = "name at least one delay, each longer than the one before it, such as 5
     [
         ("broker.namespace", "two words", "use 1 to 100 letters, digits, dots, dashes and underscores"),
         ("broker.namespace", "", "use 1 to 100 letters"),
-        ("vicidial.source", "crm-sync", "String should match pattern"),
+        ("vicidial.source", "crm-sync", "must fit this: Who is calling, 2 to 20 letters and digits (it is"),
         ("vicidial.method", "PUT", "should be 'GET' or 'POST' (it is 'PUT')"),
         ("vicidial.url", "dialer.example", f"is not an address such as {DIALER}"),
         ("vicidial.url", "https://dialer.example:0/", "is not an address"),
-        ("vicidial.max_concurrency", "0", "should be greater than or equal to 1 (it is '0')"),
+        ("vicidial.max_concurrency", "0", "must be a whole number from 1 to 1000 (it is '0')"),
         ("vicidial.timezone", "EST5", "is no IANA time zone; write one such as America/New_York"),
         ("vicidial.timezone", "../etc/passwd", "is no IANA time zone"),
         ("vicidial.timeout", "10 parsecs", DURATION),
@@ -438,8 +537,10 @@ LADDER = "name at least one delay, each longer than the one before it, such as 5
         ("retry.delays", "5s,", DURATION),
         ("retry.delays", "5s,5s", LADDER),
         ("retry.delays", "30s,5s", LADDER),
-        ("retry.max_attempts", "many", "should be a valid integer"),
-        ("http.port", "-1", "should be greater than or equal to 0 (it is '-1')"),
+        ("vicidial.recording_lookup", "perhaps", "must be true or false (it is 'perhaps')"),
+        ("retry.max_attempts", "many", "must be a whole number from 1 to 1000 (it is 'many')"),
+        ("retry.max_attempts", "2.5", "must be a whole number from 1 to 1000 (it is '2.5')"),
+        ("http.port", "-1", "must be a whole number from 0 to 65535 (it is '-1')"),
         ("log.level", "loud", "should be 'debug', 'info', 'warning' or 'error' (it is 'loud')"),
     ],
 )
@@ -448,6 +549,19 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
 ) -> None:
     (line,) = problems(loaded, {**REQUIRED, variable(path): value})
     assert line.startswith(f"{path} ({variable(path)}): {said}")
+
+
+def test_a_misspelt_kind_of_sink_hides_no_missing_address(loaded: Loader) -> None:
+    given = {name: value for name, value in REQUIRED.items() if "SINK" not in name}
+    said = problems(loaded, given, SINK__KIND="webhok")
+    assert [line.partition(" ")[0] for line in said] == ["sink.kind", "sink.url"]
+
+
+def test_a_list_is_no_users_name(loaded: Loader, tmp_path: Path) -> None:
+    given = {name: value for name, value in REQUIRED.items() if "USER" not in name}
+    (line,) = problems(loaded, given, tree={"vicidial": {"user": ["a"]}})
+    wrong = "write the API user's name as plain text (it is ['a'])"
+    assert line == f"vicidial.user ({tmp_path}/crm-sync.yaml): {wrong}"
 
 
 @pytest.mark.parametrize(
@@ -563,8 +677,5 @@ def test_run_with_wrong_settings_names_them_all_exits_with_2_and_opens_nothing()
         "  CRM_SYNC_VICIDIAL__PASSWORT: no such setting; did you mean CRM_SYNC_VICIDIAL__PASSWORD?",
         "  vicidial.user (CRM_SYNC_VICIDIAL__USER): is required: the API user's name",
         "  vicidial.password (CRM_SYNC_VICIDIAL__PASSWORD): is required: the API user's password",
-        (
-            "  http.port (CRM_SYNC_HTTP__PORT): should be a valid integer, unable to parse string"
-            " as an integer (it is 'http')"
-        ),
+        "  http.port (CRM_SYNC_HTTP__PORT): must be a whole number from 0 to 65535 (it is 'http')",
     ]

@@ -1,51 +1,80 @@
 """What `crm-sync check` finds out: whether a worker with these settings could do its work from here.
 
 Beside `worker.app`, the only room that knows every other. It changes nothing:
-it declares nothing, posts nothing to the CRM, and asks the dialer for a call
-and an agent that can't exist.
+it declares nothing, publishes only what no queue gets, and asks the dialer for
+a call and an agent that can't exist. The CRM gets a ping where that is asked
+for, else nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import timedelta
 
 from worker.check.broker import check_broker, check_queue
 from worker.check.dialer import check_dialer
-from worker.check.finding import Finding
-from worker.check.webhook import check_webhook
+from worker.check.finding import Finding, Level, worst
+from worker.check.webhook import check_webhook, is_secure
 from worker.settings import Settings
 
-__all__ = ["DEADLINE", "Finding", "run"]
+__all__ = ["DEADLINE", "Finding", "Level", "run", "worst"]
 
 DEADLINE = 30.0
-"""Seconds that each check may take."""
+"""Seconds that each group of checks may take."""
 LOCK_SAFE_PROBE = timedelta(minutes=5)
 """Waits of this length between failed logins don't lock the API user (`worker.vicidial.fuse`)."""
 
 
-async def run(settings: Settings) -> AsyncIterator[Finding]:
-    """Check everything at the same time; give each finding in a fixed order, also where others failed."""
-    checks: dict[str, Callable[[Settings], Awaitable[Finding]]] = {
-        "broker": check_broker,
-        "dialer": check_dialer,
-        "sink": check_queue if settings.sink.kind == "queue" else check_webhook,
-    }
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Checks that follow one another, each only where the one before it makes it possible."""
+
+    subjects: tuple[str, ...]
+    findings: AsyncGenerator[Finding]
+
+
+async def run(settings: Settings, *, ping: bool = False) -> AsyncIterator[Finding]:
+    """Check everything at the same time; give one finding a subject, in a fixed order.
+
+    What can't be tried is left out: without a broker, nothing is said of its
+    alarms. With `ping`, one is posted to the webhook.
+    """
     yield check_settings(settings)
-    tasks = [asyncio.ensure_future(_within_deadline(name, check(settings))) for name, check in checks.items()]
+    tasks = [asyncio.ensure_future(_within_deadline(group)) for group in _groups(settings, ping=ping)]
     try:
         for task in tasks:
-            yield await task
+            for finding in await task:
+                yield finding
     finally:
         for task in tasks:
             task.cancel()
 
 
-async def _within_deadline(name: str, check: Awaitable[Finding]) -> Finding:
+def _groups(settings: Settings, *, ping: bool) -> Iterator[_Group]:
+    yield _Group(("broker", "permissions", "topology", "alarms"), check_broker(settings))
+    yield _Group(("dialer", "clock"), check_dialer(settings))
+    if settings.sink.kind == "queue":
+        yield _Group(("sink",), check_queue(settings))
+    else:
+        wanted = {"sink": True, "tls": is_secure(settings.sink), "ping": ping}
+        subjects = tuple(subject for subject, is_wanted in wanted.items() if is_wanted)
+        yield _Group(subjects, check_webhook(settings, ping=ping))
+
+
+async def _within_deadline(group: _Group) -> list[Finding]:
+    found: list[Finding] = []
     try:
-        async with asyncio.timeout(DEADLINE):
-            return await check
+        async with asyncio.timeout(DEADLINE), aclosing(group.findings) as findings:
+            async for finding in findings:
+                found.append(finding)  # noqa: PERF401 - what there is by the deadline is kept
     except TimeoutError:
-        return Finding(name, ok=False, text=f"no result within {DEADLINE:g} s", advice=("check the network",))
+        names = [finding.name for finding in found]
+        late = next((subject for subject in group.subjects if subject not in names), None)
+        if late is not None:
+            text = f"no result within {DEADLINE:g} s"
+            found.append(Finding(late, Level.FAILED, text, ("check the network",)))
+    return found
 
 
 def check_settings(settings: Settings) -> Finding:
@@ -53,16 +82,15 @@ def check_settings(settings: Settings) -> Finding:
     slowest = settings.vicidial.timeout
     if settings.sink.kind == "webhook":
         slowest = max(slowest, settings.sink.timeout)
-    advice = []
+    warnings = []
     if settings.drain < slowest:
-        advice.append(
+        warnings.append(
             f"drain ({settings.drain.total_seconds():g} s) is shorter than the longest request"
             f" ({slowest.total_seconds():g} s), so a stop may cut deliveries off and do them again;"
             " make drain longer, or vicidial.timeout and sink.timeout shorter"
         )
     if settings.gates.refused_probe < LOCK_SAFE_PROBE:
-        advice.append(
+        warnings.append(
             "gates.refused_probe is shorter than 5m: ten failed logins within 15 minutes lock the API user"
         )
-    text = f"complete; the sink is a {settings.sink.kind}"
-    return Finding("settings", ok=True, text=text, advice=tuple(advice))
+    return Finding.of("settings", f"complete; the sink is a {settings.sink.kind}", warnings=warnings)

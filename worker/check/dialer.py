@@ -1,13 +1,14 @@
-"""Whether the dialer can be reached, lets us in, and answers what it will be asked."""
+"""Whether the dialer can be reached, lets us in, answers what it will be asked, and knows the time."""
 
 import re
+import shlex
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from worker.check.finding import Finding
+from worker.check.finding import Finding, in_the_clear
 from worker.core.errors import (
     EnrichmentRejected,
     EnrichmentUnavailable,
@@ -17,6 +18,7 @@ from worker.core.errors import (
     ProcessingError,
 )
 from worker.settings import Settings, VicidialSettings
+from worker.settings.explain import masked_address
 from worker.vicidial import client as dialer
 from worker.vicidial.clock import LARGEST_SKEW
 from worker.vicidial.fuse import MOST_FAILURES
@@ -34,7 +36,7 @@ _NO_TIMES = DialerTimes(None)
 LookUp = Callable[[], Awaitable[object]]
 
 
-async def check_dialer(settings: Settings) -> Finding:
+async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
     """Ask for the version, which needs no login; then for what can't exist, with each function.
 
     A refused login is not tried a second time: ten of them lock the API user.
@@ -45,17 +47,27 @@ async def check_dialer(settings: Settings) -> Finding:
         try:
             version = await client.version()
         except ProcessingError as error:
-            return Finding("dialer", ok=False, text=str(error))
-        text = describe(version, chosen)
-        advice = [*about_clock(version, chosen, time.time()), *about_settings(chosen)]
-        problems = await _try_each(_needed(client))
-        if problems:
-            return Finding("dialer", ok=False, text=text, advice=(*problems, *advice))
-        optional = _optional(client, chosen)
-        lost = await _try_each({name: look_up for name, (look_up, _) in optional.items()})
+            question = shlex.quote(f"{masked_address(chosen.url)}?function=version")
+            advice = (
+                f"see whether this answers, from here and on the dialer; it needs no login: curl {question}"
+            )
+            yield Finding.of("dialer", str(error), problems=[advice])
+            return
+        now = time.time()
+        yield await _check_functions(client, chosen, describe(version, chosen))
+    yield check_clock(version, chosen, now)
+
+
+async def _check_functions(client: dialer.DialerClient, settings: VicidialSettings, text: str) -> Finding:
+    warnings = about_settings(settings)
+    problems = await _try_each(_needed(client))
+    if problems:
+        return Finding.of("dialer", text, problems=problems, warnings=warnings)
+    optional = _optional(client, settings)
+    lost = await _try_each({name: look_up for name, (look_up, _) in optional.items()})
     allowed = [*_needed(client), *(name for name in optional if not _named(name, lost))]
     losses = [f"{problem}; until then {optional[problem.partition(':')[0]][1]}" for problem in lost]
-    return Finding("dialer", ok=True, text=f"{text}; may ask {', '.join(allowed)}", advice=(*losses, *advice))
+    return Finding.of("dialer", f"{text}; may ask {', '.join(allowed)}", warnings=[*losses, *warnings])
 
 
 def _needed(client: dialer.DialerClient) -> dict[str, LookUp]:
@@ -114,31 +126,33 @@ def _named(function: str, problems: list[str]) -> bool:
 
 
 def describe(version: Version, settings: VicidialSettings) -> str:
-    """Say which version answered and what its clock shows."""
+    """Say which version answered."""
     if version.version is None:
-        text = f"something at {settings.url} answers, but tells no version"
-    else:
-        text = f"VICIdial {version.version}, build {version.build or 'unknown'}"
-    return text if version.offset is None else f"{text}, clock {utc(version.offset)}"
+        return f"something at {masked_address(settings.url)} answers, but tells no version"
+    return f"VICIdial {version.version}, build {version.build or 'unknown'}"
 
 
-def about_clock(version: Version, settings: VicidialSettings, now: float) -> list[str]:
-    """Say what is wrong with the dialer's clock, and what to do about it."""
-    advice = []
+def check_clock(version: Version, settings: VicidialSettings, now: float) -> Finding:
+    """Compare the dialer's clock with the settings and with this host's, whose time is `now`."""
+    warnings = []
     if version.offset is None:
+        text = "the dialer tells no offset from UTC"
         if settings.timezone is None:
-            advice.append("its clock is unknown, so times would be null; set vicidial.timezone")
-    elif settings.timezone is not None:
-        expected = datetime.fromtimestamp(now, UTC).astimezone(settings.timezone).utcoffset()
-        if expected is not None and expected != version.offset:
-            advice.append(
-                f"its clock shows {utc(version.offset)}, but vicidial.timezone ({settings.timezone.key}) is"
-                f" {utc(expected)} now, so times may be wrong; check that setting"
+            warnings.append("set vicidial.timezone; until then the calls' times are null")
+    else:
+        text = f"the dialer's is at {utc(version.offset)}"
+        zone = settings.timezone
+        expected = None if zone is None else datetime.fromtimestamp(now, UTC).astimezone(zone).utcoffset()
+        if zone is not None and expected is not None and expected != version.offset:
+            warnings.append(
+                f"vicidial.timezone ({zone.key}) is at {utc(expected)} now, so times may be wrong; check it"
             )
-    if version.epoch is not None and abs(skew := round(version.epoch - now)) > LARGEST_SKEW:
-        ahead = "ahead of" if skew > 0 else "behind"
-        advice.append(f"its clock is {abs(skew)} s {ahead} this host's; set both by NTP")
-    return advice
+    if version.epoch is not None:
+        skew = round(version.epoch + 0.5 - now)  # it is told in whole seconds, cut off
+        text += f", {abs(skew)} s {'behind' if skew < 0 else 'ahead of'} this host's"
+        if abs(skew) > LARGEST_SKEW:
+            warnings.append("set both by NTP: the age of an event is measured between the two")
+    return Finding.of("clock", text, warnings=warnings)
 
 
 def about_settings(settings: VicidialSettings) -> list[str]:
@@ -154,6 +168,8 @@ def about_settings(settings: VicidialSettings) -> list[str]:
                 f"{name} has characters that VICIdial drops silently: all but letters, digits, - and _;"
                 " give the API user one without them"
             )
+    if in_the_clear(settings.url):
+        advice.append("the password and the calls' data go unencrypted; use https in vicidial.url")
     if settings.max_concurrency > MOST_FAILURES:
         advice.append(
             f"vicidial.max_concurrency is {settings.max_concurrency}: as many logins can fail at once when"

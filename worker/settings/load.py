@@ -12,23 +12,23 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource
 
-from worker.settings.tree import PREFIX, BrokerCommandSettings, Settings
+from worker.settings.explain import explain
+from worker.settings.tree import PREFIX, Settings
 
 SECRETS_DIR = PREFIX + "SECRETS_DIR"
 
 _SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 """Variables that Kubernetes gives to every pod for each service beside it; `…_PORT` is told by its value."""
 
-_USERINFO = re.compile(r"//[^/]*@")
-
-_T = TypeVar("_T", bound=BrokerCommandSettings)
+_T = TypeVar("_T", bound=BaseSettings)
 
 
 class SettingsError(Exception):
@@ -40,13 +40,50 @@ class SettingsError(Exception):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What each source gives, by the setting's path; a secret only in the way that wins."""
+
+    environment: dict[str, str]
+    """The name of the variable that gives it."""
+    files: dict[str, Path]
+    """The file of the secrets directory that holds it, by the path of the `…_file` setting."""
+    yaml: dict[str, Any]
+    """What the YAML file says."""
+
+
 def load(kind: type[_T], config: Path | None = None) -> _T:
     """Load the settings of one kind. Raises `SettingsError` with every problem there is."""
     problems: list[str] = []
-    in_environment = _read_environment(problems)
-    in_files = _weaker(_read_secrets_dir(problems), in_environment.values())
+    settings = _load(kind, config, problems)
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def peek(kind: type[_T], config: Path | None = None) -> _T | None:
+    """Load the settings of one kind where they are right, whatever is wrong with others; else `None`."""
+    return _load(kind, config, [])
+
+
+def sources(config: Path | None = None) -> dict[str, str]:
+    """Tell of each setting that is given, by its path, which source wins; the others have their default.
+
+    That is the name of a variable (of a secret in a file, the variable that names the file or the secrets
+    directory), or the YAML file.
+    """
+    return _origins(_read(config, []), config)
+
+
+def _read(config: Path | None, problems: list[str]) -> _Given:
+    environment = {path: name for name, path in _read_environment(problems).items()}
+    files = _weaker(_read_secrets_dir(problems), environment)
     in_yaml = {} if config is None else _read_yaml(config, problems)
-    in_yaml = _weaker(in_yaml, [*in_environment.values(), *in_files])
+    return _Given(environment, files, _weaker(in_yaml, [*environment, *files]))
+
+
+def _load(kind: type[_T], config: Path | None, problems: list[str]) -> _T | None:
+    given = _read(config, problems)
 
     class Loaded(kind):  # type: ignore[misc, valid-type]  # the sources differ from one call to the next
         @classmethod
@@ -54,21 +91,26 @@ def load(kind: type[_T], config: Path | None = None) -> _T:
             cls, settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             environment = EnvSettingsSource(settings_cls)
-            environment.env_vars = {name.lower(): os.environ[name] for name in in_environment}
+            environment.env_vars = {name.lower(): os.environ[name] for name in given.environment.values()}
             return (
                 environment,
-                InitSettingsSource(settings_cls, _nested(in_files)),
-                InitSettingsSource(settings_cls, _nested(in_yaml)),
+                InitSettingsSource(settings_cls, _nested(given.files)),
+                InitSettingsSource(settings_cls, _nested(given.yaml)),
             )
 
     settings: _T | None = None
     try:
         settings = Loaded()
     except ValidationError as error:
-        problems += _explain(error)
-    if settings is None or problems:
-        raise SettingsError(problems)
+        problems += explain(error, dict(leaves(Settings)), _origins(given, config))
     return settings
+
+
+def _origins(given: _Given, config: Path | None) -> dict[str, str]:
+    found = (
+        dict.fromkeys(given.yaml, str(config)) | dict.fromkeys(given.files, SECRETS_DIR) | given.environment
+    )
+    return {path.removesuffix("_file"): origin for path, origin in found.items()} | found
 
 
 def variables() -> dict[str, str]:
@@ -176,19 +218,3 @@ def _is_link(name: str, value: str) -> bool:
 def _no_such(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.upper() if name.upper().startswith(PREFIX) else name, known, 1)
     return f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    fields = dict(leaves(Settings))
-    for problem in error.errors(include_url=False, include_context=False):
-        path = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
-        variable = PREFIX + path.upper().replace(".", "__")
-        said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        yield f"{path} ({variable}): {said}{_shown(path, problem['input'], fields)}"
-
-
-def _shown(path: str, value: object, fields: dict[str, Any]) -> str:
-    """Show what was given, unless it is a secret or nothing."""
-    if value is None or path not in fields or f"{path}_file" in fields or isinstance(value, SecretStr):
-        return ""
-    return f" (it is {_USERINFO.sub('//***@', repr(value))})"

@@ -140,6 +140,8 @@ class VicidialSettings(_Section):
     def _check_user(cls, value: object) -> object:
         if value is None or value == "":
             raise required("the API user's name")
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise ValueError("write the API user's name as plain text")  # noqa: TRY004 - pydantic's
         return str(value)
 
     def reread(self) -> Self:
@@ -187,8 +189,8 @@ class SinkSettings(SinkNames):
     def _check_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             return checked_url(value, ("http", "https"), "https://crm.example/hooks/calls")
-        if info.data.get("kind") == "webhook":
-            raise required("the CRM's address, as sink.kind is webhook")
+        if info.data.get("kind") != "queue":  # nor where it is misspelt: both are then named at once
+            raise required("the CRM's address, unless sink.kind is queue")
         return None
 
     @field_validator("signing_secret")
