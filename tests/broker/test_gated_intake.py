@@ -367,7 +367,11 @@ class TestProbing:
         await scene.bench.publish(b"not JSON")
         await scene.bench.publish(body("rejected"))
         await scene.bench.publish(body("bug"))
-        await scene.bench.publish(body("carrying"), headers={"crm-sync-enrichment": carried})
+        await scene.bench.publish(
+            body("carrying"),
+            exchange=scene.bench.topology.work_exchange,
+            headers={"crm-sync-enrichment": carried},
+        )
         async with scene.bench.running():
             await eventually(lambda: len(scene.bench.settled) == 4, 1.5)
             assert [each.state for each in scene.changes] == [State.CLOSED, State.PROBING]

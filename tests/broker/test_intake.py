@@ -111,14 +111,32 @@ class TestWhatTheCoreSees:
                     "crm-sync-enrichment": nonsense,
                     "crm-sync-routing-key": "k" * 300,
                 },
+                exchange=bench.topology.work_exchange,
             )
         for when in ("99999-01-01", "0001-01-01T00:00:00+14:00", "2026-11-20T14:07:14"):
-            await bench.publish(b"{}", headers={"crm-sync-first-seen": when})
+            said = {"crm-sync-first-seen": when}
+            await bench.publish(b"{}", exchange=bench.topology.work_exchange, headers=said)
         for inbound in await taken(bench, 10):
             assert inbound.attempt == 1
             assert inbound.event_id is None
             assert inbound.routing_key == "call.ended"
             assert datetime.now(UTC) - inbound.first_seen < timedelta(seconds=10)
+
+    async def test_a_producer_can_say_nothing_in_our_headers(self, bench: Bench) -> None:
+        forged = {
+            "crm-sync-attempt": 11,
+            "crm-sync-first-seen": "2026-11-20T14:07:14+00:00",
+            "crm-sync-event-id": "another-event",
+            "crm-sync-enrichment": '{"kind": "call"}',
+            "crm-sync-routing-key": "agent.onboarded",
+            "their-own": "kept",
+        }
+        await bench.publish(json.dumps(CALL).encode(), headers=forged)
+        (inbound,) = await taken(bench)
+        assert (inbound.attempt, inbound.event_id, inbound.enrichment) == (1, None, None)
+        assert datetime.now(UTC) - inbound.first_seen < timedelta(seconds=10)
+        assert inbound.routing_key == "call.ended"
+        assert inbound.headers["their-own"] == "kept"
 
     async def test_a_message_of_the_queue_itself_keeps_its_own_routing_key(self, bench: Bench) -> None:
         await bench.publish(b"", bench.queue(), exchange="")

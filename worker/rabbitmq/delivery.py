@@ -51,18 +51,27 @@ class Delivery:
         with suppress(Exception):  # a closed channel has given it back already
             await self.message.channel.basic_nack(self.message.delivery_tag or 0, requeue=True, wait=False)
 
-    def inbound(self) -> Inbound:
-        """Give what the core sees of it."""
-        message = self.message
-        return to_inbound(message.body, message.header.properties, message.routing_key or "")
+    def inbound(self, events_exchange: str) -> Inbound:
+        """Give what the core sees of it.
+
+        Where producers publish, nothing in our headers is ours: who may publish
+        an event must not be able to say what the dialer answered.
+        """
+        message, copied = self.message, self.exchange != events_exchange
+        return to_inbound(message.body, message.header.properties, message.routing_key or "", copied=copied)
 
     def copy(self, with_headers: dict[str, Any]) -> Message:
         """Copy the message with other headers."""
         return headers.copy_of(self.message.body, self.message.header.properties, with_headers)
 
 
-def to_inbound(body: bytes, properties: spec.Basic.Properties, routing_key: str) -> Inbound:
-    """Turn a message into what the core sees of it. Nonsense in our own headers counts as missing."""
+def to_inbound(
+    body: bytes, properties: spec.Basic.Properties, routing_key: str, *, copied: bool = True
+) -> Inbound:
+    """Turn a message into what the core sees of it.
+
+    Our own headers count only on a copy of ours, and nonsense in them as missing.
+    """
     plain: dict[str, Any] = {
         "content_type": properties.content_type,
         "message_id": properties.message_id,
@@ -70,8 +79,8 @@ def to_inbound(body: bytes, properties: spec.Basic.Properties, routing_key: str)
         "timestamp": properties.timestamp,
     }
     said = properties.headers
-    if not said:
-        return Inbound(body, routing_key, datetime.now(UTC), {}, **plain)
+    if not said or not copied:
+        return Inbound(body, routing_key, datetime.now(UTC), said or {}, **plain)
     return Inbound(
         body,
         headers.routing_key(said) or routing_key,

@@ -62,6 +62,7 @@ class Topology:
     """Everything that the worker needs on the broker, and the names by which it finds it."""
 
     work_queues: dict[EventType, str]
+    events_exchange: str
     work_exchange: str
     dead_letters: str
     outbound_exchange: str
@@ -103,7 +104,7 @@ def plan(settings: BrokerCommandSettings) -> Topology:
         queues.append(Queue(f"{namespace}.enriched"))
         bindings.append(Binding(outbound, f"{namespace}.enriched", "#"))
     return Topology(
-        work_queues, work, dead, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
+        work_queues, events, work, dead, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
     )
 
 
