@@ -1,0 +1,150 @@
+"""A real worker does real work while a real Prometheus looks; the tests then ask about it."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.monitoring.prometheus import Prometheus, watching
+from tests.system.harness import Program, System, Worker, call_ended, eventually
+
+RULES: Final = Path(__file__).parents[2] / "k8s" / "monitoring" / "alerts.yaml"
+PHONE: Final = "3125550187"
+AGENT: Final = "zoequinn"
+LEAD: Final = 70012345
+_CALLS = 1000
+_AT_ONCE = 4
+_EVERY = 0.2
+_SEEN_WITHIN = 10.0
+_COUNTED_WITHIN = 25.0
+"""The worker counts what waits in the queues every 15 s."""
+
+
+@dataclass
+class Scene:
+    """What was played, and what it left."""
+
+    prometheus: Prometheus
+    started: float
+    ended: float = 0.0
+    exposition: str = ""
+    """What `/metrics` said in the end."""
+    told: set[str] = field(default_factory=set)
+    """Everything about single calls and people that passed through the worker."""
+
+
+@asynccontextmanager
+async def system_at(
+    broker_url: str, folder: Path, namespace: str, *dialer_options: str
+) -> AsyncIterator[System]:
+    """Give stand-ins of its own, which end with the block, as do the workers."""
+    async with AsyncExitStack() as stack:
+        dialer = Program("dialer", *dialer_options)
+        stack.callback(dialer.end)
+        crm = Program("crm")
+        stack.callback(crm.end)
+        system = System(broker_url, namespace, folder, dialer, crm)
+        stack.callback(_kill, system.workers)
+        yield system
+        await system.end()
+
+
+def _kill(workers: Iterable[Worker]) -> None:
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.kill()
+
+
+@asynccontextmanager
+async def played(broker_url: str, folder: Path, namespace: str) -> AsyncIterator[Scene]:
+    """Play it, and leave Prometheus to be asked for as long as the block runs."""
+    async with AsyncExitStack() as stack:
+        async with system_at(broker_url, folder, namespace, "--delay", "0.05") as system:
+            worker = await system.start(vicidial__ready_within="1s")
+            watch = watching(await worker.listening(), folder, RULES)
+            scene = Scene(await stack.enter_async_context(watch), time.time())
+            await _Play(system, scene).all()
+            scene.exposition = (await worker.get("/metrics"))[1]
+            scene.ended = time.time()
+        yield scene
+
+
+async def end_some(system: System, calls: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Take calls from the list and publish that they end now; gives these events."""
+    now = datetime.now(UTC).isoformat()
+    ended = [calls.pop() | {"occurred_at": now} for _ in range(count)]
+    await system.publish_all(ended)
+    return ended
+
+
+class _Play:
+    """What happens, one act after the other, while calls keep coming."""
+
+    def __init__(self, system: System, scene: Scene) -> None:
+        self._system, self._scene = system, scene
+        self._calls: list[dict[str, Any]] = []
+
+    async def all(self) -> None:
+        await self._system.dialer.control(agents={AGENT: {"campaigns": ["SALES1"]}})
+        calls = await self._system.calls(_CALLS, phone=PHONE, user=AGENT)
+        self._calls = [call | {"lead_id": LEAD, "agent_user": AGENT} for call in calls]
+        self._scene.told |= {PHONE, AGENT, str(LEAD)}
+        feeding = asyncio.create_task(self._feed())
+        try:
+            await self._sees('sum(rate(crm_sync_events_settled_total{outcome="delivered"}[5s])) > 1')
+            await self._some_are_buried()
+            await self._the_dialer_breaks()
+            await self._the_login_is_refused()
+            await self._sees("max(crm_sync_gate_closed_seconds) == 0")
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+        await self._sees("max(crm_sync_in_flight) == 0")
+
+    async def _feed(self) -> None:
+        """Let calls end, and agents be onboarded."""
+        while True:
+            onboarding = {"event_id": str(uuid.uuid4()), "agent_user": AGENT}
+            self._tell(onboarding)
+            await self._system.publish(onboarding, "agent.onboarded")
+            self._tell(*await end_some(self._system, self._calls, _AT_ONCE))
+            await asyncio.sleep(_EVERY)
+
+    async def _some_are_buried(self) -> None:
+        """Bury one that nobody can read, one that the dialer does not know, and one that the CRM refuses."""
+        unknown, refused = call_ended(), self._calls.pop()
+        self._tell(unknown, refused)
+        await self._system.crm.control(fail_ids={refused["event_id"]: [422]})
+        await self._system.publish_all([b"{", unknown, refused])
+        for reason in ("invalid_event", "not_found", "rejected_by_sink"):
+            await self._sees(f'crm_sync_dead_letters_total{{reason="{reason}"}} == 1')
+        await self._sees('ALERTS{alertname="CrmSyncDeadLetters", alertstate="firing"}')
+
+    async def _the_dialer_breaks(self) -> None:
+        await self._system.dialer.control(fault="500")
+        await self._sees('crm_sync_gate_state{gate="dialer", state="closed"} == 1')
+        await self._sees('max(crm_sync_queue_messages{role="work"}) > 0', _COUNTED_WITHIN)
+        await self._system.dialer.control(fault=None)
+
+    async def _the_login_is_refused(self) -> None:
+        await self._sees('crm_sync_gate_state{gate="dialer", state="closed"} == 0')
+        await self._system.dialer.control(ip_blocked=True)
+        await self._sees("crm_sync_dialer_refused == 1")
+        await self._sees('ALERTS{alertname="CrmSyncLoginRefused", alertstate="pending"}')
+        await self._system.dialer.control(ip_blocked=False)
+
+    def _tell(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            self._scene.told |= {str(event[key]) for key in ("event_id", "call_id") if key in event}
+
+    async def _sees(self, condition: str, within: float = _SEEN_WITHIN) -> None:
+        """Wait until Prometheus sees that a condition holds."""
+        try:
+            await eventually(lambda: self._scene.prometheus.holds(condition), within)
+        except TimeoutError:
+            raise AssertionError(f"not seen within {within:g} s: {condition}") from None
