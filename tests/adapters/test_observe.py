@@ -728,6 +728,16 @@ def test_what_is_taken_in_posted_and_waiting_is_shown() -> None:
     assert reporter.queues == {}
 
 
+def test_what_may_happen_is_counted_from_zero() -> None:
+    """A counter that first appears as 1 has not grown, to Prometheus: `increase` would miss it."""
+    metrics = Metrics()
+    Reporter(metrics)
+    seen = samples(metrics)
+    assert {name[1] for name in seen if name[0] == "dead_letters_total"} == set(Reason) - {"delivery_limit"}
+    assert seen["events_settled_total", "agent.onboarded", "dead_letter"] == 0
+    assert seen["events_received_total", "call.ended"] == 0
+
+
 def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Configure) -> None:
     lines = configured()
     metrics = Metrics()

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
-from worker.core.errors import Fault, ProcessingError
+from worker.core.errors import Fault, ProcessingError, Reason
 from worker.core.events import EventType, Inbound, claimed_id
 from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
@@ -32,6 +32,17 @@ class Reporter:
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
         self.queues: dict[str, int] = {}
         self.counts = {"delivered": 0, "duplicate": 0, "retry": 0, "dead_letter": 0}
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what may happen: to Prometheus, a counter that first appears as 1 has not grown."""
+        for kind in EventType:
+            self._cached(self.metrics.received, kind)
+            for outcome in self.counts:
+                self._cached(self.metrics.settled, kind, outcome)
+        for reason in Reason:
+            if reason is not Reason.DELIVERY_LIMIT:  # which the broker decides by itself
+                self._cached(self.metrics.dead_letters, reason)
 
     def received(self, queue: EventType) -> None:
         """Count a message that is taken into work."""
