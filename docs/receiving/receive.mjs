@@ -108,6 +108,10 @@ async function take(request) {
 }
 
 const [host, port, file] = process.argv.slice(2);
+if (file === undefined) {
+  console.error('usage: WEBHOOK_SECRET=whsec_... node receive.mjs HOST PORT FILE');
+  process.exit(1);
+}
 const secrets = (process.env.WEBHOOK_SECRET ?? '')
   .split(/\s+/)
   .filter(Boolean)

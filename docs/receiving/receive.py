@@ -130,6 +130,8 @@ class Receiver(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve until it is stopped."""
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     host, port, Receiver.database = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     try:
         Receiver.secrets = [

@@ -747,6 +747,8 @@ def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Con
         GateStatus("dialer", State.CLOSED, "it is down", 0 * second, 2 * second),
         GateStatus("dialer", State.PROBING, "it is down", 2 * second, None),
         GateStatus("dialer", State.CLOSED, "it is down", 2.04 * second, 4 * second),
+        GateStatus("dialer", State.PROBING, "it is down", 6 * second, None),
+        GateStatus("dialer", State.CLOSED, "it refuses the login", 6 * second, 300 * second),
         GateStatus("dialer", State.OPEN, None, None, None),
     ):
         reporter.gate(status)
@@ -755,6 +757,8 @@ def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Con
         ("gate_closed", "warning", "it is down"),
         ("gate_probing", "info", "it is down"),
         ("gate_closed", "info", "it is down"),
+        ("gate_probing", "info", "it is down"),
+        ("gate_closed", "warning", "it refuses the login"),
         ("gate_open", "info", None),
     ]
     assert lines()[2] | {"closed_seconds": 2.0, "next_probe_seconds": 4.0, "gate": "dialer"} == lines()[2]

@@ -28,7 +28,7 @@ class Reporter:
         """Take the metrics to keep."""
         self.metrics = metrics
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
-        self._gates: dict[str, State] = {}
+        self._gates: dict[str, GateStatus] = {}
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
         self.queues: dict[str, int] = {}
         self.counts = {"delivered": 0, "duplicate": 0, "retry": 0, "dead_letter": 0}
@@ -79,9 +79,10 @@ class Reporter:
     def gate(self, status: GateStatus) -> None:
         """Report that a gate changed its state.
 
-        That a probe failed is no news, so it is told of at the level info.
+        That a probe failed as the one before is no news, so it is told of at the level info.
         """
-        failed_probe = self._gates.get(status.name) is State.PROBING
+        before = self._gates.get(status.name)
+        as_before = before is not None and (before.state, before.reason) == (State.PROBING, status.reason)
         self.show_gate(status)
         facts: dict[str, Any] = {"gate": status.name}
         if status.reason is not None:
@@ -90,12 +91,12 @@ class Reporter:
             facts["closed_seconds"] = round(status.closed_for.total_seconds(), 1)
         if status.next_probe_in is not None:
             facts["next_probe_seconds"] = round(status.next_probe_in.total_seconds(), 1)
-        news = status.state is State.CLOSED and not failed_probe
+        news = status.state is State.CLOSED and not as_before
         (self._log.warning if news else self._log.info)(f"gate_{status.state}", **facts)
 
     def show_gate(self, status: GateStatus) -> None:
         """Let the metrics show the state of a gate."""
-        self._gates[status.name] = status.state
+        self._gates[status.name] = status
         for state in State:
             self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
 
