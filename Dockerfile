@@ -16,13 +16,9 @@ COPY requirements.lock ./
 RUN pip --python /opt/crm-sync/bin/python install --no-cache-dir --no-compile \
         --require-hashes --only-binary :all: --requirement requirements.lock
 
-# The build backend and what it needs, by the hashes that developers build with. pip refuses what is
-# not among them, so a further dependency of hatchling's fails here and is added to this list.
-COPY requirements-dev.lock ./
-RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } wanted' \
-        requirements-dev.lock > requirements-build.lock \
-    && pip install --no-cache-dir \
-        --require-hashes --only-binary :all: --requirement requirements-build.lock
+# The build backend and what it needs, which stays in this stage.
+COPY requirements-build.lock ./
+RUN pip install --no-cache-dir --require-hashes --only-binary :all: --requirement requirements-build.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY worker ./worker

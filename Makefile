@@ -2,7 +2,7 @@
 # Each target that needs Python has `venv` made first; on a machine without Python, .ci/venv sees to it.
 
 PYTHON := .venv/bin/python
-COMPILE := .venv/bin/uv pip compile pyproject.toml --extra tracing --universal --python-version 3.11 --generate-hashes \
+COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
 .DEFAULT_GOAL := help
@@ -47,10 +47,11 @@ sbom: venv ## Write the bill of materials of a deployment, in CycloneDX, to buil
 	.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file build/sbom.json requirements.lock
 
 # Keeps the versions that are locked now, where pyproject.toml still allows them;
-# `make lock UPGRADE=--upgrade` takes the newest. The second lock follows the first.
+# `make lock UPGRADE=--upgrade` takes the newest. Each lock follows the one before it.
 lock: venv ## Make the requirements locks again
-	$(COMPILE) $(UPGRADE) -o requirements.lock
-	$(COMPILE) $(UPGRADE) --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra tracing -o requirements.lock
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra tracing --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) $(UPGRADE) --group build -c requirements-dev.lock -o requirements-build.lock
 
 format: venv ## Format the code, and mend what ruff can mend by itself
 	$(PYTHON) -m ruff check --fix-only

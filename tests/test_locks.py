@@ -16,9 +16,11 @@ ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TRACING: list[str] = PROJECT["project"]["optional-dependencies"]["tracing"]
 DEPLOYED: list[str] = PROJECT["project"]["dependencies"] + TRACING
+GROUPS: dict[str, list[Any]] = PROJECT["dependency-groups"]
 LOCKS = {
     "requirements.lock": DEPLOYED,
-    "requirements-dev.lock": DEPLOYED + PROJECT["dependency-groups"]["dev"],
+    "requirements-dev.lock": [*DEPLOYED, *(each for each in GROUPS["dev"] if isinstance(each, str))],
+    "requirements-build.lock": GROUPS["build"],
 }
 HASHED = re.compile(r"^([a-z0-9.-]+)==(\S+)(?: ; .+)?((?: --hash=sha256:[0-9a-f]{64})+)$")
 
@@ -45,9 +47,10 @@ def test_a_lock_holds_what_the_project_asks_for_and_no_address(name: str) -> Non
         assert all(wanted.specifier.contains(version, prereleases=True) for version in found), text
 
 
-def test_what_is_tested_is_what_is_deployed() -> None:
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+def test_what_is_tested_is_what_is_deployed(name: str) -> None:
     development = locked("requirements-dev.lock")
-    assert {name: development[name] for name in locked("requirements.lock")} == locked("requirements.lock")
+    assert {package: development[package] for package in locked(name)} == locked(name)
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
