@@ -14,6 +14,7 @@ import aio_pika
 import pytest
 
 from tests.clock import Clock
+from tests.system.harness import Program
 from tests.tools import skip_without
 
 QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched")
@@ -72,9 +73,28 @@ async def namespace(broker_url: str) -> AsyncIterator[str]:
     """Give a namespace that nobody else uses; what the test left there is deleted."""
     name = f"t{uuid.uuid4().hex[:12]}"
     yield name
+    await clear(broker_url, name)
+
+
+async def clear(broker_url: str, namespace: str) -> None:
+    """Delete what stands in a namespace."""
     async with asyncio.timeout(30), await aio_pika.connect(broker_url) as connection:
         channel = await connection.channel()
         for part in (*QUEUES, *(f"retry.{delay}" for delay in TIERS)):
-            await channel.queue_delete(f"{name}.{part}")
+            await channel.queue_delete(f"{namespace}.{part}")
         for part in (*EXCHANGES, *(f"retry.{delay}" for delay in TIERS)):
-            await channel.exchange_delete(f"{name}.{part}")
+            await channel.exchange_delete(f"{namespace}.{part}")
+
+
+@pytest.fixture(scope="session")
+def dialer_program() -> Iterator[Program]:
+    program = Program("dialer")
+    yield program
+    program.end()
+
+
+@pytest.fixture(scope="session")
+def crm_program() -> Iterator[Program]:
+    program = Program("crm")
+    yield program
+    program.end()

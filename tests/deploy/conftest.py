@@ -1,25 +1,11 @@
 """The stand-ins that a deployed worker works with: what it is pointed at, and a way to see what arrives."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.system.harness import PASSWORD, Program, System
-
-
-@pytest.fixture(scope="session")
-def dialer_program() -> Iterator[Program]:
-    program = Program("dialer")
-    yield program
-    program.end()
-
-
-@pytest.fixture(scope="session")
-def crm_program() -> Iterator[Program]:
-    program = Program("crm")
-    yield program
-    program.end()
 
 
 @pytest.fixture

@@ -8,20 +8,6 @@ import pytest
 from tests.system.harness import PASSWORD, Program, System, Worker
 
 
-@pytest.fixture(scope="session")
-def dialer_program() -> Iterator[Program]:
-    program = Program("dialer")
-    yield program
-    program.end()
-
-
-@pytest.fixture(scope="session")
-def crm_program() -> Iterator[Program]:
-    program = Program("crm")
-    yield program
-    program.end()
-
-
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
     """Hold the workers that a test starts; none outlives it, however it ends."""
