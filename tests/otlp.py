@@ -38,8 +38,9 @@ class Collector:
         self.bodies: list[bytes] = []
         self.spans: list[Span] = []
         self.status = 200
-        self.silent = False
-        """Whether it takes a request and never answers."""
+        self.answers = asyncio.Event()
+        """Unset, it takes a request and does not answer until this is set again."""
+        self.answers.set()
         self.requests = 0
         self.url = ""
 
@@ -63,8 +64,7 @@ class Collector:
         assert request.content_type == "application/x-protobuf"
         body = await request.read()
         self.requests += 1
-        if self.silent:
-            await asyncio.Event().wait()
+        await self.answers.wait()
         if self.status == 200:
             self.bodies.append(body)
             self.spans += _read(trace_service_pb2.ExportTraceServiceRequest.FromString(body))

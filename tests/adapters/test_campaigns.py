@@ -13,7 +13,7 @@ from worker.vicidial.campaigns import resolve
 from worker.vicidial.extras import KnownCampaign, read_campaigns
 from worker.vicidial.responses import read_agent
 
-PROPERTY = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=500)
 RECORDED = read_campaigns(find("campaigns_list", "campaigns_list_pipe_header-YES").body)
 
 

@@ -15,7 +15,7 @@ from worker.vicidial.excerpt import excerpt
 
 SECRET = "Pl4nt&d+Secret/ü'"
 SCRUB = Scrubber([SECRET], shortest=1)
-PROPERTY = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=300)
 
 
 def numeric(text: str, form: str) -> str:

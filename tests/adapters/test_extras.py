@@ -42,7 +42,7 @@ REST = "---ALL---|RATIO|0||NEW"
 DETAILS_HEADER = "user|full_name|user_group|user_level|active"
 DETAILS = UserDetails("Agent Thousand", "SALES", 1)
 MARKS = ["|", ",", "\t"]
-PROPERTY = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=200)
 NOISE = find("display_errors_on", "agent_campaigns_ok").body.partition("1000|")[0]
 
 

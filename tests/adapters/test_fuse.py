@@ -420,8 +420,5 @@ TestDialerAndFuse = DialerAndFuse.TestCase
 TestDialerAndFuse.settings = settings(
     max_examples=300,
     stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

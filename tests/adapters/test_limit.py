@@ -18,7 +18,7 @@ from tests.clock import Clock
 from worker.vicidial.limit import AdaptiveLimit, Places
 
 SEED = 20261120
-PROPERTY = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=200)
 Kinds = Sequence[tuple[str, float, float]]
 """The kinds of requests: name, share of all, and seconds each takes alone."""
 

@@ -308,7 +308,7 @@ def test_a_secret_is_replaced_however_it_is_spelled(spelling: str, secret: str) 
 secrets = st.text(min_size=8, max_size=20)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(
     secret=secrets,
     around=st.text(max_size=5),

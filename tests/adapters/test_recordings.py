@@ -141,7 +141,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(ROWS, st.integers(0, 300) | st.none())
 def test_no_row_is_taken_from_outside_the_call(rows: list[FoundRecording], talk: int | None) -> None:
     call = CALL.model_copy(update={"talk_seconds": talk})

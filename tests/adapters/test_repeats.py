@@ -61,7 +61,7 @@ def test_however_many_faults_there_are_no_more_than_so_many_are_kept() -> None:
     assert sum(repeats.seen(("fault", number)) is None for number in range(1000)) <= 10
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=60))
 def test_every_one_is_shown_or_counted_and_no_two_are_shown_within_a_minute(
     happened: Iterable[tuple[str, int]],

@@ -44,7 +44,7 @@ TUTORIAL_CALL = (
     "Answered",
     "rec_1000012345.wav",
 )
-PROPERTY = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=200)
 
 
 def answered(body: str, call_id: str = CALL, zone: tzinfo | None = NEW_YORK) -> CallEnrichment:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from worker.demo.recordings import find
 from worker.vicidial.version import Version, read_version
 
-PROPERTY = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=200)
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the dialer tells no zone
 NOTHING = Version(None, None, None, None)
 

@@ -290,7 +290,7 @@ dates = st.from_regex(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=500)
 @given(value=st.text(max_size=40) | dates | st.integers().map(str))
 def test_whatever_retry_after_says_it_is_a_wait_of_at_most_an_hour_or_nothing(value: str) -> None:
     wait = retry_after(value, NOW)

@@ -696,5 +696,5 @@ class WorkerAndGate(RuleBasedStateMachine):
         assert (state(self.gate), self.gate.room()) == (State.OPEN, self.full)
 
 
-WorkerAndGate.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+WorkerAndGate.TestCase.settings = settings(max_examples=200, stateful_step_count=60)
 TestWorkerAndGate = WorkerAndGate.TestCase

@@ -133,7 +133,7 @@ def test_its_settings_point_a_worker_at_it(dialer: Dialer) -> None:
         CRM_SYNC_SINK__URL="http://127.0.0.1:1/",
         **settings,
     )
-    assert re.search(r"^✓ dialer ", checked.stdout, re.MULTILINE), checked.stdout
+    assert re.search(r"^✓ ok +dialer ", checked.stdout, re.MULTILINE), checked.stdout
     assert "version" in dialer.read_until("version")
 
 

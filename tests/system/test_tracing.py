@@ -257,7 +257,7 @@ async def test_a_collector_that_comes_back_is_told_of(system: System, collector:
 async def test_a_collector_that_never_answers_holds_the_stop_up_for_a_short_time(
     system: System, collector: Collector
 ) -> None:
-    collector.silent = True
+    collector.answers.clear()
     worker = await system.start()
     await system.publish(await system.call())
     await system.delivered()
