@@ -134,7 +134,7 @@ class Bench:
 
     @property
     def events(self) -> str:
-        return self.topology.events_exchange
+        return self.topology.exchanges[0].name
 
     async def publish(
         self,

@@ -122,7 +122,8 @@ class TestWhatTheCoreSees:
             assert inbound.routing_key == "call.ended"
             assert datetime.now(UTC) - inbound.first_seen < timedelta(seconds=10)
 
-    async def test_a_producer_can_say_nothing_in_our_headers(self, bench: Bench) -> None:
+    @pytest.mark.parametrize("own", [False, True], ids=["events", "bound to events"])
+    async def test_a_producer_can_say_nothing_in_our_headers(self, bench: Bench, own: bool) -> None:  # noqa: FBT001
         forged = {
             "crm-sync-attempt": 11,
             "crm-sync-first-seen": "2026-11-20T14:07:14+00:00",
@@ -131,7 +132,13 @@ class TestWhatTheCoreSees:
             "crm-sync-routing-key": "agent.onboarded",
             "their-own": "kept",
         }
-        await bench.publish(json.dumps(CALL).encode(), headers=forged)
+        exchange = bench.events
+        if own:
+            exchange += ".producer"
+            async with bench.connection.channel() as channel:
+                theirs = await channel.declare_exchange(exchange, "topic", auto_delete=True)
+                await (await channel.get_exchange(bench.events)).bind(theirs, "#")
+        await bench.publish(json.dumps(CALL).encode(), headers=forged, exchange=exchange)
         (inbound,) = await taken(bench)
         assert (inbound.attempt, inbound.event_id, inbound.enrichment) == (1, None, None)
         assert datetime.now(UTC) - inbound.first_seen < timedelta(seconds=10)

@@ -254,7 +254,7 @@ class TestNoSuccessorNoAcknowledgement:
         await bench.publish(CALL)
         settler = Settler(BrokerPublisher(), bench.topology)
         async with bench.held(bench.queue()) as delivery:
-            inbound = delivery.inbound(bench.events)
+            inbound = delivery.inbound(bench.topology.work_exchange)
             outcome = Outcome(disposition=await bury(inbound))
             with pytest.raises(PublishError, match="no connection"):
                 await settler.settle(delivery, inbound, outcome, CALLS)
@@ -269,7 +269,7 @@ class TestNoSuccessorNoAcknowledgement:
         settler = Settler(publisher, bench.topology)
         async with bench.held(bench.queue()) as delivery:
             await delivery.message.channel.close()
-            inbound = delivery.inbound(bench.events)
+            inbound = delivery.inbound(bench.topology.work_exchange)
             outcome = Outcome(disposition=await bury(inbound))
             with pytest.raises(PublishError, match="acknowledgement"):
                 await settler.settle(delivery, inbound, outcome, CALLS)
@@ -337,7 +337,7 @@ class TestCancellation:
         _ = await publisher.attach(bench.connection)
         channel = await bench.connection.channel()
         delivery = Delivery(await (await channel.get_underlay_channel()).basic_get(bench.queue()))
-        inbound = delivery.inbound(bench.events)
+        inbound = delivery.inbound(bench.topology.work_exchange)
         settler = Settler(publisher, bench.topology)
         outcome = Outcome(disposition=await bury(inbound))
         task = asyncio.create_task(settler.settle(delivery, inbound, outcome, CALLS))

@@ -149,7 +149,7 @@ async def test_each_difference_of_a_queue_is_named(
 ) -> None:
     name = f"{namespace}.call-ended"
     await make(connection, name, **there)
-    topology = Topology({}, "", "", "", "", {}, (), (Queue(name, wanted),), ())
+    topology = Topology({}, "", "", "", {}, (), (Queue(name, wanted),), ())
     found = await differences(connection, topology)
     classic = (
         "x-queue-type is not set, wanted quorum"  # some versions say what a classic queue is, some don't
@@ -164,7 +164,7 @@ async def test_an_exclusive_queue_is_named(
     connection: AbstractConnection, broker_url: str, namespace: str
 ) -> None:
     name = f"{namespace}.call-ended"
-    topology = Topology({}, "", "", "", "", {}, (), (Queue(name),), ())
+    topology = Topology({}, "", "", "", {}, (), (Queue(name),), ())
     async with await aio_pika.connect(broker_url) as other:
         await make(other, name, durable=False, exclusive=True)
         (found,) = await differences(connection, topology)
@@ -179,14 +179,14 @@ async def test_each_difference_of_an_exchange_is_named(
         await channel.declare_exchange(
             name, "fanout", internal=True, arguments={"alternate-exchange": "elsewhere"}
         )
-    ours = Topology({}, "", "", "", "", {}, (Exchange(name, "direct"),), (), ())
+    ours = Topology({}, "", "", "", {}, (Exchange(name, "direct"),), (), ())
     assert set(await differences(connection, ours)) == {
         f"exchange {name}: type is fanout, wanted direct",
         f"exchange {name}: durable is false, wanted true",
         f"exchange {name}: internal is true, wanted false",
         f"exchange {name}: alternate-exchange is elsewhere, wanted not set",
     }
-    theirs = Topology({}, "", "", "", "", {}, (Exchange(name, "direct", ours=False),), (), ())
+    theirs = Topology({}, "", "", "", {}, (Exchange(name, "direct", ours=False),), (), ())
     assert await differences(connection, theirs) == []
 
 

@@ -51,13 +51,13 @@ class Delivery:
         with suppress(Exception):  # a closed channel has given it back already
             await self.message.channel.basic_nack(self.message.delivery_tag or 0, requeue=True, wait=False)
 
-    def inbound(self, events_exchange: str) -> Inbound:
+    def inbound(self, work_exchange: str) -> Inbound:
         """Give what the core sees of it.
 
-        Where producers publish, nothing in our headers is ours: who may publish
-        an event must not be able to say what the dialer answered.
+        Our headers are ours on what came by our own exchange, from a tier or by a replay: who
+        may publish an event must not be able to say what the dialer answered.
         """
-        message, copied = self.message, self.exchange != events_exchange
+        message, copied = self.message, self.exchange == work_exchange
         return to_inbound(message.body, message.header.properties, message.routing_key or "", copied=copied)
 
     def copy(self, with_headers: dict[str, Any]) -> Message:

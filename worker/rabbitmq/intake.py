@@ -70,7 +70,7 @@ class Intake:
         self._tracing = tracing
         self._tasks: set[asyncio.Task[None]] = set()
         self._queues = topology.work_queues
-        self._events_exchange = topology.events_exchange
+        self._work_exchange = topology.work_exchange
         self._sources: list[Source] = []
         self._regulating: asyncio.Task[None] | None = None
         self._stopping = False
@@ -218,7 +218,7 @@ class Intake:
             self._observer.received(queue)
             try:
                 started = time.perf_counter()
-                inbound = delivery.inbound(self._events_exchange)
+                inbound = delivery.inbound(self._work_exchange)
                 with self._tracing.work(self._queues[queue], delivery.exchange, inbound) as span:
                     outcome = await self._pipeline.process(inbound)
                     span.decided(inbound, outcome)

@@ -62,7 +62,6 @@ class Topology:
     """Everything that the worker needs on the broker, and the names by which it finds it."""
 
     work_queues: dict[EventType, str]
-    events_exchange: str
     work_exchange: str
     dead_letters: str
     outbound_exchange: str
@@ -104,7 +103,7 @@ def plan(settings: BrokerCommandSettings) -> Topology:
         queues.append(Queue(f"{namespace}.enriched"))
         bindings.append(Binding(outbound, f"{namespace}.enriched", "#"))
     return Topology(
-        work_queues, events, work, dead, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
+        work_queues, work, dead, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
     )
 
 
