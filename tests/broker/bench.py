@@ -187,6 +187,12 @@ class Bench:
             declared = await channel.declare_queue(queue, passive=True)
             return declared.declaration_result.message_count or 0
 
+    async def holds(self, queue: str, count: int) -> None:
+        """Wait until so many messages are ready in a queue, which counts a moment later."""
+        async with asyncio.timeout(10):
+            while await self.depth(queue) != count:  # noqa: ASYNC110 - a queue announces nothing
+                await asyncio.sleep(0.02)
+
     def make_intake(self) -> Intake:
         settler = Settler(self.publisher, self.topology)
         return Intake(

@@ -91,7 +91,7 @@ async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
     await eventually(lambda: supervisor.state.connections == 2)  # counted once both queues are consumed
     stop.set()
     await task
-    assert await bench.depth(bench.queue()) == 0
+    await bench.holds(bench.queue(), 0)
 
 
 async def test_connections_that_the_broker_closes(node: PrivateBroker, lonely: Bench) -> None:

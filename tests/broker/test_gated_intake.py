@@ -211,9 +211,9 @@ class TestClosed:
     ) -> None:
         scene = stage()
         scene.dialer.trouble = lambda _: REFUSED
-        await scene.publish(200)
-        await scene.publish(30, AGENTS)
-        async with scene.bench.running() as supervisor:
+        async with scene.bench.running() as supervisor:  # with nothing there yet: both queues are consumed
+            await scene.publish(200)
+            await scene.publish(30, AGENTS)
             await scene.paused()
             assert scene.state() is State.CLOSED
             in_hand = len(scene.bench.settled)
@@ -502,8 +502,8 @@ class TestStopping:
             return None
 
         monkeypatch.setattr(Source, "take_one", silent)
-        scene.gates.failed(CALLS, REFUSED)
         async with self.quick(scene):
+            scene.gates.failed(CALLS, REFUSED)
             await asked.wait()
 
 
@@ -612,4 +612,4 @@ async def test_changing_how_much_is_consumed_loses_no_delivery(stage: Stage) -> 
     assert max(counts) < 10, ONE_ON_ITS_WAY
     assert broken == []
     assert changes > 50
-    assert await scene.bench.depth(queue) == 0
+    await scene.bench.holds(queue, 0)

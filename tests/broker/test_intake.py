@@ -275,7 +275,7 @@ class TestStopping:
             await eventually(lambda: not supervisor.state.consuming)
             keeper.open.set()
         assert len(bench.settled) == 2
-        assert await bench.depth(bench.queue()) == 4
+        await bench.holds(bench.queue(), 4)
         assert not (await bench.take(bench.queue())).redelivered
 
     async def test_what_is_not_done_by_the_deadline_comes_back(self, bench: Bench) -> None:
@@ -288,8 +288,8 @@ class TestStopping:
             bench.stop.set()
         assert asyncio.get_running_loop().time() - started < 2
         assert bench.settled == []
-        assert await bench.depth(bench.queue()) == 3
-        assert await bench.depth(bench.queue(AGENTS)) == 1
+        await bench.holds(bench.queue(), 3)
+        await bench.holds(bench.queue(AGENTS), 1)
         bench.pipeline.act = ack
         assert len(await taken(bench, 4)) == 4
 

@@ -192,7 +192,7 @@ class TestDeadLetters:
             "crm-sync-stage": "enrich",
             "crm-sync-error": "the body is not JSON",
         }
-        assert await bench.depth(bench.queue()) == 0
+        await bench.holds(bench.queue(), 0)
 
     async def test_the_last_copy_tells_how_often_it_was_tried(self, bench: Bench) -> None:
         async def give_up(inbound: Inbound) -> Disposition:
@@ -219,8 +219,8 @@ class TestNoSuccessorNoAcknowledgement:
             await bench.publish(CALL)
             await eventually(lambda: bench.settled and supervisor.state.connections == 2)
             assert "no queue takes messages for 'call.ended'" in str(supervisor.state.last_error)
-        assert await bench.depth(bench.topology.tiers[LONG]) == 1
-        assert await bench.depth(bench.queue()) == 0
+        await bench.holds(bench.topology.tiers[LONG], 1)
+        await bench.holds(bench.queue(), 0)
 
     @pytest.mark.parametrize("waits", [(0.05,) * 200, ()], ids=["for a while", "for too long"])
     async def test_a_tier_that_is_full(
@@ -247,7 +247,7 @@ class TestNoSuccessorNoAcknowledgement:
             await bench.take(full)
             await eventually(lambda: bench.settled)
         assert (await bench.take(full)).body == CALL
-        assert await bench.depth(bench.queue()) == 0
+        await bench.holds(bench.queue(), 0)
         assert (supervisor.state.connections == 1) is bool(waits)
 
     async def test_no_connection_to_publish_through(self, bench: Bench) -> None:
@@ -259,7 +259,7 @@ class TestNoSuccessorNoAcknowledgement:
             with pytest.raises(PublishError, match="no connection"):
                 await settler.settle(delivery, inbound, outcome, CALLS)
             assert not delivery.settled
-        await eventually_depth(bench, bench.queue(), 1)
+        await bench.holds(bench.queue(), 1)
 
     async def test_an_acknowledgement_that_gets_lost(self, bench: Bench) -> None:
         """The successor exists, so it is made twice, with the same id."""
@@ -274,7 +274,7 @@ class TestNoSuccessorNoAcknowledgement:
             with pytest.raises(PublishError, match="acknowledgement"):
                 await settler.settle(delivery, inbound, outcome, CALLS)
         assert (await bench.take_dead()).body == CALL
-        await eventually_depth(bench, bench.queue(), 1)
+        await bench.holds(bench.queue(), 1)
 
 
 class SlowPublisher(BrokerPublisher):
@@ -302,8 +302,8 @@ class TestCancellation:
             await task
         assert delivery.settled
         await delivery.message.channel.close()
-        assert await bench.depth(bench.queue()) == 0
-        assert await bench.depth(bench.topology.dead_letters) == 1
+        await bench.holds(bench.queue(), 0)
+        await bench.holds(bench.topology.dead_letters, 1)
 
     async def test_a_second_one_settles_neither_twice_nor_never(self, bench: Bench) -> None:
         publisher, task, delivery = await self.begin(bench)
@@ -316,9 +316,9 @@ class TestCancellation:
         await asyncio.sleep(0.2)  # a settling that was left alone would do its work now
         was_acknowledged = delivery.settled
         await delivery.message.channel.close()
-        await eventually_depth(bench, bench.queue(), 0 if was_acknowledged else 1)
+        await bench.holds(bench.queue(), 0 if was_acknowledged else 1)
         if was_acknowledged:
-            assert await bench.depth(bench.topology.dead_letters) == 1
+            await bench.holds(bench.topology.dead_letters, 1)
 
     async def test_before_the_settling_it_gives_the_message_back(self, bench: Bench) -> None:
         async def never(_: Inbound) -> Disposition:
@@ -343,9 +343,3 @@ class TestCancellation:
         task = asyncio.create_task(settler.settle(delivery, inbound, outcome, CALLS))
         await publisher.entered.wait()
         return publisher, task, delivery
-
-
-async def eventually_depth(bench: Bench, queue: str, count: int) -> None:
-    async with asyncio.timeout(5):
-        while await bench.depth(queue) != count:  # noqa: ASYNC110 - a queue announces nothing
-            await asyncio.sleep(0.02)
