@@ -1,7 +1,7 @@
 """What the tests share: one broker for the whole run, and a namespace on it for each test.
 
 Property tests try the same examples each time, so that a failure is everybody's failure;
-`HYPOTHESIS_PROFILE=explore` looks for new ones instead. No test fails for being slow: machines are busy.
+`HYPOTHESIS_PROFILE=explore` looks for new ones instead.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from tests.clock import Clock
 from tests.system.harness import Program
@@ -28,14 +28,9 @@ EXCHANGES = ("events", "work", "dead-letters", "enriched")
 TIERS = ("50ms", "100ms", "200ms", "500ms", "1s", "2s", "3s", "5s", "10s", "30s", "1m", "2m", "10m", "1h")
 """What a namespace may hold: AMQP can't list it. A test with other names removes them itself."""
 
-_UNTIMED: dict[str, Any] = {
-    "deadline": None,
-    "suppress_health_check": [HealthCheck.too_slow],
-    "database": None,
-    "print_blob": True,
-}
-settings.register_profile("ci", derandomize=True, **_UNTIMED)
-settings.register_profile("explore", max_examples=5000, **_UNTIMED)
+_BOTH: dict[str, Any] = {"deadline": None, "database": None, "print_blob": True}
+settings.register_profile("ci", derandomize=True, **_BOTH)
+settings.register_profile("explore", max_examples=5000, **_BOTH)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 GIVEN_BROKER = os.environ.get("CRM_SYNC_TEST_BROKER_URL")

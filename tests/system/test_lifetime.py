@@ -226,6 +226,15 @@ class TestTheBroker:
         user, _, host = system.broker_url.partition("@")
         worker = system.spawn(broker__url=f"{user}@127.0.0.1:{port}/")
         await eventually(lambda: worker.events("broker_unreachable"))
+        tries = 0
+
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal tries
+            tries += 1
+            writer.close()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", port):
+            await eventually(lambda: tries >= 2)
         assert (await worker.get("/readyz"))[0] == 503
         target = host.rstrip("/").split(":")
 

@@ -11,8 +11,8 @@ _TORN_OFF = 3  # a frame's end octet and something before it: never the end of a
 class Proxy:
     """A TCP proxy on a port of 127.0.0.1 that stays its own, for a server on another."""
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
+        self._target = host, target
         self._server: asyncio.Server | None = None
         self._clients: set[StreamWriter] = set()
         self._servers: set[StreamWriter] = set()
@@ -23,6 +23,7 @@ class Proxy:
         self._awaited = b""
         self._sighted = asyncio.Event()
         self.port = 0
+        self.connections = 0
 
     async def open(self) -> None:
         """Listen, and let everything through."""
@@ -72,6 +73,7 @@ class Proxy:
         await self._sighted.wait()
 
     async def _serve(self, near_in: StreamReader, near: StreamWriter) -> None:
+        self.connections += 1
         self._clients.add(near)
         try:
             with suppress(asyncio.CancelledError):  # at the end of the loop, when nobody waits for it
@@ -85,7 +87,7 @@ class Proxy:
             await _until_gone(near_in)
             return
         try:
-            far_in, far = await asyncio.open_connection("127.0.0.1", self._target)
+            far_in, far = await asyncio.open_connection(*self._target)
         except OSError:
             return
         self._servers.add(far)
