@@ -107,7 +107,7 @@ class OpenTelemetryTracing:
 
     def send(
         self, exchange: str, routing_key: str, message_id: str | None, headers: MutableMapping[str, Any]
-    ) -> "_Send":
+    ) -> "_Span":
         """Open the span of a publish.
 
         A copy keeps the context that its original came with, as the conventions ask, so that every
@@ -125,10 +125,10 @@ class OpenTelemetryTracing:
         if kept := trace_headers(headers):
             creator = get_current_span(_propagator.extract(kept, Context())).get_span_context()
             links = [Link(creator)]
-            return _Send(self._tracer.start_span(name, None, SpanKind.CLIENT, attributes, links))
+            return _Span(self._tracer.start_span(name, None, SpanKind.CLIENT, attributes, links))
         span = self._tracer.start_span(name, None, SpanKind.PRODUCER, attributes)
         _propagator.inject(headers, set_span_in_context(span))
-        return _Send(span)
+        return _Span(span)
 
     @staticmethod
     def add_ids(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
@@ -243,10 +243,6 @@ class _Request(_Span):
         self._span.set_attribute("http.response.status_code", status)
         if status >= 400:
             self._failed(str(status))
-
-
-class _Send(_Span):
-    __slots__ = ()
 
 
 def _resource() -> Resource:
