@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILE_LIMIT = 350
+FILE_LIMIT = 500
 FUNCTION_LIMIT = 50
 
 ADAPTERS = frozenset({"rabbitmq", "vicidial", "sinks", "observe"})
