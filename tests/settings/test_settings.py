@@ -293,7 +293,9 @@ def test_a_secrets_directory_that_can_not_be_used_is_named(loaded: Loader, tmp_p
 
 
 def test_no_secret_is_shown_in_a_repr(loaded: Loader) -> None:
-    settings = loaded({**REQUIRED, **{variable(path): value for path, value in SECRETS.items()}})
+    address = f"https://web:{SECRET}@dialer.example/non_agent_api.php"
+    given = {**REQUIRED, **{variable(path): value for path, value in SECRETS.items()}}
+    settings = loaded({**given, "CRM_SYNC_VICIDIAL__URL": address})
     for secret in (*SECRETS.values(), "secret@"):
         assert secret not in repr(settings)
         assert secret not in str(settings)
@@ -305,7 +307,21 @@ def test_every_secret_is_listed_for_the_log_to_leave_out(loaded: Loader) -> None
         BROKER__URL="amqp://user:p%40ss@broker.example/",
     )
     expected = {*SECRETS.values(), "p%40ss", "p@ss"}  # of the broker's address its password alone
+    expected |= {SIGNING_SECRET.removeprefix("whsec_")}
     assert expected - {SECRETS["broker.url"]} == set(settings.secrets())
+
+
+def test_what_of_an_address_may_be_a_key_is_a_secret_too(loaded: Loader) -> None:
+    settings = loaded(
+        REQUIRED,
+        SINK__URL="https://me:p%24@crm.example/crm-sync/call-ended/T0kenT0ken/ab%2Fcdef?key=a%2Bb&x",
+        VICIDIAL__URL="https://web:b%40sic@dialer.example/vicidial/non_agent_api.php?pass=y",
+    )
+    assert set(settings.secrets()) == {
+        *("guest", SECRET, leaf(settings, "sink.url")),
+        *("me", "p%24", "p$", "me:p$", "T0kenT0ken", "ab%2Fcdef", "ab/cdef", "a%2Bb", "a+b", "x"),
+        *("web", "b%40sic", "b@sic", "web:b@sic", "y"),
+    }
 
 
 BROKEN = {

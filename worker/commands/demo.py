@@ -19,7 +19,8 @@ from worker.demo.stage import DemoError, play
 from worker.demo.summary import differences, specimen, summary, what_next
 from worker.demo.worker_process import WorkerEnded
 from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
-from worker.settings.types import checked_url, parse_duration
+from worker.settings.address import checked_url
+from worker.settings.types import parse_duration
 
 _ALONE = "The dialer alone"
 

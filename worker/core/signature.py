@@ -10,12 +10,12 @@ from functools import cache
 
 from pydantic import SecretStr
 
-_PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"  # noqa: S105 - it only marks one
 
 
 def key_of(secret: SecretStr) -> bytes:
     """Decode a secret `whsec_<base64>`; the prefix may be missing. Raises `ValueError`."""
-    text = secret.get_secret_value().removeprefix(_PREFIX)
+    text = secret.get_secret_value().removeprefix(SECRET_PREFIX)
     try:
         key = base64.b64decode(text, validate=True)
     except ValueError:  # also for characters that are not ASCII

@@ -1,6 +1,7 @@
 """The tree of settings. Each setting is declared here, once, with a sentence."""
 
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -8,16 +9,18 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing_extensions import override
 
-from worker.core.signature import key_of
+from worker.core.events import EventType
+from worker.core.signature import SECRET_PREFIX, key_of
 from worker.core.window import LARGEST as LARGEST_WINDOW
+from worker.settings.address import checked_url, login_secrets, path_secrets, query_secrets
 from worker.settings.types import (
     Delays,
     Duration,
     DurationOrNone,
     Statuses,
     Zone,
-    checked_url,
     read_secret,
     required,
     secret_or_file,
@@ -27,9 +30,17 @@ PREFIX = "CRM_SYNC_"
 LONGEST_DRAIN = timedelta(minutes=25)
 """Below RabbitMQ's consumer timeout of 30 minutes, after which it closes the channel."""
 
+_OWN_WORDS = {name for kind in EventType for name in (str(kind), kind.replace(".", "-"))}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def secrets(self) -> Iterator[str]:
+        """Yield what must stand in no log."""
+        for _, value in self:
+            if isinstance(value, SecretStr):
+                yield value.get_secret_value()
 
 
 class BrokerSettings(_Section):
@@ -70,12 +81,21 @@ class BrokerSettings(_Section):
     def _default_exchange(cls, value: str, info: ValidationInfo) -> str:
         return value or f"{info.data.get('namespace', '')}.events"
 
+    @override
+    def secrets(self) -> Iterator[str]:
+        """Yield the password: the rest of the address may be shown."""
+        password = urlsplit(self.url.get_secret_value()).password or ""
+        yield from (password, unquote(password))
+
 
 class VicidialSettings(_Section):
     """The dialer's non-agent API."""
 
     url: str = Field(
-        default=None, validate_default=True, description="The full address of `non_agent_api.php`."
+        default=None,
+        validate_default=True,
+        repr=False,  # it may hold a login
+        description="The full address of `non_agent_api.php`.",
     )
     user: str = Field(default=None, validate_default=True, description="The API user.")
     password_file: Path | None = Field(None, description="A file that holds the API user's password.")
@@ -144,6 +164,13 @@ class VicidialSettings(_Section):
             raise ValueError("write the API user's name as plain text")  # noqa: TRY004 - pydantic's
         return str(value)
 
+    @override
+    def secrets(self) -> Iterator[str]:
+        """Yield the password, and the login and the query of the address."""
+        yield from super().secrets()
+        yield from login_secrets(self.url)
+        yield from query_secrets(self.url)
+
     def reread(self) -> Self:
         """Give these settings with the password as its file holds it now.
 
@@ -154,7 +181,7 @@ class VicidialSettings(_Section):
         return self.model_copy(update={"password": SecretStr(read_secret(self.password_file))})
 
 
-class SinkNames(BaseModel):
+class SinkNames(_Section):
     """The part of the sink's settings that names things on the broker."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -199,6 +226,16 @@ class SinkSettings(SinkNames):
         if value is not None:
             key_of(value)
         return value
+
+    @override
+    def secrets(self) -> Iterator[str]:
+        """Yield the signing secret, and the address with all parts of it that may be a key."""
+        yield from super().secrets()
+        if self.signing_secret is not None:
+            yield self.signing_secret.get_secret_value().removeprefix(SECRET_PREFIX)
+        if self.url is not None:
+            url = self.url.get_secret_value()
+            yield from (*login_secrets(url), *path_secrets(url), *query_secrets(url))
 
 
 class RetrySettings(_Section):
@@ -260,15 +297,14 @@ class BrokerCommandSettings(BaseSettings):
     log: LogSettings = Field(default={}, validate_default=True)
 
     def secrets(self) -> list[str]:
-        """Give every secret that must stand in no log: each setting of type `SecretStr`.
+        """List every secret that must stand in no log, with the parts of addresses that are secret.
 
-        Of the broker's address that is the password alone.
+        The namespace and the names of events are none, even if they stand in an address: without them no
+        line of the log could be read.
         """
-        sections = [value for _, value in self if isinstance(value, BaseModel)]
-        found = [value for section in sections for _, value in section if isinstance(value, SecretStr)]
-        password = urlsplit(self.broker.url.get_secret_value()).password or ""
-        others = (secret.get_secret_value() for secret in found if secret is not self.broker.url)
-        return [secret for secret in (*others, password, unquote(password)) if secret]
+        sections = [value for _, value in self if isinstance(value, _Section)]
+        found = {secret for section in sections for secret in section.secrets()}
+        return sorted(found - {"", self.broker.namespace, *_OWN_WORDS})
 
 
 class Settings(BrokerCommandSettings):

@@ -4,10 +4,9 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
@@ -96,15 +95,3 @@ def read_secret(path: Path) -> str:
     if not text:
         raise ValueError(f"{path} is empty")
     return text
-
-
-def checked_url(secret: SecretStr, schemes: tuple[str, ...], example: str) -> SecretStr:
-    """Insist on an address with one of the schemes, a host and a sensible port. Raises `ValueError`."""
-    try:
-        parts = urlsplit(secret.get_secret_value())
-        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
-    except ValueError:  # whose text can repeat the password
-        usable = False
-    if not usable:
-        raise ValueError(f"is not an address such as {example} (write special characters as %XX)")
-    return secret
