@@ -13,6 +13,7 @@ import aiohttp
 from worker.check.finding import Finding, in_the_clear
 from worker.settings import Settings, SinkSettings
 from worker.sinks import webhook
+from worker.sinks.answer import UnreadableAnswer
 
 RENEW_WITHIN = 14
 """Days before the end of a certificate from which on that is a warning."""
@@ -109,6 +110,9 @@ async def _ping(settings: SinkSettings) -> Finding:
     async with webhook.open_session(settings, 1) as session:
         try:
             answer = await webhook.WebhookSink(settings, session).ping()
+        except UnreadableAnswer:
+            text = "the receiver's answer is not HTTP"
+            return Finding.of("ping", text, problems=["check the host and the port in sink.url"])
         except (aiohttp.ClientError, OSError) as error:
             text = f"the receiver did not answer ({type(error).__name__})"
             advice = f"see what its log says; a delivery may take {settings.timeout.total_seconds():g} s"

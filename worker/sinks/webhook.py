@@ -3,34 +3,42 @@
 A delivery whose outcome is unknown (a timeout, a lost connection) may have
 arrived; it is made again with the same `webhook-id`, by which the receiver
 drops repeats. aiohttp repeats no POST by itself.
+
+The status line of an answer decides, whatever comes behind it; the body is
+only wanted for the text of a refusal.
 """
 
 import asyncio
+import base64
 import json
 import time
 import uuid
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 import aiohttp
+from yarl import URL
 
 from worker import __version__
 from worker.core.errors import DeliveryRejected, DeliveryUnavailable, Fault
 from worker.core.payload import Payload
 from worker.core.ports import Receipt
+from worker.core.scrub import Scrubber
 from worker.core.signature import key_of, sign
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import SinkSettings
+from worker.sinks.answer import LARGEST, Answer, Connector, Response, UnreadableAnswer
+from worker.sinks.retry_after import retry_after
 
-LONGEST_RETRY_AFTER = timedelta(hours=1)
 EXCERPT = 500
 """How much of a refusal's body is kept, in bytes."""
-_LONGEST_ANSWER = 64 * 1024
-_ANSWER_SECONDS = 1.0
-_SHORTEST_SECRET = 8
+_BODY_SECONDS = 1.0
+_SHORTEST_PATH = 8
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 _TRY_AGAIN = frozenset({408, 425})
 _REFUSED = frozenset({401, 403})
@@ -42,11 +50,19 @@ def open_session(settings: SinkSettings, connections: int) -> aiohttp.ClientSess
     """Open the HTTP session for the webhook, with every limit set. The caller closes it."""
     seconds = settings.timeout.total_seconds()
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=30),
+        connector=Connector(limit=connections, keepalive_timeout=30),
+        response_class=Response,
         # The total bounds every part of a request; bounds of their own would only cost timers.
         timeout=aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=None, sock_read=None),
-        headers={"User-Agent": f"crm-sync/{__version__}", "content-type": "application/json"},
+        headers={
+            "User-Agent": f"crm-sync/{__version__}",
+            "content-type": "application/json",
+            "Accept-Encoding": "identity",
+        },
         cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        max_line_size=LARGEST,
+        max_field_size=LARGEST,
     )
 
 
@@ -64,30 +80,30 @@ class WebhookSink:
         """Take the session from `open_session`, and who is told of each try: `2xx`, …, `no_answer`."""
         if settings.url is None:
             raise ValueError("sink.url is required for a webhook")
-        self._url = settings.url.get_secret_value()
+        url = settings.url.get_secret_value()
+        self._url, self._login = _target(url)
         self._key = None if settings.signing_secret is None else key_of(settings.signing_secret)
-        self._secrets = _secrets(settings)
+        self._scrub = Scrubber(_secrets(settings))
         self._timeout = settings.timeout
         self._session = session
         self._observe = observe
         self._now = now
         self._tracing = tracing
-        self._server = Server.of(self._url)
+        self._server = Server.of(url)
 
     async def deliver(self, payload: Payload) -> Receipt:
         """POST the payload; see the port for what it raises."""
         seen = "no_answer"
         try:
             with self._tracing.request("POST", self._server) as span:
-                headers = self._headers(payload)
-                if span.headers is not None:
-                    headers |= span.headers
-                async with self._session.post(
-                    self._url, data=payload.body, headers=headers, allow_redirects=False
-                ) as response:
-                    seen = f"{response.status // 100}xx"
-                    span.answered(response.status)
-                    body = await _read_some(response)
+                answer = await self._post(payload, span.headers or {})
+                seen = f"{answer.status // 100}xx"
+                span.answered(answer.status)
+        except UnreadableAnswer as error:
+            raise DeliveryUnavailable(
+                "the webhook's answer is not HTTP, or breaks off before its status; check sink.url",
+                answered=True,
+            ) from error
         except TimeoutError as error:
             raise DeliveryUnavailable(
                 f"the webhook did not answer within {self._timeout.total_seconds():g} s"
@@ -102,20 +118,38 @@ class WebhookSink:
             ) from error
         finally:
             self._observe(seen)
-        return self._judge(response, body)
+        return self._judge(answer)
 
-    async def ping(self) -> aiohttp.ClientResponse:
-        """POST what means nothing, signed like any payload; gives the answer without its body.
+    async def ping(self) -> Answer:
+        """POST what means nothing, signed like any payload, and return the answer.
 
-        Raises what aiohttp does: an `OSError`, such as a timeout, or an `aiohttp.ClientError`.
+        Raises what aiohttp does: an `OSError`, such as a timeout, or an `aiohttp.ClientError`; and
+        `UnreadableAnswer` for an answer without a status.
         """
         sent_at = datetime.fromtimestamp(int(self._now()), UTC).isoformat().replace("+00:00", "Z")
         body = json.dumps({"type": "ping", "timestamp": sent_at, "data": {}}).encode()
-        payload = Payload(f"ping-{uuid.uuid4()}", "ping", body)
-        async with self._session.post(
-            self._url, data=body, headers=self._headers(payload), allow_redirects=False
-        ) as response:
-            return response
+        return await self._post(Payload(f"ping-{uuid.uuid4()}", "ping", body))
+
+    async def _post(self, payload: Payload, more: Mapping[str, str] = {}) -> Answer:
+        """Return the answer as soon as its status is known: nothing that happens later changes it."""
+        answer = None
+        try:
+            async with self._session.post(
+                self._url,
+                data=payload.body,
+                headers={**self._headers(payload), **more},
+                allow_redirects=False,
+            ) as response:
+                answer = Answer(response.status, response.headers)
+                answer = replace(answer, body=await _read_some(response))
+        except UnreadableAnswer as error:
+            if error.answer is None:
+                raise
+            return error.answer
+        except (aiohttp.ClientError, OSError):
+            if answer is None:
+                raise
+        return answer
 
     def _headers(self, payload: Payload) -> dict[str, str]:
         timestamp = int(self._now())
@@ -124,12 +158,14 @@ class WebhookSink:
             "webhook-timestamp": str(timestamp),
             "idempotency-key": payload.id,
         }
+        if self._login is not None:
+            headers["Authorization"] = self._login
         if self._key is not None:
             headers["webhook-signature"] = sign(self._key, payload.id, timestamp, payload.body)
         return headers
 
-    def _judge(self, response: aiohttp.ClientResponse, body: bytes) -> Receipt:
-        status = response.status
+    def _judge(self, answer: Answer) -> Receipt:
+        status = answer.status
         if 200 <= status < 300 or status == _HAS_IT_ALREADY:
             return Receipt(str(status))
         if status in _REFUSED:
@@ -137,43 +173,34 @@ class WebhookSink:
                 f"the webhook answered {status}; check sink.signing_secret and who may post there",
                 Fault.REFUSED,
             )
-        wait = retry_after(response.headers.get("Retry-After"), self._now()) if status in _BUSY else None
+        wait = retry_after(answer.field("Retry-After"), self._now()) if status in _BUSY else None
         if status == 429 or wait is not None:
             raise DeliveryUnavailable(
                 f"the webhook answered {status} and asks to come back later", Fault.BUSY, wait or timedelta(0)
             )
-        if status in _TRY_AGAIN or status >= 500:
+        if status in _TRY_AGAIN or not 300 <= status < 500:
             raise DeliveryUnavailable(f"the webhook answered {status}", answered=True)
-        where = (
-            f" with a redirect to {_host(response.headers.get('Location'))}" if 300 <= status < 400 else ""
-        )
-        raise DeliveryRejected(f"the webhook answered {status}{where}: {self._excerpt(body)!r}")
+        where = f" with a redirect to {_host(answer.headers.get('Location'))}" if status < 400 else ""
+        raise DeliveryRejected(f"the webhook answered {status}{where}: {self._excerpt(answer)}")
 
-    def _excerpt(self, body: bytes) -> str:
-        """Give the beginning of an answer, without what only the CRM and this worker may know."""
-        text = body.decode("utf-8", "replace")
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text.encode()[:EXCERPT].decode("utf-8", "ignore")
+    def _excerpt(self, answer: Answer) -> str:
+        """Return the beginning of the body, without what only the CRM and this worker may know."""
+        encoding = (answer.field("Content-Encoding") or "identity").strip().lower()
+        body = _decoded(answer.body, encoding)
+        if body is None:
+            return f"(its body could not be decoded; it is encoded as {encoding[:20]!r})"
+        text = self._scrub(body.decode("utf-8", "replace"))
+        return repr(text.encode()[:EXCERPT].decode("utf-8", "ignore"))
 
 
-def retry_after(value: str | None, now: float) -> timedelta | None:
-    """Read `Retry-After` (RFC 9110, 10.2.3: seconds, or a date), at most an hour.
-
-    `None` where it is missing or says nothing.
-    """
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isdecimal() and text.isascii():
-        seconds = float(text[:10])
-    else:
-        try:
-            when = parsedate_to_datetime(text)
-            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(timedelta(seconds=max(0.0, seconds)), LONGEST_RETRY_AFTER)
+def _target(url: str) -> tuple[URL, str | None]:
+    """Split the user and password off an address, which is else requested exactly as it is written."""
+    login, at, _ = urlsplit(url).netloc.rpartition("@")
+    if not at:
+        return URL(url, encoded=True), None
+    user, _, password = login.partition(":")
+    token = base64.b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+    return URL(url.replace(f"{login}@", "", 1), encoded=True), f"Basic {token}"
 
 
 def _host(location: str | None) -> str:
@@ -185,17 +212,22 @@ def _host(location: str | None) -> str:
 
 
 def _secrets(settings: SinkSettings) -> list[str]:
-    """List what an answer may repeat and nobody else may see; the address too, as its path can be a key."""
-    found: set[str] = set()
-    if settings.signing_secret is not None:
-        secret = settings.signing_secret.get_secret_value()
-        found |= {secret, secret.removeprefix("whsec_")}
-    if settings.url is not None:
-        url = settings.url.get_secret_value()
-        parts = urlsplit(url)
-        path = urlunsplit(("", "", parts.path, parts.query, ""))
-        found |= {url, path, unquote(path), parts.path, unquote(parts.path), parts.password or ""}
-    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=len, reverse=True)
+    """List what an answer may repeat and nobody else may see; the whole path too, as it can be a key."""
+    url = "" if settings.url is None else settings.url.get_secret_value()
+    parts = urlsplit(url)
+    path = urlunsplit(("", "", parts.path, parts.query, ""))
+    paths = {path, unquote(path), parts.path, unquote(parts.path)}
+    return [*settings.secrets(), *(each for each in paths if len(each) >= _SHORTEST_PATH)]
+
+
+def _decoded(body: bytes, encoding: str) -> bytes | None:
+    """Undo an encoding that was not asked for; no more of it than is shown."""
+    if encoding == "identity":
+        return body
+    if encoding in {"gzip", "x-gzip", "deflate"}:
+        with suppress(zlib.error):
+            return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, LARGEST)
+    return None
 
 
 async def _read_some(response: aiohttp.ClientResponse) -> bytes:
@@ -207,9 +239,9 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     if response.status < 300 and response.content.is_eof():
         return b""  # it has arrived as a whole, and nobody wants to read it
     with suppress(TimeoutError, aiohttp.ClientError, OSError):
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in response.content.iter_any():
                 body += chunk
-                if len(body) > _LONGEST_ANSWER:
+                if len(body) > LARGEST:
                     break
     return bytes(body)
