@@ -35,7 +35,7 @@ from worker.core.records import (
     Enrichment,
     enrichment_from_json,
 )
-from worker.core.retry import RetryPolicy
+from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, RetryPolicy
 
 HAPPENED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -162,7 +162,7 @@ async def test_by_default_the_age_and_the_seconds_are_those_of_the_clock() -> No
     outcome = await Pipeline(world.enricher, world.sink, POLICY, gates()).process(
         Inbound(b'{"call_id": "V1"}', "call.ended", datetime.now(UTC), {})
     )
-    assert outcome.disposition == Retry(DELAYS[0], 1, "not_found", "not found")
+    assert outcome.disposition == Retry(LOOK_AGAIN, 1, "not_found", "not found")
     assert 0 <= outcome.seconds[Stage.ENRICH] < 60
 
 
@@ -244,8 +244,8 @@ async def test_a_message_that_can_not_be_decoded_is_dead_lettered_and_nobody_is_
         (EnrichmentUnavailable("down"), Retry(DELAYS[0], 1, "dialer_outage", "down")),
         (EnrichmentUnavailable("what?", Fault.UNREADABLE), Retry(DELAYS[0], 2, "dialer_unreadable", "what?")),
         (EnrichmentUnavailable("login", Fault.REFUSED), Retry(DELAYS[0], 1, "dialer_refused", "login")),
-        (NotReady("not found"), Retry(DELAYS[2], 1, "not_found", "not found")),
-        (NotFinal(), Retry(DELAYS[2], 1, "not_final", "INCALL")),
+        (NotReady("not found"), Retry(LOOK_AGAIN_LATER, 1, "not_found", "not found")),
+        (NotFinal(), Retry(LOOK_AGAIN_LATER, 1, "not_final", "INCALL")),
     ],
     ids=lambda value: repr(value) if isinstance(value, Exception) else None,
 )
@@ -370,7 +370,7 @@ async def test_a_cancellation_passes_through_and_is_no_disposition(world: World)
 @pytest.mark.parametrize("attempt", [1, 3, 50])
 async def test_what_is_not_found_in_time_is_looked_up_again_without_counting(attempt: int) -> None:
     outcome = await World(NotReady("not found"), age=14 * MINUTE).process(replace(CALL, attempt=attempt))
-    assert outcome.disposition == Retry(DELAYS[2], attempt, "not_found", "not found")
+    assert outcome.disposition == Retry(LOOK_AGAIN_LATER, attempt, "not_found", "not found")
 
 
 async def test_what_is_not_found_in_the_end_is_dead_lettered() -> None:
@@ -381,7 +381,7 @@ async def test_what_is_not_found_in_the_end_is_dead_lettered() -> None:
 async def test_what_is_not_final_in_time_is_looked_up_again_without_counting() -> None:
     world = World(NotFinal(), age=14 * MINUTE)
     outcome = await world.process()
-    assert outcome.disposition == Retry(DELAYS[2], 1, "not_final", "INCALL")
+    assert outcome.disposition == Retry(LOOK_AGAIN_LATER, 1, "not_final", "INCALL")
     assert world.delivered() == []
 
 
@@ -401,7 +401,7 @@ async def test_what_is_not_final_is_not_lost_where_the_time_ends_between_two_gla
     outcome = await Pipeline(world.enricher, world.sink, POLICY, gates(), now=lambda: next(clock)).process(
         CALL
     )
-    assert outcome.disposition == Retry(DELAYS[2], 1, "not_final", "INCALL")
+    assert outcome.disposition == Retry(LOOK_AGAIN_LATER, 1, "not_final", "INCALL")
 
 
 async def test_the_age_counts_from_the_event_and_not_from_the_message() -> None:

@@ -12,6 +12,7 @@ connection) is named in `worker.vicidial.client`.
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Self
 
 from worker.core.disposition import DeadLetter, Retry
 from worker.core.errors import (
@@ -28,8 +29,11 @@ from worker.core.errors import (
     Reason,
 )
 
-LOOK_AGAIN_AT_MOST = timedelta(minutes=2)
-"""The longest tier on which an answer that is not ready is waited for."""
+LOOK_AGAIN = timedelta(seconds=10)
+"""Time between two look-ups of an event younger than `LOOK_AGAIN_OFTEN`, if its answer is not ready."""
+LOOK_AGAIN_LATER = timedelta(seconds=25)
+"""The same for an older event."""
+LOOK_AGAIN_OFTEN = timedelta(minutes=1)
 
 _FINAL: dict[type[Exception], Reason] = {
     InvalidEvent: Reason.INVALID_EVENT,
@@ -40,8 +44,38 @@ _NEVER_THE_EVENTS = frozenset({Fault.REFUSED, Fault.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
+class LookAgain:
+    """When an answer that is not ready is asked for again.
+
+    A disposition comes at no predictable time, so evenly spaced look-ups make
+    the CRM wait least for a given number of requests: half a gap on average, a
+    whole one at most. Most dispositions come within a minute; after that a wider
+    gap spares the dialer. `ready_within` shorter than 75 s narrows both gaps, so
+    that it never ends within the first one.
+    """
+
+    often: timedelta
+    later: timedelta
+
+    @classmethod
+    def within(cls, ready_within: timedelta) -> Self:
+        """Return the schedule for an answer that is waited for so long, in whole milliseconds."""
+        most = max(ready_within // 3, timedelta(milliseconds=100))
+        most -= most % timedelta(milliseconds=1)
+        return cls(min(LOOK_AGAIN, most), min(LOOK_AGAIN_LATER, most))
+
+    def after(self, age: timedelta) -> timedelta:
+        """Return the wait until the next look-up for an event of that age."""
+        return self.often if age < LOOK_AGAIN_OFTEN else self.later
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The rules of retrying. `delays` are the tiers, ascending; the last one repeats."""
+    """The rules of retrying.
+
+    `delays` are the tiers for failures, ascending; the last one repeats. An
+    answer that is not ready is no failure, and has a schedule of its own.
+    """
 
     delays: tuple[timedelta, ...]
     max_attempts: int
@@ -75,12 +109,7 @@ class RetryPolicy:
     def _look_again(self, error: NotReady, attempt: int, age: timedelta) -> Retry | DeadLetter:
         if error.lack is Lack.RECORD and not self.still_waits(age):
             return DeadLetter(Reason.NOT_FOUND, str(error))
-        return Retry(self._look_again_tier(age), attempt, error.label, str(error))
-
-    def _look_again_tier(self, age: timedelta) -> timedelta:
-        """Wait about as long again as the event is old: most dispositions land in the first minute."""
-        short = [delay for delay in self.delays if delay <= LOOK_AGAIN_AT_MOST] or [self.delays[0]]
-        return max((delay for delay in short if delay <= 2 * age), default=short[0])
+        return Retry(LookAgain.within(self.ready_within).after(age), attempt, error.label, str(error))
 
     def _next_attempt(self, error: Exception, attempt: int) -> Retry | DeadLetter:
         text = describe(error)

@@ -14,7 +14,7 @@ import aiormq
 
 from worker.core.events import EventType
 from worker.core.ports import Depth
-from worker.core.retry import format_delay
+from worker.core.retry import LookAgain, format_delay
 from worker.settings import BrokerCommandSettings
 
 DELIVERY_LIMIT = 20
@@ -87,7 +87,9 @@ def plan(settings: BrokerCommandSettings) -> Topology:
     events, work, dead = settings.broker.events_exchange, f"{namespace}.work", f"{namespace}.dead-letters"
     outbound = settings.sink.exchange or f"{namespace}.enriched"
     work_queues = {kind: f"{namespace}.{kind.replace('.', '-')}" for kind in EventType}
-    tiers = {delay: f"{namespace}.retry.{format_delay(delay)}" for delay in settings.retry.delays}
+    look_again = LookAgain.within(settings.vicidial.ready_within)
+    delays = sorted({*settings.retry.delays, look_again.often, look_again.later})
+    tiers = {delay: f"{namespace}.retry.{format_delay(delay)}" for delay in delays}
     exchanges = [Exchange(events, "topic", ours=False), Exchange(work, "direct"), Exchange(dead, "fanout")]
     queues = [Queue(dead, {"x-delivery-limit": _NO_LIMIT})]
     bindings = [Binding(dead, dead)]

@@ -88,8 +88,21 @@ class BrokerSettings(_Section):
         yield from (password, unquote(password))
 
 
-class VicidialSettings(_Section):
+class DialerWaits(BaseModel):
+    """The part of the dialer's settings that decides which retry queues there are."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    ready_within: Duration = Field(
+        timedelta(minutes=15),
+        description='How long after the event "not found" and "not final" mean "not yet".',
+    )
+
+
+class VicidialSettings(DialerWaits):
     """The dialer's non-agent API."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: str = Field(
         default=None,
@@ -114,10 +127,6 @@ class VicidialSettings(_Section):
     )
     timezone: Zone | None = Field(
         None, description="The dialer's IANA time zone; unset: its present offset, from `version`."
-    )
-    ready_within: Duration = Field(
-        timedelta(minutes=15),
-        description='How long after the event "not found" and "not final" mean "not yet".',
     )
     not_final: Statuses = Field(
         frozenset({"QUEUE", "INCALL", "DISPO", "XFER", ""}),
@@ -295,6 +304,7 @@ class BrokerCommandSettings(BaseSettings):
     sink: SinkNames = Field(default={}, validate_default=True)
     retry: RetrySettings = Field(default={}, validate_default=True)
     log: LogSettings = Field(default={}, validate_default=True)
+    vicidial: DialerWaits = Field(default={}, validate_default=True)
 
     def secrets(self) -> list[str]:
         """List every secret that must stand in no log, with the parts of addresses that are secret.
