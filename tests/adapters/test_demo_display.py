@@ -22,12 +22,21 @@ from worker.demo.broker import NoBrokerError
 from worker.demo.chronicle import Chronicle, News
 from worker.demo.crm import Received
 from worker.demo.display import LiveDisplay, PlainDisplay, head, sentence, table
-from worker.demo.scenario import EXCHANGES, QUEUES, RETRY_DELAYS, STORIES, Dead, Delivered, Story
+from worker.demo.scenario import (
+    EXCHANGES,
+    QUEUES,
+    READY_WITHIN,
+    RETRY_DELAYS,
+    STORIES,
+    Dead,
+    Delivered,
+    Story,
+)
 from worker.demo.summary import Letter, Result, differences, specimen, summary, what_next
 from worker.demo.worker_process import WorkerEnded, worker_process
 from worker.rabbitmq.topology import plan
 from worker.settings import BrokerCommandSettings, BrokerSettings, RetrySettings
-from worker.settings.tree import SinkNames
+from worker.settings.tree import DialerWaits, SinkNames
 
 NOW = datetime(2026, 11, 20, 12, 0, 3, tzinfo=UTC)
 SOLD, STILL_ON, UNKNOWN = STORIES[0], STORIES[1], STORIES[2]
@@ -112,6 +121,7 @@ def test_what_is_deleted_from_a_given_broker_is_all_that_the_worker_declares() -
         broker=BrokerSettings(namespace="n", url=SecretStr("amqp://127.0.0.1/")),
         sink=SinkNames(),
         retry=RetrySettings.model_validate({"delays": list(RETRY_DELAYS)}),
+        vicidial=DialerWaits.model_validate({"ready_within": READY_WITHIN}),
     )
     topology = plan(settings)
     assert {f"n.{name}" for name in QUEUES} == {queue.name for queue in topology.queues}

@@ -254,10 +254,10 @@ def test_the_schedule_of_what_is_not_ready_does_not_depend_on_the_tiers_of_failu
     ("ready_within", "often", "later"),
     [
         (timedelta(days=7), 10 * SECOND, 25 * SECOND),
-        (75 * SECOND, 10 * SECOND, 25 * SECOND),
-        (45 * SECOND, 10 * SECOND, 15 * SECOND),
-        (3 * SECOND, 1 * SECOND, 1 * SECOND),
-        (timedelta(milliseconds=1000), timedelta(milliseconds=333), timedelta(milliseconds=333)),
+        (150 * SECOND, 10 * SECOND, 25 * SECOND),
+        (90 * SECOND, 10 * SECOND, 15 * SECOND),
+        (3 * SECOND, 0.5 * SECOND, 0.5 * SECOND),
+        (1 * SECOND, timedelta(milliseconds=166), timedelta(milliseconds=166)),
         (timedelta(milliseconds=1), timedelta(milliseconds=100), timedelta(milliseconds=100)),
     ],
 )

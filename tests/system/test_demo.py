@@ -92,7 +92,7 @@ def test_it_shows_every_event_to_its_end_without_any_setting(home: Path) -> None
         assert re.search(rf"^ +1 {reason} ", said, re.MULTILINE), reason
     for sentence in (
         "call M120213000…: the dialer says CALL NOT FOUND; asks again in 1 s",
-        "call M120213000…: delivered after 5 looks, the CRM answers 200",
+        "call M120213000…: delivered after 7 looks, the CRM answers 200",
         "the CRM answers 503; delivered again in 1 s",
         "answered in the tutorials' dialect; delivered 200",
         '"type": "call.enriched"',
@@ -121,7 +121,7 @@ def test_in_a_terminal_the_table_is_updated_in_place(home: Path) -> None:
     assert said.rstrip().endswith("does to your events what you have just seen.")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
     assert "WHAT BECOMES OF IT" in plain
-    assert "↻ asks again in 2 s" in plain
+    assert "↻ asks again in 1 s" in plain
     assert all(len(line) <= 80 for line in plain.split("\r\n")[-60:])
 
 

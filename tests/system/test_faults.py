@@ -77,7 +77,7 @@ class TestTheEvent:
 
 class TestTheDialerKnowsNothingYet:
     async def test_not_found_is_looked_up_again_until_it_is_found(self, system: System) -> None:
-        worker = await system.start(retry__max_attempts="1")
+        worker = await system.start(vicidial__ready_within="3s", retry__max_attempts="1")
         event = await system.call(schedule=[[0, "not_found"], [0.4, "log_not_found"], [0.9, "final"]])
         await system.publish(event)
         await system.delivered()

@@ -50,8 +50,8 @@ class LookAgain:
     A disposition comes at no predictable time, so evenly spaced look-ups make
     the CRM wait least for a given number of requests: half a gap on average, a
     whole one at most. Most dispositions come within a minute; after that a wider
-    gap spares the dialer. `ready_within` shorter than 75 s narrows both gaps, so
-    that it never ends within the first one.
+    gap spares the dialer. A `ready_within` shorter than 150 s narrows the
+    gaps, so that it always holds six of them or more.
     """
 
     often: timedelta
@@ -60,7 +60,7 @@ class LookAgain:
     @classmethod
     def within(cls, ready_within: timedelta) -> Self:
         """Return the schedule for an answer that is waited for so long, in whole milliseconds."""
-        most = max(ready_within // 3, timedelta(milliseconds=100))
+        most = max(ready_within // 6, timedelta(milliseconds=100))
         most -= most % timedelta(milliseconds=1)
         return cls(min(LOOK_AGAIN, most), min(LOOK_AGAIN_LATER, most))
 

@@ -12,8 +12,8 @@ Envelope = Literal["plain", "structured", "binary", "broken"]
 """How a producer wraps an event: plain JSON, CloudEvents in either mode, or something that is no JSON."""
 
 RETRY_DELAYS: Final = ("1s", "2s")
-READY_WITHIN: Final = "6500ms"
-"""Short, so that nobody has to wait; looks then come 0, 1, 3, 5 and 7 seconds after the event."""
+READY_WITHIN: Final = "6s"
+"""Short, so that nobody has to wait; a call that is not ready is then asked about each second."""
 
 _TIERS = tuple(f"retry.{delay}" for delay in RETRY_DELAYS)
 QUEUES: Final = ("call-ended", "agent-onboarded", "dead-letters", *_TIERS)
