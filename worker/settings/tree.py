@@ -88,7 +88,7 @@ class BrokerSettings(_Section):
         yield from (password, unquote(password))
 
 
-class DialerWaits(BaseModel):
+class DialerWaits(_Section):
     """The part of the dialer's settings that decides which retry queues there are."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
