@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 import aio_pika
@@ -18,7 +18,8 @@ import psutil
 
 QUEUE = "crm-sync.call-ended"
 IN_FLIGHT = 64
-CALLS = [f"V12014050900{number:08d}" for number in range(8 * IN_FLIGHT)]
+_BEGAN = f"{datetime.now(UTC) - timedelta(minutes=5):%m%d%H%M%S}"[1:]
+CALLS = [f"V{_BEGAN}{number:010d}" for number in range(8 * IN_FLIGHT)]
 """More calls than are ever in flight: identical look-ups in flight would share one request."""
 
 PYTHON = sys.executable

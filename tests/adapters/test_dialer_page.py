@@ -10,9 +10,8 @@ import pytest
 from yarl import URL
 
 from worker.demo.dialer import DialerAgent, DialerCall, StandInDialer
-from worker.demo.dialer_changes import Change, changes, control_line
 from worker.demo.dialer_data import DEFAULT_PASSWORD, DEFAULT_USER, Dialect
-from worker.demo.dialer_examples import Example, answers, refusals
+from worker.demo.dialer_examples import Change, Example, answers, changes, control_line, refusals
 from worker.demo.dialer_lives import LIVE_IDS
 from worker.demo.stand_in import FAULTS
 
@@ -139,7 +138,7 @@ async def test_each_link_on_the_page_can_be_followed(
 async def test_each_way_to_break_it_is_on_the_page_and_works_and_is_undone(
     dialect: Dialect, change: Change, session: aiohttp.ClientSession
 ) -> None:
-    async with Hasty(dialect=dialect) as dialer:
+    async with Hasty(dialect=dialect, clock=lambda: 0.0) as dialer:
         page = Page(await read(session, dialer, **BROWSER))
         asked = change.then.curl(dialer.url)
         before = await run(session, asked)

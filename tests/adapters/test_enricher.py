@@ -288,7 +288,10 @@ async def test_a_call_without_a_recording_has_none_and_one_that_nobody_took_is_n
 async def test_a_call_that_stays_not_final_is_searched_for_in_the_end(
     bench: Bench, dialer: StandInDialer
 ) -> None:
-    dialer.add_call(DialerCall(call_id="V1202150000000012346", status="DISPO", talk_seconds=120))
+    at = "2026-11-20 14:05:09"
+    dialer.add_call(
+        DialerCall(call_id="V1202150000000012346", call_date=at, status="DISPO", talk_seconds=120)
+    )
     found = await bench.enrich(event("V1202150000000012346"), patient=False)
     assert isinstance(found, CallEnrichment)
     assert not found.final

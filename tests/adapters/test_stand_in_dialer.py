@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import aiohttp
 import pytest
@@ -24,10 +25,11 @@ from worker.demo.dialer import (
     DialerCall,
     DialerRequest,
     Planted,
+    Recording,
     StandInDialer,
 )
 from worker.demo.dialer_lives import LIVE_IDS, transferred_id
-from worker.demo.dialer_load import Load
+from worker.demo.dialer_requests import Load
 from worker.demo.recordings import Exchange, find, load
 from worker.demo.stand_in import FAULTS, Fault
 
@@ -157,7 +159,7 @@ async def test_a_transfer_gives_a_call_a_new_id_and_nobody_finds_the_old_one_aga
     moment = datetime(2026, 11, 20, 22, 14, tzinfo=UTC).timestamp()
     async with StandInDialer(clock=lambda: now, wall=lambda: moment + now) as dialer:
         rung = dialer.ring("transferred", "V1202140000000012346", phone="3125551213", speed=0.8)
-        assert rung == ("V1202140000000012346", "Y1202140000000012346")
+        assert rung == ("V1202140000000012346", "Y1202214100000012346")
         states = []
         for seconds in (0.0, 1.25, 8.75, 10.0, 15.0, 22.5, 27.5):
             now = seconds
@@ -165,8 +167,8 @@ async def test_a_transfer_gives_a_call_a_new_id_and_nobody_finds_the_old_one_aga
             said = [(await ask(session, dialer, **query | {"call_id": each})).rstrip() for each in rung]
             states.append(tuple(said))
         dialled = "ERROR: callid_info CALL NOT FOUND: 6666|"
-        first = "V1202140000000012346|{}|2026-11-20 22:14:00|3125551213|OUTBOUND_AUTO|SALES1|1001|{}|1000"
-        then = "Y1202140000000012346|{}|2026-11-20 22:14:10|3125551213|INBOUND|SUPPORTLINE|1001|{}|{}"
+        first = "V1202140000000012346|{}|2026-11-20 22:14:01|3125551213|OUTBOUND_AUTO|SALES1|1001|{}|1000"
+        then = "Y1202214100000012346|{}|2026-11-20 22:14:10|3125551213|INBOUND|SUPPORTLINE|1001|{}|{}"
         assert states == [
             (dialled, dialled),
             (first.format(0, "INCALL"), dialled),
@@ -178,9 +180,9 @@ async def test_a_transfer_gives_a_call_a_new_id_and_nobody_finds_the_old_one_aga
         ]
         recorded = [find("call_lifecycle", f"xfer_{name}") for name in XFER]
         assert [each.body.rstrip() for each in recorded] == [
-            first.format(0, "INCALL"),
+            first.format(0, "INCALL").replace("22:14:01", "22:14:00"),  # its row was written as it began
             dialled,
-            then.format(0, "QUEUE", "VDCL").replace("Y1202140", "Y1202141"),
+            then.format(0, "QUEUE", "VDCL").replace("Y1202214100", "Y1202141000"),
         ]
 
 
@@ -232,7 +234,11 @@ async def test_a_call_that_comes_by_a_transfer_does_not_begin_by_itself(
 @pytest.mark.parametrize(
     ("dialect", "talking", "over"),
     [
-        ("real", "|2026-11-22 07:00:02|", "|2026-11-22 07:00:02|"),
+        (
+            "real",
+            "V1220700020000000001|0|2026-11-22 07:00:04|",
+            "V1220700020000000001|9|2026-11-22 07:00:14|",
+        ),
         ("tutorial", "|2026-11-22 07:00:02||Out", "|2026-11-22 07:00:02|2026-11-22 07:00:14|Out"),
     ],
 )
@@ -250,6 +256,150 @@ async def test_a_call_without_a_date_began_when_its_schedule_did(
         assert talking in await ask(session, dialer, **query)
         now = 40.0
         assert over in await ask(session, dialer, **query)
+
+
+BEGAN = datetime(2026, 11, 30, 6, 53, 5, tzinfo=UTC).timestamp()
+"""01:53:05 at the dialer."""
+
+OUTCOMES: dict[tuple[str, str], dict[float, str]] = {
+    ("answered", "V"): {
+        1.9: "NOT FOUND",
+        2.5: "LOG NOT FOUND",
+        3: "|0|01:53:07|INCALL|1000",
+        11.9: "|0|01:53:07|INCALL|1000",
+        12: "|9|01:53:17|DISPO|1000",
+        20: "|9|01:53:17|SALE|1000",
+    },
+    ("manual", "M"): {
+        5: "|0|01:53:08|INCALL|1000",
+        12: "|7|01:53:17|DISPO|1000",
+        20: "|7|01:53:17|SALE|1000",
+    },
+    ("no_channel", "M"): {9.9: "NOT FOUND", 10: "|0|01:53:15|DONEM|1000", 20: "|0|01:53:15|B|1000"},
+    ("inbound", "Y"): {
+        0: "|0|01:53:05|QUEUE|VDCL",
+        4: "|0|01:53:05|INCALL|1000",
+        12: "|8|01:53:05|DISPO|1000",
+        20: "|8|01:53:05|SALE|1000",
+    },
+    ("unanswered", "V"): {9.9: "NOT FOUND", 10: "|0|01:53:05|NA|VDAD"},
+    ("dropped", "Y"): {0: "|0|01:53:05|QUEUE|VDCL", 6: "|0|01:53:05|DROP|VDCL"},
+}
+
+
+@pytest.mark.parametrize(("life", "prefix"), OUTCOMES)
+async def test_the_date_of_an_agents_outbound_call_moves_at_the_hang_up_and_no_other(
+    life: str, prefix: str, session: aiohttp.ClientSession
+) -> None:
+    now = 0.0
+    async with StandInDialer(clock=lambda: now, wall=lambda: BEGAN + now) as dialer:
+        dialer.world.utc_offset = -5 * 3600
+        (call_id,) = dialer.ring(life, lead_id="12346")
+        assert call_id == f"{prefix}1300153050000012346"
+        for seconds, expected in OUTCOMES[life, prefix].items():
+            now = seconds
+            said = await ask(session, dialer, function="callid_info", call_id=call_id, detail="YES")
+            assert _short(said).endswith(expected), (seconds, said)
+
+
+def _short(said: str) -> str:
+    if said.startswith("ERROR"):
+        return (
+            said.partition(": callid_info ")[2].partition(":")[0] or said.partition(": ")[2].partition(":")[0]
+        )
+    _, talked, date, *_, status, user = said.rstrip("\n").split("|")
+    return f"|{talked}|{date.removeprefix('2026-11-30 ')}|{status}|{user}"
+
+
+@pytest.mark.parametrize(
+    ("call_id", "fields", "date"),
+    [
+        ("V1300153050000012346", {}, "2026-11-30 01:53:13"),
+        ("M1300153050000012346", {"call_type": "OUTBOUND_MANUAL"}, "2026-11-30 01:53:13"),
+        ("Y1300153050000012346", {"call_type": "INBOUND"}, "2026-11-30 01:53:05"),
+        ("V1300153050000012346", {"user": "VDAD"}, "2026-11-30 01:53:05"),
+        ("V1300253050000012346", {"user": "VDAD"}, "2026-01-30 02:53:05"),  # there it is not yet 02:53
+        ("V2290153050000012346", {"user": "VDAD"}, "2025-12-29 01:53:05"),
+        ("V9310153050000012346", {"user": "VDAD"}, "2026-11-20 14:05:09"),  # no month of a 9 has 31 days
+        ("V9999999999999999999", {"user": "VDAD"}, "2026-11-20 14:05:09"),
+        ("V1300153050000012346", {"call_date": "2025-11-30 01:53:05"}, "2025-11-30 01:53:05"),
+    ],
+)
+async def test_a_call_that_is_over_has_the_date_that_its_id_tells(
+    call_id: str, fields: dict[str, Any], date: str, session: aiohttp.ClientSession
+) -> None:
+    async with StandInDialer(clock=lambda: 0.0, wall=lambda: BEGAN + 60) as dialer:
+        dialer.world.utc_offset = -5 * 3600
+        dialer.add_call(DialerCall(call_id=call_id, talk_seconds=8, **fields))
+        said = await ask(session, dialer, function="callid_info", call_id=call_id, detail="YES")
+        assert said.startswith(f"{call_id}|8|{date}|")
+
+
+async def test_of_two_calls_with_one_id_the_older_is_answered(
+    dialer: StandInDialer, session: aiohttp.ClientSession
+) -> None:
+    older = DialerCall(call_id="V1300153050000012346", call_date="2025-11-30 01:53:13", status="NI")
+    dialer.add_call(DialerCall(call_id=older.call_id, earlier=older))
+    said = await ask(session, dialer, function="callid_info", call_id=older.call_id, detail="YES")
+    assert said == f"{older.call_id}|0|2025-11-30 01:53:13|3125551212|OUTBOUND_AUTO|SALES1|1001|NI|1000\n"
+
+
+async def test_a_recording_is_found_from_its_beginning_and_has_length_and_place_at_its_end(
+    session: aiohttp.ClientSession,
+) -> None:
+    now = 0.0
+    async with StandInDialer(clock=lambda: now, wall=lambda: BEGAN + now) as dialer:
+        (call_id,) = dialer.ring("manual", lead_id="12346")
+        first, uniqueid = dialer.recordings[-1], dialer.calls[call_id].uniqueid
+        assert uniqueid == f"{BEGAN:.0f}.1"
+        dialer.record(dialer.calls[call_id], 13.0, 15.0)  # after the customer left, and the hang-up
+        by_lead = {"function": "recording_lookup", "lead_id": "0012346", "duration": "Y"}
+        by_second = {"function": "recording_lookup", "uniqueid": f"{BEGAN:.0f}.999", "duration": "Y"}
+        assert await ask(session, dialer, **by_second) == (
+            f"ERROR: recording_lookup INVALID SEARCH PARAMETERS: {DEFAULT_USER}||||{BEGAN:.0f}.999\n"
+        )  # no call of that second has a row yet
+        row = f"2026-11-30 06:53:05|1000|{first.recording_id}|12346"
+        assert await ask(session, dialer, **by_lead) == f"{row}|0|\n"
+        now = 12.0
+        assert await ask(session, dialer, **by_second) == f"{row}|12|{first.location}\n"
+        now = 14.0
+        assert (await ask(session, dialer, **by_lead)).splitlines()[1].startswith("2026-11-30 06:53:18|1000|")
+
+
+async def test_recordings_are_searched_for_as_vicidial_does_it(session: aiohttp.ClientSession) -> None:
+    async with StandInDialer(wall=lambda: BEGAN) as dialer:
+        dialer.add_call(DialerCall(call_id="V1300153050000000077", uniqueid="1796021585.7"))
+        dialer.world.recordings = [
+            Recording(
+                recording_id=f"{number}",
+                start_time=f"2026-11-{day} 01:53:0{second}",
+                user=user,
+                lead_id=lead,
+                uniqueid=uniqueid,
+            )
+            for number, (day, second, user, lead, uniqueid) in enumerate(
+                [
+                    (30, 9, "1000", "77", "1796021585.7"),
+                    (30, 6, "1001", "78", "1796021585.8"),
+                    (29, 7, "1000", "77", "1795935185.1"),
+                ]
+            )
+        ]
+        for asked, found in {
+            "uniqueid=1796021585.7": "10",
+            "uniqueid=1796021585.7&lead_id=77": "0",
+            "uniqueid=1796021585.7&agent_user=1001": "1",
+            "lead_id=77": "20",
+            "agent_user=1000&date=2026-11-30": "0",
+            "agent_user=1000&lead_id=77": "20",
+            "uniqueid=1700000000.1&lead_id=78": "1",  # an unknown one counts for nothing
+            "uniqueid=1700000000.1&agent_user=1000&date=2026-11-29": "2",
+        }.items():
+            said = await ask(session, dialer, function="recording_lookup", **dict(parse_qsl(asked)))
+            assert "".join(line.split("|")[2] for line in said.splitlines()) == found, asked
+        for asked in ("agent_user=1000", "date=2026-11-30", "uniqueid=1700000000.1&date=2026-11-30", ""):
+            said = await ask(session, dialer, function="recording_lookup", **dict(parse_qsl(asked)))
+            assert said.startswith("ERROR: recording_lookup INVALID SEARCH PARAMETERS: "), asked
 
 
 def test_a_life_that_is_none_is_refused() -> None:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -365,9 +365,16 @@ def call_ended(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         "type": "call.ended",
         "event_id": str(uuid.uuid4()),
         "occurred_at": datetime.now(UTC).isoformat(),
-        "call_id": f"V{random.randrange(10**18, 10**19)}",  # noqa: S311 - a name
+        "call_id": new_call_id(),
         **fields,
     }
+
+
+def new_call_id(rng: random.Random | None = None) -> str:
+    """Return the id of a call that began five minutes ago, as a dialer in UTC makes it; no other has it."""
+    began = datetime.now(UTC) - timedelta(minutes=5)
+    lead = (rng or random.Random()).randrange(1, 2**32)  # noqa: S311 - a name
+    return f"V{f'{began:%m%d%H%M%S}'[1:]}{lead:010}"
 
 
 async def eventually(

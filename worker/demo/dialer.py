@@ -19,11 +19,10 @@ from worker.demo.dialer_data import (
     DialerCall,
     Recording,
 )
-from worker.demo.dialer_page import html_page, text_page
+from worker.demo.dialer_page import View, html_page, text_page
 from worker.demo.dialer_php import LONGEST_REQUEST_LINE, amid_warnings, fatal_error, too_long
 from worker.demo.dialer_requests import CONTENT_TYPE, DialerRequest, Planted, outcome_of, read_parameters
 from worker.demo.dialer_state import DialerState
-from worker.demo.dialer_tables import View
 from worker.demo.dialer_tutorial import tutorial_answer
 from worker.demo.stand_in import program_arguments, serve_until_signal
 
@@ -111,7 +110,7 @@ class StandInDialer(DialerState):
         return self._answer(seen, parameters)
 
     def _answer(self, seen: DialerRequest, parameters: Mapping[str, str]) -> web.Response:
-        question = Question(parameters, self.world, self.now(), self.wall())
+        question = Question(parameters, self.world, self.now(), self.wall(), self.local)
         tutorial = self.dialect == "tutorial"
         seen.status = 200
         try:
@@ -169,7 +168,7 @@ class StandInDialer(DialerState):
             separator=self.separator,
             world=self.world,
             now=self.now(),
-            wall=self.wall(),
+            local=self.local,
             recent=tuple(self.recent),
             troubles=self._troubles(),
         )

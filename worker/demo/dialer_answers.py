@@ -15,13 +15,15 @@ from worker.demo.dialer_data import (
     ApiUser,
     DialerAgent,
     DialerCall,
+    LocalTime,
     Recording,
     World,
 )
 from worker.demo.dialer_logins import log_in, refusal
 
 _SHORTEST_SOURCE = 2
-_SECOND_DIGITS = 10
+_SHORTEST_UNIQUEID = 9
+_DATE_LENGTH = 10
 _FILTERS = {
     "user": "-_0-9a-zA-Z",
     "pass": "-_0-9a-zA-Z",
@@ -31,9 +33,9 @@ _FILTERS = {
     "call_id": "0-9a-zA-Z",
     "source": "0-9a-zA-Z",
     "ignore_agentdirect": "A-Z",
-    "uniqueid": "0-9.",
+    "uniqueid": r"- ._0-9a-zA-Z",
     "lead_id": "0-9",
-    "date": "-_0-9a-zA-Z",
+    "date": "-0-9",
 }
 _DROPPED = {name: re.compile(f"[^{kept}]") for name, kept in _FILTERS.items()}
 _CALL_ID = re.compile(r"(?=.{18,39}$)(?:Y|J|V|M|DC|S|LP|VH|XL)")
@@ -58,12 +60,16 @@ _CAMPAIGN_HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters after the API's silent filtering, and what else an answer depends on."""
+    """The parameters after the API's silent filtering, and what else an answer depends on.
+
+    `now` is the dialer's clock, whose times `local` writes; `wall` is the time of day.
+    """
 
     parameters: Mapping[str, str]
     world: World
     now: float
     wall: float
+    local: LocalTime
 
     def get(self, name: str) -> str:
         """Give a parameter's value, empty where it was not sent."""
@@ -146,17 +152,6 @@ def _version(question: Question) -> str:
     return f"{start}|DATE: {date}|EPOCH: {int(question.wall)}|DST: 0|TZ: {zone}|TZNOW: {zone}|\n"
 
 
-def call_times(question: Question, call: DialerCall) -> tuple[str, str]:
-    """Give a call's start and end as they are written, the end empty where it is not over or not known."""
-    age = call.age(question.now)
-    if call.call_date or age is None:
-        return call.call_date, call.ended_at
-    start = question.wall - age
-    over = [after for after, state in call.schedule if state in {"DISPO", "final"} and after <= age]
-    local_time = question.world.local_time
-    return local_time(start), call.ended_at or (local_time(start + over[0]) if over else "")
-
-
 def _callid_info(question: Question, _: ApiUser) -> str:
     call_id, name = question.get("call_id"), question.get("user")
     if "call_id[]" in question.parameters:
@@ -164,6 +159,8 @@ def _callid_info(question: Question, _: ApiUser) -> str:
     if not is_call_id(call_id):
         return f"ERROR: callid_info INVALID SEARCH PARAMETERS: {name}|{call_id}\n"
     call = question.world.calls.get(call_id)
+    if call is not None and call.earlier is not None:
+        call = call.earlier  # the real one reads the first row of that id, which is the oldest
     state = "not_found" if call is None else call.state(question.now)
     if state == "sql_error":
         raise ServerError("mysqli_sql_exception")
@@ -172,16 +169,16 @@ def _callid_info(question: Question, _: ApiUser) -> str:
     if state == "log_not_found":
         return f"ERROR: callid_info CALL LOG NOT FOUND: {name}|\n"
     width = len(CALL_COLUMNS) if question.get("detail") == "YES" else 2
-    start = call_times(question, call)[0]
-    return question.table(CALL_COLUMNS[:width], [_call_row(call, state, start)[:width]])
+    date = call.dates(question.now, question.local)[2]
+    return question.table(CALL_COLUMNS[:width], [_call_row(call, state, date)[:width]])
 
 
-def _call_row(call: DialerCall, state: str, start: str) -> tuple[str, ...]:
+def _call_row(call: DialerCall, state: str, date: str) -> tuple[str, ...]:
     talked = 0 if state in {"INCALL", "QUEUE"} else call.talk_seconds
     status = call.status if state == "final" else state
     nobody = "VDCL" if call.call_type == "INBOUND" else "VDAD"
     user = nobody if state == "QUEUE" else call.user
-    place = (start, call.phone, call.call_type, call.campaign_id, call.list_id)
+    place = (date, call.phone, call.call_type, call.campaign_id, call.list_id)
     return (call.call_id, str(talked), *place, status, user)
 
 
@@ -231,28 +228,50 @@ def _user_details(question: Question, user: ApiUser) -> str:
 
 
 def _recording_lookup(question: Question, _: ApiUser) -> str:
+    """Search as the real one does: each parameter that is long enough narrows, and too few are an error.
+
+    Of a `uniqueid` the second alone counts; one that no call has is as if it were not given.
+    """
     asked = tuple(question.get(name) for name in ("agent_user", "lead_id", "date", "uniqueid"))
-    agent, lead, date, uniqueid = asked
     shown = "|".join((question.get("user"), *asked))
-    second = uniqueid.partition(".")[0]  # the real one cuts here and finds every call of that second
-    known = len(second) >= _SECOND_DIGITS and any(
-        call.uniqueid.startswith(second) for call in question.world.calls.values()
-    )
-    if not (known if uniqueid else lead or (agent and date)):
+    tests, weight = _recording_tests(question, *asked)
+    if weight < 2:
         return f"ERROR: recording_lookup INVALID SEARCH PARAMETERS: {shown}\n"
-    found = [
-        each
-        for each in question.world.recordings
-        if (not second or each.uniqueid.startswith(second))
-        and (not lead or each.lead_id == lead)
-        and (not agent or each.user == agent)
-        and each.start_time.startswith(date)
-    ]
+    began = (each.as_of(question.now, question.local) for each in question.world.recordings)
+    found = [each for each in began if each is not None and all(fits(each) for fits in tests)]
     if not found:
         return f"ERROR: recording_lookup NO RECORDINGS FOUND - {shown}\n"
-    with_seconds = question.get("duration") == "Y"
+    with_seconds = "Y" in question.get("duration")
+    found.sort(key=lambda each: each.start_time)
     return question.table(
         _RECORDING_HEADER, [_recording_row(each, with_seconds=with_seconds) for each in found]
+    )
+
+
+def _recording_tests(
+    question: Question, agent: str, lead: str, date: str, uniqueid: str
+) -> tuple[list[Callable[[Recording], bool]], int]:
+    """Return what a recording must fulfil, and how much the parameters weigh: a search needs 2."""
+    second = uniqueid.partition(".")[0]
+    given: list[tuple[bool, int, Callable[[Recording], bool]]] = [
+        (
+            len(uniqueid) >= _SHORTEST_UNIQUEID and _is_logged(question, second),
+            2,
+            lambda each: each.uniqueid.startswith(second),
+        ),
+        (2 < len(agent) < 21, 1, lambda each: each.user.casefold() == agent.casefold()),
+        (0 < len(lead) < 11, 2, lambda each: each.lead_id.lstrip("0") == lead.lstrip("0")),
+        (len(date) == _DATE_LENGTH, 1, lambda each: each.start_time.startswith(date)),
+    ]
+    used = [(weight, fits) for is_given, weight, fits in given if is_given]
+    return [fits for _, fits in used], sum(weight for weight, _ in used)
+
+
+def _is_logged(question: Question, second: str) -> bool:
+    """Say whether a call of that second has its row in the log, by which a `uniqueid` is found."""
+    return any(
+        call.uniqueid.startswith(second) and call.peek(question.now) not in {"not_found", "log_not_found"}
+        for call in question.world.calls.values()
     )
 
 

@@ -1,7 +1,9 @@
 """The kinds of thing that the stand-in dialer knows: calls, agents, campaigns, recordings and API users."""
 
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 CALL_COLUMNS: Final = (
@@ -31,6 +33,17 @@ Charset = Literal["utf-8", "latin-1"]
 State = str
 """`not_found`, `log_not_found`, `sql_error`, `final`, or a status of VICIdial that a call has for a while."""
 
+NOBODY: Final = frozenset({"VDAD", "VDCL", ""})
+"""Users of calls that no agent took."""
+
+_BEFORE_THE_END: Final = frozenset({"not_found", "log_not_found", "sql_error", "QUEUE", "INCALL", "XFER"})
+_CALL_ID: Final = re.compile(r"[A-Z]{1,2}(?P<time>[0-9]{9})(?P<lead>[0-9]{10})")
+_DATE: Final = "%Y-%m-%d %H:%M:%S"
+_SOME_DAY: Final = "2026-11-20 14:05:09"
+
+LocalTime = Callable[[float], str]
+"""Writes a time of the dialer's clock as the server does: its own local time, without a zone."""
+
 
 @dataclass(slots=True, kw_only=True)
 class DialerCall:
@@ -40,15 +53,20 @@ class DialerCall:
     States are `not_found`, `log_not_found`, `sql_error` (the server breaks over it), `final` (the call's own
     `status`), or a VICIdial status; `INCALL` and `QUEUE` have no talk time yet, and `QUEUE` no agent.
     `since` is the dialer's clock; unset, it becomes the time of the first question about the call. Without a
-    schedule the call is final from the start. An empty `call_date` is the moment at which the schedule began.
+    schedule the call is final from the start.
+
+    An empty `call_date` follows the schedule as in VICIdial: the time of the row's insert; and for an
+    outbound call of an agent, from the hang-up on, the time of the hang-up. Without a schedule it follows
+    from the time in the call id.
 
     A call that came out of a transfer names the one it was `transferred_from`: its schedule begins
-    `transferred_after` seconds after the beginning of that one, and never by itself.
+    `transferred_after` seconds after the beginning of that one, and never by itself. `earlier` is a call with
+    the same id from a year before, which the API answers in its place.
     """
 
     call_id: str
     talk_seconds: int = 0
-    call_date: str = "2026-11-20 14:05:09"
+    call_date: str = ""
     phone: str = "3125551212"
     call_type: str = "OUTBOUND_AUTO"
     campaign_id: str = "SALES1"
@@ -56,31 +74,105 @@ class DialerCall:
     status: str = "SALE"
     user: str = "1000"
     uniqueid: str = ""
+    lead_id: str = ""
     ended_at: str = ""
     recording: str = ""
     schedule: tuple[tuple[float, State], ...] = ()
     since: float | None = None
     transferred_from: "DialerCall | None" = field(default=None, repr=False)
     transferred_after: float = 0.0
+    earlier: "DialerCall | None" = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take the lead from the call id if none is given."""
+        if not self.lead_id and (parts := _CALL_ID.fullmatch(self.call_id)):
+            self.lead_id = parts["lead"].lstrip("0")
+
+    @property
+    def moves_its_date(self) -> bool:
+        """Whether `call_date` becomes the time of the hang-up: that of an agent's outbound call does."""
+        return self.call_type.startswith("OUTBOUND") and self.user not in NOBODY
 
     def state(self, now: float) -> State:
-        """Say which state the call is in for who asks at that time of the dialer's clock, and begin it."""
+        """Return the call's state for who asks at that time of the dialer's clock, and begin its schedule."""
         if self.schedule and self.since is None and self.transferred_from is None:
             self.since = now
         return self.peek(now)
 
     def peek(self, now: float) -> State:
-        """Say which state the call is in at that time, and begin nothing."""
+        """Return the call's state at that time, and begin nothing."""
         if not self.schedule:
             return "final"
-        age = self.age(now)
-        reached = [] if age is None else [state for after, state in self.schedule if age >= after]
+        begun = self.begun
+        reached = [] if begun is None else [state for after, state in self.schedule if now >= begun + after]
         return reached[-1] if reached else "not_found"
 
-    def age(self, now: float) -> float | None:
-        """Give the seconds since the schedule began, negative before it; `None` where nothing began it."""
+    @property
+    def begun(self) -> float | None:
+        """The time at which the schedule began; `None` if nothing began it."""
         since = self.since if self.transferred_from is None else self.transferred_from.since
-        return None if since is None else now - since - self.transferred_after
+        return None if since is None else since + self.transferred_after
+
+    @property
+    def hung_up(self) -> float | None:
+        """The time of the hang-up, which may be still to come; `None` if it is not known."""
+        return self._first(lambda state: state not in _BEFORE_THE_END)
+
+    def dates(self, now: float, local: LocalTime) -> tuple[str, str, str]:
+        """Return the start, the end so far (empty before it), and what stands as `call_date`, as written."""
+        if not self.schedule or self.begun is None:
+            start = self.call_date or _moment_of(self.call_id, local(now)) or _SOME_DAY
+            end = _later(start, self.talk_seconds)
+            return start, self.ended_at or end, self.call_date or (end if self.moves_its_date else start)
+        start, hung_up = local(self.begun), self.hung_up
+        inserted = self._first(lambda state: state != "not_found")
+        row = start if inserted is None or self.user in NOBODY else local(inserted)
+        end = local(hung_up) if hung_up is not None and now >= hung_up else ""
+        moved = end if end and self.moves_its_date else row
+        return self.call_date or start, self.ended_at or end, self.call_date or moved
+
+    def _first(self, fits: Callable[[State], bool]) -> float | None:
+        found = (after for after, state in self.schedule if fits(state))
+        after = next(found, None)
+        return None if after is None or self.begun is None else self.begun + after
+
+
+def make_call_id(prefix: str, local_time: str, lead_id: str) -> str:
+    """Build a call id as VICIdial does: prefix, last digit of the month, DDHHMMSS, lead in ten digits."""
+    return f"{prefix}{re.sub('[^0-9]', '', local_time)[5:14]}{lead_id:0>10}"
+
+
+def _moment_of(call_id: str, latest: str) -> str:
+    """Return the last time before `latest` that the id can stand for, empty if it stands for none."""
+    parts = _CALL_ID.fullmatch(call_id)
+    if parts is None:
+        return ""
+    month, rest = parts["time"][0], parts["time"][1:]
+    fits = (moment for year_month in _months_until(latest) if (moment := _date(year_month, month, rest)))
+    return next((moment for moment in fits if moment <= latest), "")
+
+
+def _months_until(latest: str) -> Iterator[str]:
+    year, month = int(latest[:4]), int(latest[5:7])
+    for back in range(12 * 8):  # the longest wait for a 29th of February
+        total = year * 12 + month - 1 - back
+        yield f"{total // 12:04}{total % 12 + 1:02}"
+
+
+def _date(year_month: str, last_digit: str, rest: str) -> str:
+    if not year_month.endswith(last_digit):
+        return ""
+    try:
+        return datetime.strptime(f"{year_month}{rest}", "%Y%m%d%H%M%S").strftime(_DATE)  # noqa: DTZ007 - local
+    except ValueError:
+        return ""
+
+
+def _later(moment: str, seconds: int) -> str:
+    try:
+        return (datetime.strptime(moment, _DATE) + timedelta(seconds=seconds)).strftime(_DATE)  # noqa: DTZ007
+    except (ValueError, OverflowError):
+        return moment  # a date that a test made up
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,15 +200,38 @@ class DialerAgent:
 
 @dataclass(slots=True, kw_only=True)
 class Recording:
-    """One recording of a call or of a lead."""
+    """One recording of a call or of a lead.
+
+    With a `call`, it begins `after` seconds after the call's schedule did, and is that call's; its length and
+    place are told once it is over.
+    """
 
     recording_id: str
-    start_time: str
-    user: str
-    lead_id: str
-    seconds: int
-    location: str
+    start_time: str = ""
+    user: str = ""
+    lead_id: str = ""
+    seconds: int = 0
+    location: str = ""
     uniqueid: str = ""
+    call: DialerCall | None = field(default=None, repr=False)
+    after: float = 0.0
+
+    def as_of(self, now: float, local: LocalTime) -> "Recording | None":
+        """Return it as it stands at that time, `None` before it begins."""
+        if self.call is None:
+            return self
+        if self.call.begun is None or now < (begun := self.call.begun + self.after):
+            return None
+        over = now >= begun + self.seconds
+        return Recording(
+            recording_id=self.recording_id,
+            start_time=local(begun),
+            user=self.call.user,
+            lead_id=self.call.lead_id,
+            uniqueid=self.call.uniqueid,
+            seconds=self.seconds if over else 0,
+            location=self.location if over else "",
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,4 +280,4 @@ class World:
 
     def local_time(self, wall: float) -> str:
         """Write a time of day as the server does: its own local time, without a zone."""
-        return datetime.fromtimestamp(wall + self.utc_offset, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromtimestamp(wall + self.utc_offset, UTC).strftime(_DATE)

@@ -1,26 +1,27 @@
 """What the stand-in dialer knows and remembers, and how tests and integrators change it."""
 
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from dataclasses import fields as fields_of
+from typing import Any, Final, get_args
 
 from worker.demo.dialer_answers import filtered, subject_of
-from worker.demo.dialer_control import change_world
 from worker.demo.dialer_data import (
     ApiUser,
     Campaign,
+    Charset,
     Dialect,
     DialerAgent,
     DialerCall,
     Recording,
     World,
+    make_call_id,
 )
-from worker.demo.dialer_lives import make_call
-from worker.demo.dialer_load import Load
-from worker.demo.dialer_requests import Answerer, DialerRequest, Planted, Plants
+from worker.demo.dialer_lives import life_of, make_call
+from worker.demo.dialer_logins import lock
+from worker.demo.dialer_requests import Answerer, DialerRequest, Load, Planted, Plants
 from worker.demo.dialer_tutorial import tutorial_world
 from worker.demo.dialer_world import recorded_world
 from worker.demo.recordings import Exchange
@@ -60,6 +61,7 @@ class DialerState(StandIn):
         self.users_free_at = 0.0
         self.wall = wall
         self._clock, self._began = clock, clock()
+        self._epoch = wall()
 
     @property
     def calls(self) -> dict[str, DialerCall]:
@@ -108,6 +110,10 @@ class DialerState(StandIn):
         """Give the seconds since this dialer was made, by its clock."""
         return self._clock() - self._began
 
+    def local(self, at: float) -> str:
+        """Write a time of this dialer's clock as the server does. It is the same each time it is written."""
+        return self.world.local_time(self._epoch + at)
+
     def add_call(self, call: DialerCall) -> None:
         """Add a call whose schedule begins now, not at the first question about it."""
         call.since = self.now()
@@ -126,11 +132,28 @@ class DialerState(StandIn):
         Its seconds go by `speed` times as fast. Raises `ValueError` for a life that is none.
         """
         self._rung += 1
-        moment = re.sub(r"\D", "", self.world.local_time(self.wall())[8:])
-        made_up = f"V1{moment}{self._rung:010}" if self.dialect == "real" else f"{1020000000 + self._rung}"
-        rung = make_call(life, call_id or made_up, since=self.now(), speed=speed, **fields)
+        since, kind = self.now(), life_of(life)
+        if call_id is None and self.dialect == "real":
+            call_id = make_call_id(kind.prefix, self.local(since), str(fields.get("lead_id", self._rung)))
+        fields.setdefault("uniqueid", f"{int(self._epoch + since)}.{self._rung}")
+        rung = make_call(life, call_id or f"{1020000000 + self._rung}", since=since, speed=speed, **fields)
+        for follower in rung[1:]:
+            if self.dialect == "real" and follower.begun is not None:
+                follower.call_id = make_call_id("Y", self.local(follower.begun), follower.lead_id)
         self.calls.update({call.call_id: call for call in rung})
+        for begin, end in kind.recorded:
+            self.record(rung[0], begin / speed, end / speed)
         return tuple(call.call_id for call in rung)
+
+    def record(self, call: DialerCall, begin: float, end: float) -> Recording:
+        """Add a recording of a call, from and until so many seconds after its beginning."""
+        number = f"{1001 + len(self.recordings)}"
+        location = f"http://10.10.10.15/RECORDINGS/MP3/{call.call_id}_{number}-all.mp3"
+        added = Recording(
+            recording_id=number, call=call, after=begin, seconds=int(end - begin), location=location
+        )
+        self.recordings.append(added)
+        return added
 
     def lock_users(self, seconds: float) -> None:
         """Let every request that logs in wait so long: another session holds the table of the users."""
@@ -226,3 +249,103 @@ class DialerState(StandIn):
 
     def _world_at_first(self) -> World:
         return recorded_world() if self.dialect == "real" else tutorial_world()
+
+
+Json = Any
+"""What stands in a JSON document."""
+
+_SETS: Final = frozenset({"functions", "groups", "campaigns"})
+
+
+def change_world(world: World, name: str, value: Json, now: float) -> bool:
+    """Make one change, or say that it is none of the world's. Raises `ValueError` or `TypeError`."""
+    change = _CHANGES.get(name)
+    if change is not None:
+        change(world, value, now)
+    return change is not None
+
+
+def _passwords(world: World, passwords: Mapping[str, str], _: float) -> None:
+    for user, password in passwords.items():
+        _known(world, user).password = password
+
+
+def _users(world: World, users: Mapping[str, Mapping[str, Json]], now: float) -> None:
+    """Change API users by the fields of `ApiUser`, and `locked`; make those that come with a password."""
+    for name, given in users.items():
+        if name not in world.users and "password" in given:
+            world.users[name] = ApiUser(given["password"])
+        user = _known(world, name)
+        for field, value in given.items():
+            if field == "locked":
+                lock(user, now) if value else setattr(user, "failed_logins", 0)
+            elif field not in _USER_FIELDS:
+                raise ValueError(f"an API user has no {field!r}; it has {', '.join(_USER_FIELDS)}, locked")
+            else:
+                setattr(user, field, frozenset(value) if field in _SETS and value is not None else value)
+
+
+def _known(world: World, name: str) -> ApiUser:
+    if name not in world.users:
+        raise ValueError(f"there is no API user {name!r}; there are {', '.join(world.users)}")
+    return world.users[name]
+
+
+def _calls(world: World, calls: Mapping[str, Mapping[str, Json]], now: float) -> None:
+    for call_id, given in calls.items():
+        world.calls[call_id] = DialerCall(call_id=call_id, **{"since": now, **_with_tuples(given)})
+
+
+def _agents(world: World, agents: Mapping[str, Mapping[str, Json]], _: float) -> None:
+    for user, given in agents.items():
+        world.agents[user] = DialerAgent(user=user, **_with_tuples(given))
+
+
+def _campaigns(world: World, campaigns: Mapping[str, Mapping[str, Json]], _: float) -> None:
+    for campaign_id, given in campaigns.items():
+        world.campaigns[campaign_id] = Campaign(campaign_id=campaign_id, **_with_tuples(given))
+
+
+def _recordings(world: World, recordings: list[Mapping[str, Json]], _: float) -> None:
+    world.recordings.extend([Recording(**given) for given in recordings])
+
+
+def _ip_blocked(world: World, value: Json, _: float) -> None:
+    world.ip_blocked = bool(value)
+
+
+def _display_errors(world: World, value: Json, _: float) -> None:
+    world.display_errors = bool(value)
+
+
+def _charset(world: World, value: Json, _: float) -> None:
+    if value not in get_args(Charset):
+        raise ValueError(f"unknown charset {value!r}; there are {', '.join(get_args(Charset))}")
+    world.charset = value
+
+
+def _utc_offset(world: World, value: Json, _: float) -> None:
+    world.utc_offset = int(value)
+
+
+_USER_FIELDS: Final = tuple(each.name for each in fields_of(ApiUser))
+_CHANGES: Final[Mapping[str, Callable[[World, Json, float], None]]] = {
+    "password": _passwords,
+    "users": _users,
+    "calls": _calls,
+    "agents": _agents,
+    "campaigns": _campaigns,
+    "recordings": _recordings,
+    "ip_blocked": _ip_blocked,
+    "display_errors": _display_errors,
+    "charset": _charset,
+    "utc_offset": _utc_offset,
+}
+
+
+def _with_tuples(given: Mapping[str, Json]) -> dict[str, Json]:
+    return {name: _as_tuple(value) for name, value in given.items()}
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value

@@ -6,7 +6,7 @@ tutorials' own error texts. The tutorials lost their example block, so the separ
 
 from typing import Final
 
-from worker.demo.dialer_answers import Question, agent_campaign_ids, call_times, find_agent
+from worker.demo.dialer_answers import Question, agent_campaign_ids, find_agent
 from worker.demo.dialer_data import ALL_FUNCTIONS, ApiUser, Campaign, DialerAgent, DialerCall, World
 from worker.demo.dialer_lives import live_calls
 from worker.demo.dialer_logins import check_login, find_user
@@ -54,7 +54,8 @@ def _callid_info(question: Question, separator: str) -> str:
     state = "not_found" if call is None else call.state(question.now)
     if call is None or not call.call_id.isdigit() or state in {"not_found", "log_not_found"}:
         return "ERROR: CALL ID NOT FOUND\n"
-    return separator.join(_call_values(call, state, call_times(question, call))) + "\n"
+    start, end, _ = call.dates(question.now, question.local)
+    return separator.join(_call_values(call, state, (start, end))) + "\n"
 
 
 def _call_values(call: DialerCall, state: str, times: tuple[str, str]) -> tuple[str, ...]:

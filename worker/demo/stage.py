@@ -256,4 +256,5 @@ def _address(url: str) -> str:
 def _in_tutorial_dialect(story: Story) -> str:
     function, name = ("callid_info", "call_id") if story.kind == "call" else ("agent_campaigns", "agent_user")
     asked = {"function": function, name: story.subject, "user": DEFAULT_USER, "pass": DEFAULT_PASSWORD}
-    return tutorial_answer(Question(asked, tutorial_world(), 0.0, 0.0), "|")
+    world = tutorial_world()
+    return tutorial_answer(Question(asked, world, 0.0, 0.0, world.local_time), "|")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tests.system.chaos.account import DELIVERED, Published
+from tests.system.harness import new_call_id
 
 _AGENTS = ("1000", "1001")
 
@@ -27,8 +28,8 @@ class Load:
 
     def call(self, *, fate: str = DELIVERED, **known: object) -> Published:
         """Give the end of one call, of which the dialer knows this."""
-        call_id = f"V{self._rng.randrange(10**18, 10**19)}"
-        return self._event({"type": "call.ended", "call_id": call_id}, fate=fate, call=known)
+        event = {"type": "call.ended", "call_id": new_call_id(self._rng)}
+        return self._event(event, fate=fate, call=known)
 
     def agent(self) -> Published:
         event = {"type": "agent.onboarded", "agent_user": self._rng.choice(_AGENTS)}
