@@ -12,7 +12,7 @@ BUDGET = 30
 
 _NUMBER, _REPEAT = 5000, 9
 _ZONE = ZoneInfo("America/New_York")
-_NOT_FINAL = frozenset({"QUEUE", "INCALL", "DISPO", "XFER", ""})
+_NOT_FINAL = frozenset({"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""})
 _CALL = "V1201405090000012345"
 _TUTORIAL_CALL = "1000012345"
 _NINE_COLUMNS = (

@@ -2,11 +2,13 @@
 
 Each outcome stands above the groups and names of the exchanges that have it; `-` is what is not known.
 
-- A call: whether it is final, talk seconds, time of day, phone, type, campaign, in-group, list, status and
-  agent.
+- A call: whether it is final, talk seconds, time of day of its start (and end), phone, type, campaign,
+  in-group, list, status and agent.
 - `recordings`, each with id, agent, time of day, lead, seconds, and its address or file, by the file's name.
 - `known` campaigns with their names; `details` of a user: full name, group, level.
 - `version`: version, build, seconds since 1970, offset from UTC.
+- The calls of `call_lifecycle` have ids of another time than their `call_date`. The start is the id's time
+  (21:30:00 in M1202130000000012346), and `call_date` the end of the one that an agent ended.
 - An error: its label and what its text has to say; `function_refused` where the login is good.
 - `HTTP`: what a status other than 200 says is the client's to judge.
 - `never asked`: answers of functions that the worker does not use, which every parser has to refuse.
@@ -32,7 +34,7 @@ from worker.vicidial.rows import DialerTimes
 from worker.vicidial.version import Version, read_version
 
 NEW_YORK = ZoneInfo("America/New_York")
-NOT_FINAL = frozenset({"QUEUE", "INCALL", "DISPO", "XFER", ""})
+NOT_FINAL = frozenset({"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""})
 CALL = "V1201405090000012345"
 
 READERS: dict[str, Callable[[str, dict[str, str]], object]] = {
@@ -149,15 +151,15 @@ not_found: CALL NOT FOUND
     call_lifecycle: 1_dialled_no_rows_yet 6_after_archive_daily xfer_2_V_after_transfer_to_in_group
     callid_info: odd_log_no_ext_row odd_log_no_ext_row_csv
     callid_info_errors: call_id_len18 call_id_sql_injection invalid_utf8_call_id
-not final; 0; 22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; INCALL; 1000
+not final; 0; 21:30:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; INCALL; 1000
     call_lifecycle: 3_talking
-not final; 60; 22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; DISPO; 1000
+not final; 60; 21:30:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; DISPO; 1000
     call_lifecycle: 4_hung_up_disposition_screen
-final; 60; 22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
+final; 60; 21:30:00-22:13:00; 3125551213; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
     call_lifecycle: 5_dispositioned
-not final; 0; 22:14:00; 3125551213; OUTBOUND_AUTO; SALES1; -; 1001; INCALL; 1000
+not final; 0; 21:40:00; 3125551213; OUTBOUND_AUTO; SALES1; -; 1001; INCALL; 1000
     call_lifecycle: xfer_1_V_before_transfer
-not final; 0; 22:14:10; 3125551213; INBOUND; -; SUPPORTLINE; 1001; QUEUE; -
+not final; 0; 21:41:00; 3125551213; INBOUND; -; SUPPORTLINE; 1001; QUEUE; -
     call_lifecycle: xfer_3_Y_after_transfer
 final; 0
     callid_info: detail_NO_no_agent_log
@@ -404,7 +406,11 @@ def _call(found: CallEnrichment) -> str:
     assert call.started_at.isoformat().startswith("2026-11-20T")
     assert call.started_at.isoformat().endswith("-05:00")
     assert call.direction == ("inbound" if call.call_type == "INBOUND" else "outbound")
-    values = [call.talk_seconds, f"{call.started_at:%H:%M:%S}", call.phone_number, call.call_type]
+    times = f"{call.started_at:%H:%M:%S}"
+    if call.ended_at is not None:
+        assert call.duration_seconds == (call.ended_at - call.started_at).total_seconds()
+        times += f"-{call.ended_at:%H:%M:%S}"
+    values = [call.talk_seconds, times, call.phone_number, call.call_type]
     values += [call.campaign_id, call.in_group_id, call.list_id, call.status, call.agent_user]
     return f"{final}; {_shown(*values)}"
 

@@ -140,7 +140,7 @@ async def test_an_agent_with_characters_that_the_dialer_drops_is_not_asked_for(
     assert dialer.served == 0
 
 
-@pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "XFER", ""])
+@pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""])
 async def test_a_call_that_is_not_final_is_not_ready_and_is_taken_as_it_is_without_patience(
     status: str, enricher: Bench, dialer: StandInDialer
 ) -> None:
@@ -171,6 +171,44 @@ async def test_an_unknown_call_is_not_found(enricher: Bench, *, patient: bool) -
     with pytest.raises(NotReady) as caught:
         await enricher.enrich(event("V9999999999999999999"), patient=patient)
     assert caught.value.lack is Lack.RECORD
+
+
+@pytest.mark.parametrize(
+    ("call_id", "call_date", "when"),
+    [
+        ("V1201405090000012346", "2025-11-20 14:07:09", "2026-11-20"),
+        ("V1201405090000012346", "2026-01-20 14:07:09", "2026-11-20"),
+        ("V1201405090000012346", "2026-11-20 14:07:09", "2027-01-20"),
+        ("V2201405090000012346", "2026-12-20 14:07:09", "2027-02-20"),
+        ("Y1201405090000012346", "2026-11-20 14:05:09", "2025-11-20"),
+    ],
+)
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_call_of_the_same_id_months_or_years_ago_is_another_one(
+    call_id: str, call_date: str, when: str, *, patient: bool, enricher: Bench, dialer: StandInDialer
+) -> None:
+    dialer.add_call(DialerCall(call_id=call_id, call_date=call_date))
+    occurred_at = datetime.fromisoformat(f"{when}T19:07:14+00:00")
+    with pytest.raises(NotReady, match="another call of the same id") as caught:
+        await enricher.enrich(event(call_id, when=occurred_at), patient=patient)
+    assert caught.value.lack is Lack.RECORD
+
+
+@pytest.mark.parametrize("days", [-3, 0, 7, 59])
+async def test_an_event_that_is_published_days_later_is_still_of_its_call(
+    days: int, enricher: Bench, dialer: StandInDialer
+) -> None:
+    late = ENDED + timedelta(days=days)
+    assert (await enricher.call(event(CALL, when=late))).started_at is not None
+    assert dialer.served == 1
+
+
+async def test_an_id_of_another_kind_is_no_calls_of_another_year(
+    enricher: Bench, dialer: StandInDialer
+) -> None:
+    dialer.dialect = "tutorial"
+    late = datetime(2030, 1, 1, tzinfo=UTC)
+    assert (await enricher.call(event("1000012345", when=late))).started_at is not None
 
 
 async def test_no_recording_is_asked_for_while_a_call_is_not_ready(

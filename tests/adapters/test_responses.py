@@ -319,12 +319,87 @@ def test_a_call_that_the_clocks_are_put_back_in_ends_with_the_offset_of_then() -
     assert ended.isoformat() == "2026-11-01T01:10:00-05:00"
 
 
-@pytest.mark.parametrize("user", ["VDAD", "VDCL", ""])
+OUTBOUND = "V1300153050000012346|6|{}|3125551212|OUTBOUND_AUTO|SALES1|1001|SALE|1000"
+
+
+def facts(row: str, zone: tzinfo | None = NEW_YORK) -> tuple[str | None, str | None, int | None, str | None]:
+    """Read a row and return start, end, length and lead of its call."""
+    call = answered(row, row.partition("|")[0], zone).call
+    began, ended = (None if each is None else each.isoformat() for each in (call.started_at, call.ended_at))
+    return began, ended, call.duration_seconds, call.lead_id
+
+
+BEGAN, HUNG_UP = "2026-11-30T01:53:05-05:00", "2026-11-30T01:53:13-05:00"
+AT = "2026-11-30 01:53:13"
+
+
+def test_an_agents_outbound_call_began_at_the_ids_time_and_ended_at_the_rows() -> None:
+    assert facts(OUTBOUND.format(AT)) == (BEGAN, HUNG_UP, 8, "12346")
+    manual = OUTBOUND.format(AT).replace("V1", "M1").replace("AUTO", "MANUAL")
+    assert facts(manual) == (BEGAN, HUNG_UP, 8, "12346")
+    assert facts(OUTBOUND.format(AT).replace("AUTO", "OTHER")) == (BEGAN, HUNG_UP, 8, "12346")
+
+
+@pytest.mark.parametrize("status", sorted(NOT_FINAL))
+def test_until_the_status_is_final_the_rows_time_is_never_taken_for_the_end(status: str) -> None:
+    row = OUTBOUND.format(AT).replace("|SALE|", f"|{status}|")
+    assert facts(row) == (BEGAN, None, None, "12346")
+
+
+@pytest.mark.parametrize("nobody", ["VDAD", "VDCL", ""])
+def test_the_end_of_an_outbound_call_that_nobody_took_is_not_known(nobody: str) -> None:
+    row = OUTBOUND.format(AT).replace("|SALE|1000", f"|NA|{nobody}")
+    assert facts(row) == (BEGAN, None, None, "12346")
+
+
+def test_the_end_of_an_inbound_call_is_not_known() -> None:
+    row = OUTBOUND.format(AT).replace("V1", "Y1").replace("OUTBOUND_AUTO", "INBOUND")
+    assert facts(row) == (BEGAN, None, None, "12346")
+
+
+@pytest.mark.parametrize("at", ["2026-11-30 01:53:05", "2026-11-30 01:52:10"])
+def test_a_row_that_is_not_later_than_the_id_tells_no_end(at: str) -> None:
+    assert facts(OUTBOUND.format(at)) == (BEGAN, None, None, "12346")
+
+
+@pytest.mark.parametrize("at", ["2026-11-30 01:52:04", "2026-11-30 13:53:06", "2026-11-20 01:53:13"])
+def test_where_the_row_does_not_fit_to_the_id_the_call_began_at_the_rows_time(at: str) -> None:
+    assert facts(OUTBOUND.format(at)) == (f"{at.replace(' ', 'T')}-05:00", None, None, "12346")
+
+
+@pytest.mark.parametrize("digits", ["131", "130025", "130015360", "431", "100"])
+def test_an_id_with_an_impossible_date_falls_back_to_the_rows_time(digits: str) -> None:
+    row = OUTBOUND.format(AT).replace("V130015305"[: len(digits) + 1], f"V{digits}")
+    assert facts(row)[:3] == (HUNG_UP, None, None)
+
+
+def test_a_call_over_a_change_of_the_clocks_is_as_long_as_it_was() -> None:
+    forward = OUTBOUND.format("2026-03-08 03:00:30").replace("V130015305", "V308015930")
+    assert facts(forward) == ("2026-03-08T01:59:30-05:00", "2026-03-08T03:00:30-04:00", 60, "12346")
+    back = OUTBOUND.format("2026-11-01 01:00:10").replace("V130015305", "V101015930")
+    assert facts(back) == ("2026-11-01T01:59:30-04:00", "2026-11-01T01:00:10-05:00", 40, "12346")
+
+
+def test_in_an_unknown_zone_only_the_length_is_known() -> None:
+    assert facts(OUTBOUND.format(AT), None) == (None, None, 8, "12346")
+
+
+def test_a_column_with_the_length_is_believed_before_the_rows_time() -> None:
+    row = f"{HEADER}|length_in_sec\n{OUTBOUND.format(AT)}|5"
+    call = answered(row, "V1300153050000012346").call
+    assert (call.started_at and call.started_at.isoformat()) == BEGAN
+    assert (call.ended_at and call.ended_at.isoformat(), call.duration_seconds) == (
+        "2026-11-30T01:53:10-05:00",
+        5,
+    )
+
+
+@pytest.mark.parametrize("user", ["VDAD", "VDCL", "vdad", ""])
 def test_nobody_is_no_agent(user: str) -> None:
     assert answered(ROW.replace("|1000", f"|{user}"), zone=None).call.agent_user is None
 
 
-@pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "XFER", ""])
+@pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""])
 def test_a_status_that_passes_is_not_final(status: str) -> None:
     assert not answered(ROW.replace("SALE|", f"{status}|"), zone=None).final
 

@@ -97,11 +97,83 @@ def test_no_expectation_differs_from_the_expectation_of_no_campaigns(
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(12345, "12345"), (0, "0"), (-1, "-1"), (10**30, "1" + "0" * 30), (1795269909.101, "1795269909.101")],
+    [
+        (12345, "12345"),
+        (12345.0, "12345"),
+        (0, "0"),
+        (-1, "-1"),
+        (10**30, "1" + "0" * 30),
+        (1e15, "1000000000000000"),
+        (1795269909.101, "1795269909.101"),
+    ],
 )
 def test_a_number_for_an_id_becomes_a_string(number: float, text: str) -> None:
-    event = decode(inbound({"call_id": number, "lead_id": number, "uniqueid": number, "event_id": number}))
-    assert (event.subject, event.lead_id, event.uniqueid, event.id) == (text, text, text, text)
+    event = decode(inbound({"call_id": number, "uniqueid": number, "event_id": number}))
+    assert (event.subject, event.uniqueid, event.id) == (text, text, text)
+
+
+@pytest.mark.parametrize(
+    ("said", "lead_id"),
+    [
+        (12345, "12345"),
+        (12345.0, "12345"),
+        ("12345", "12345"),
+        ("12345.0", "12345"),
+        ("12345.", "12345"),
+        ("0012345", "12345"),
+        (" 12345\n", "12345"),
+        ("+12345", "12345"),
+        (2**32 - 1, "4294967295"),
+        (2**32, None),
+        (1e300, None),
+        (0, None),
+        (0.0, None),
+        (-1, None),
+        (12345.5, None),
+        ("0", None),
+        ("0000000000", None),
+        ("", None),
+        ("  ", None),
+        ("-", None),
+        ("undefined", None),
+        ("null", None),
+        ("NULL", None),
+        ("None", None),
+        ("NaN", None),
+        ("nil", None),
+        ("N/A", None),
+        ("\\N", None),
+        ("--A--lead_id--B--", None),
+        ("[object Object]", None),
+        ("L-12345", None),
+        ("1e5", None),
+        ("12,345", None),
+        ("\N{ARABIC-INDIC DIGIT THREE}", None),
+        (None, None),
+    ],
+    ids=repr,
+)
+def test_a_lead_is_its_number_however_it_is_written_and_a_placeholder_is_none(
+    said: object, lead_id: str | None
+) -> None:
+    body = {**CALL, "lead_id": said}
+    event = decode(inbound(body))
+    assert event.lead_id == lead_id
+    assert event.data == body
+
+
+@pytest.mark.parametrize("name", ["uniqueid", "agent_user", "campaign_id", "lead_id"])
+@pytest.mark.parametrize("said", ["", "undefined", "null", "-", "N/A", 0, 0.0], ids=repr)
+def test_a_placeholder_for_what_need_not_be_there_is_no_wrong_event(name: str, said: object) -> None:
+    assert decode(inbound({**CALL, name: said})).subject == CALL["call_id"]
+
+
+def test_a_whole_number_is_written_without_a_fraction_in_every_id() -> None:
+    assert decode(inbound({"call_id": "1000012345.0"})).subject == "1000012345"
+    agent = {"type": "agent.onboarded", "agent_user": 1000.0, "expected_campaigns": [7.0, "8.0", "SALES1"]}
+    event = decode(inbound(agent))
+    assert (event.subject, event.expected_campaigns) == ("1000", ("7", "8", "SALES1"))
+    assert decode(inbound({**agent, "agent_user": "1000.0"})).subject == "1000"
 
 
 def test_a_byte_order_mark_is_no_hindrance() -> None:

@@ -44,9 +44,9 @@ def test_the_id_of_a_payload_is_that_of_the_event() -> None:
 
 @pytest.mark.parametrize(
     ("said", "answered", "expected"),
-    [("12345", None, "12345"), ("12345", "777", "777"), (None, "777", "777"), (None, None, None)],
+    [("12345", None, "12345"), ("12345", "777", "12345"), (None, "777", "777"), (None, None, None)],
 )
-def test_the_lead_is_the_dialers_and_else_the_events(
+def test_the_lead_is_the_events_and_else_the_dialers(
     said: str | None, answered: str | None, expected: str | None
 ) -> None:
     event = Event(EventType.CALL_ENDED, "e1", WHEN, "V1", {}, lead_id=said)
@@ -68,14 +68,30 @@ ENDED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
         (
             {"started_at": STARTED, "ended_at": STARTED, "duration_seconds": 0},
             ENDED,
+            "2026-11-20T19:07:14Z",
+            125,
+        ),
+        (
+            {"started_at": STARTED, "ended_at": STARTED, "duration_seconds": 0},
+            None,
             "2026-11-20T14:05:09-05:00",
             0,
         ),
+        ({"duration_seconds": 9}, ENDED, "2026-11-20T19:07:14Z", 9),
         ({"started_at": datetime.min.replace(tzinfo=UTC)}, datetime.max.replace(tzinfo=UTC), ANY, ANY),
     ],
-    ids=["both", "not said", "no start", "before the start", "the dialer knows", "all of time"],
+    ids=[
+        "both",
+        "not said",
+        "no start",
+        "before the start",
+        "both say it",
+        "the dialer knows",
+        "unknown zone",
+        "all of time",
+    ],
 )
-def test_the_end_is_the_dialers_and_else_the_events_own_and_never_guessed(
+def test_the_end_is_the_events_own_and_else_the_dialers_and_never_guessed(
     answered: dict[str, Any], said: datetime | None, ended_at: str | None, duration: int | None
 ) -> None:
     event = Event(EventType.CALL_ENDED, "e1", WHEN, "V1", {}, ended_at=said)
@@ -106,6 +122,38 @@ def test_a_call_that_the_dialer_does_not_know_holds_what_the_event_said() -> Non
         "phone_number": "3125551212",
         "lead_id": "7",
         "ended_at": "2026-11-20T14:07:14-05:00",
+    }
+
+
+@pytest.mark.parametrize("nobody", ["VDAD", "VDCL", "vdad", "", " ", 0, "undefined", "null", "None", "N/A"])
+def test_nobody_is_no_agent_of_a_call_that_the_dialer_does_not_know(nobody: object) -> None:
+    event = decode(
+        Inbound(json.dumps({"call_id": "V1", "agent_user": nobody}).encode(), "call.ended", WHEN, {})
+    )
+    data = json.loads(build_payload(event, unknown_call(event)).body)["data"]
+    assert (data["call"]["agent_user"], data["event"]["agent_user"]) == (None, nobody)
+
+
+def test_placeholders_and_fractions_of_a_call_that_the_dialer_does_not_know_are_not_delivered() -> None:
+    said = {
+        "call_id": "V1",
+        "agent_user": 1000.0,
+        "campaign_id": "undefined",
+        "in_group_id": "null",
+        "list_id": "1001.0",
+        "lead_id": "undefined",
+        "phone_number": 3125551212.0,
+        "status": "NA",
+    }
+    event = decode(Inbound(json.dumps(said).encode(), "call.ended", WHEN, {}))
+    data = json.loads(build_payload(event, unknown_call(event)).body)["data"]
+    known = {name: value for name, value in data["call"].items() if value is not None}
+    assert known == {
+        "call_id": "V1",
+        "agent_user": "1000",
+        "list_id": "1001",
+        "phone_number": "3125551212",
+        "status": "NA",  # one of VICIdial's own: not answered
     }
 
 

@@ -88,7 +88,7 @@ DEFAULTS = {
     "vicidial.max_concurrency": 8,
     "vicidial.timezone": None,
     "vicidial.ready_within": 15 * MINUTES,
-    "vicidial.not_final": {"QUEUE", "INCALL", "DISPO", "XFER", ""},
+    "vicidial.not_final": {"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""},
     "vicidial.not_found": "dead_letter",
     "vicidial.recording_lookup": True,
     "vicidial.campaigns_list": True,

@@ -19,8 +19,9 @@ from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from worker.core import ids
 from worker.core.errors import InvalidEvent
 
 MAX_BODY = 1024 * 1024
@@ -34,6 +35,7 @@ _NAMESPACE = uuid.UUID("6f0c2a53-4d0e-5a0b-9f39-6f6d1f2b6c11")
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch"
 _BINARY_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
+_YEARS = range(1970, 3000)
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -88,14 +90,13 @@ class Event:
     expected_campaigns: tuple[str, ...] | None = None
 
 
-def _to_id(value: object) -> object:
-    """Take a number for an id, as the producers' languages differ on what an id is."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return value
-
-
-_Id = Annotated[str, Field(min_length=1, max_length=255)]
+_LongText = Annotated[str, Field(max_length=255)]
+_Id = Annotated[str, BeforeValidator(ids.whole), Field(min_length=1, max_length=255)]
+_EventId = Annotated[str, BeforeValidator(ids.number_text), Field(min_length=1, max_length=255)]
+_KnownId = Annotated[_LongText | None, BeforeValidator(ids.known)]
+_Uniqueid = Annotated[_LongText | None, BeforeValidator(ids.number_text)]
+_Agent = Annotated[_LongText | None, BeforeValidator(ids.agent)]
+_Lead = Annotated[str | None, BeforeValidator(ids.lead)]
 _Text = Annotated[str, Field(strict=True)]
 
 
@@ -104,11 +105,11 @@ class CallEnded(BaseModel):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     call_id: _Id
-    uniqueid: _Id | None = None
-    lead_id: _Id | None = None
-    agent_user: _Id | None = None
-    campaign_id: _Id | None = None
-    event_id: _Id | None = None
+    uniqueid: _Uniqueid = None
+    lead_id: _Lead = None
+    agent_user: _Agent = None
+    campaign_id: _KnownId = None
+    event_id: _EventId | None = None
     occurred_at: _Text | None = None
     ended_at: _Text | None = None
 
@@ -119,7 +120,7 @@ class AgentOnboarded(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     agent_user: _Id
     expected_campaigns: list[_Id] | None = None
-    event_id: _Id | None = None
+    event_id: _EventId | None = None
     occurred_at: _Text | None = None
 
 
@@ -145,7 +146,7 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
     if isinstance(fields, CallEnded):
         subject, uniqueid, lead_id = fields.call_id, fields.uniqueid, fields.lead_id
         if fields.ended_at is not None:
-            ended_at = _in_zone(_read_time(fields.ended_at, "ended_at"), zone)
+            ended_at = _ended_at(fields.ended_at, zone)
     else:
         subject, expected = fields.agent_user, fields.expected_campaigns
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
@@ -176,7 +177,7 @@ def claimed_id(inbound: Inbound) -> str | None:
         return ours
     try:
         said = _open(inbound)
-        return _usable_id(_to_id(said.data.get("event_id"))) or _usable_id(_to_id(said.id))
+        return _usable_id(ids.number_text(said.data.get("event_id"))) or _usable_id(ids.number_text(said.id))
     except InvalidEvent:
         return None
 
@@ -301,7 +302,7 @@ def _checked_id(value: object, name: str) -> str | None:
     """Insist that an id can travel as an HTTP header and as an AMQP property."""
     if value is None:
         return None
-    if (usable := _usable_id(_to_id(value))) is None:
+    if (usable := _usable_id(ids.number_text(value))) is None:
         raise InvalidEvent(f"{name} {_show(value)} is not 1 to 255 visible ASCII characters")
     return usable
 
@@ -319,6 +320,14 @@ def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:
     except OverflowError as error:
         raise InvalidEvent(f"occurred_at {_show(said)} is out of range") from error
     return min(when, inbound.first_seen)
+
+
+def _ended_at(said: str, zone: tzinfo) -> datetime:
+    when = _in_zone(_read_time(said, "ended_at"), zone)
+    # Far from where `datetime` ends: whoever reads it may move it by hours.
+    if when.year not in _YEARS:
+        raise InvalidEvent(f"ended_at {_show(said)} is out of range; calls end in the years 1970 to 2999")
+    return when
 
 
 def _in_zone(when: datetime, zone: tzinfo) -> datetime:

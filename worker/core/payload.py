@@ -1,15 +1,26 @@
 """What is delivered: the models, and how one is built from an event and its enrichment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
+from worker.core import ids
 from worker.core.events import Event
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 
-_SAID_OF_A_CALL = ("agent_user", "campaign_id", "in_group_id", "list_id", "lead_id", "phone_number", "status")
+_SAID_OF_A_CALL: dict[str, Callable[[object], object]] = {
+    "agent_user": ids.agent,
+    "campaign_id": ids.known,
+    "in_group_id": ids.known,
+    "list_id": ids.known,
+    "lead_id": ids.lead,
+    "phone_number": ids.known,
+    "status": ids.known,
+}
+"""The fields of an event that stand in for the dialer's row, and how each is read."""
 
 EventId = Annotated[
     str,
@@ -105,26 +116,24 @@ def _call_payload(event: Event, enrichment: CallEnrichment) -> Payload:
 
 
 def _completed(call: CallRecord, event: Event) -> CallRecord:
-    """Fill in what the event knows and the dialer did not tell."""
+    """Return the record with what the event says itself, which is taken before what the dialer says."""
     known: dict[str, Any] = {}
-    if call.lead_id is None and event.lead_id is not None:
+    if event.lead_id is not None:
         known["lead_id"] = event.lead_id
-    if call.ended_at is None and event.ended_at is not None:
+    if event.ended_at is not None:
         known["ended_at"] = event.ended_at
-        if call.started_at is not None and event.ended_at >= call.started_at:
-            known["duration_seconds"] = int((event.ended_at - call.started_at).total_seconds())
+        if call.started_at is not None:
+            seconds = int((event.ended_at - call.started_at).total_seconds())
+            known["duration_seconds"] = seconds if seconds >= 0 else None
     return call.model_copy(update=known) if known else call
 
 
 def unknown_call(event: Event) -> CallEnrichment:
-    """Give what the event said of its call, for one that the dialer does not know."""
-    said = {name: str(event.data[name]) for name in _SAID_OF_A_CALL if _is_id(event.data.get(name))}
-    call = CallRecord.model_validate({"call_id": event.subject, **said})
+    """Return what the event said of its call, for one that the dialer does not know."""
+    said = {name: read(event.data.get(name)) for name, read in _SAID_OF_A_CALL.items()}
+    texts = {name: value for name, value in said.items() if isinstance(value, str)}
+    call = CallRecord.model_validate({"call_id": event.subject, **texts})
     return CallEnrichment(call=call, final=False, found=False)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
 
 
 def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:

@@ -129,7 +129,7 @@ class VicidialSettings(DialerWaits):
         None, description="The dialer's IANA time zone; unset: its present offset, from `version`."
     )
     not_final: Statuses = Field(
-        frozenset({"QUEUE", "INCALL", "DISPO", "XFER", ""}),
+        frozenset({"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""}),
         description="Statuses that a call only passes through; an empty part stands for no status yet.",
     )
     not_found: Literal["dead_letter", "deliver"] = Field(

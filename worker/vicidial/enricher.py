@@ -7,9 +7,10 @@ from functools import partial
 from worker.core.errors import EnrichmentRejected, Lack, NotReady
 from worker.core.events import Event, EventType
 from worker.core.payload import check_access
-from worker.core.records import AgentEnrichment, CallEnrichment, Enrichment
+from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord, Enrichment
 from worker.settings import VicidialSettings
 from worker.vicidial import campaigns, recordings
+from worker.vicidial.call_id import REPEATS_AFTER, parse_call_id
 from worker.vicidial.client import DialerClient
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.extras import FoundRecording, KnownCampaign, UserDetails
@@ -73,6 +74,7 @@ class VicidialEnricher:
         times = DialerTimes(await self._clock.zone(), event.occurred_at)
         ask = partial(self._client.callid_info, event.subject, times)
         found = await self._calls.get(event.subject, ask)
+        _insist_on_the_same_call(found.call, event)
         if patient and not found.final:
             status = found.call.status or "empty"
             raise NotReady(f"the call's status is {status}, which is not final", Lack.FINAL_STATUS)
@@ -129,6 +131,18 @@ class VicidialEnricher:
             "user_group": details.user_group,
         }
         return found.model_copy(update={"agent": found.agent.model_copy(update=known)})
+
+
+def _insist_on_the_same_call(call: CallRecord, event: Event) -> None:
+    """Raise `NotReady` where the row is another call's, of months or years ago, that had the same id."""
+    known = call.started_at or call.ended_at
+    if known is None or parse_call_id(call.call_id) is None:
+        return
+    if abs(known - event.occurred_at) > REPEATS_AFTER:
+        raise NotReady(
+            f"the dialer answers with another call of the same id, of {known:%Y-%m-%d}; the event is of"
+            f" {event.occurred_at:%Y-%m-%d}"
+        )
 
 
 def _insist(allowed: re.Pattern[str], value: str, name: str) -> None:

@@ -12,10 +12,12 @@ VICIdial's own fixed sentences, since its bodies repeat the password.
 
 import re
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from itertools import dropwhile
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from worker.core.errors import EnrichmentRejected, NotReady
+from worker.core.ids import NOBODY
 from worker.core.records import (
     AgentEnrichment,
     AgentRecord,
@@ -24,6 +26,7 @@ from worker.core.records import (
     Campaign,
     Recording,
 )
+from worker.vicidial.call_id import CallId, parse_call_id
 from worker.vicidial.rows import (
     SEPARATORS,
     DialerTimes,
@@ -41,9 +44,6 @@ from worker.vicidial.rows import (
     split_values,
     unreadable,
 )
-
-NOBODY = frozenset({"VDAD", "VDCL", ""})
-"""Users that stand where no agent took the call."""
 
 _CALL_COLUMNS = (
     "call_id",
@@ -127,26 +127,60 @@ def _real_call(row: dict[str, str], times: DialerTimes, not_final: AbstractSet[s
     if call_type is not None and call_type not in _CALL_TYPES and not _LIKE_A_CALL_TYPE.fullmatch(call_type):
         unreadable("callid_info answered with an unknown call type; a field may hold the separator")
     status = row.get("status")
+    final = status is None or status.upper() not in not_final
     inbound = call_type == "INBOUND"
     campaign = row.get("campaign_id") or None
-    started = times.read(date) if (date := row.get("call_date")) else None
-    length = _length(row)
+    agent_user = _agent(row.get("user", ""))
+    made = parse_call_id(row["call_id"])
+    outbound_with_agent = call_type is not None and not inbound and agent_user is not None
+    started, ended, length = _span(row, made, times, date_moves=final and outbound_with_agent)
     call = CallRecord(
         call_id=row["call_id"],
         direction=None if call_type is None else ("inbound" if inbound else "outbound"),
         call_type=call_type,
         started_at=started,
-        ended_at=None if started is None or length is None else times.after(started, length),
+        ended_at=ended,
         talk_seconds=seconds(row.get("custtime", ""), "talk time"),
         duration_seconds=length,
-        agent_user=_agent(row.get("user", "")),
+        agent_user=agent_user,
         phone_number=row.get("phone") or None,
         status=status or None,
         campaign_id=None if inbound else campaign,
         in_group_id=campaign if inbound else None,
         list_id=row.get("list_id") or None,
+        lead_id=made.lead_id if made is not None and "call_date" in row else None,
     )
-    return CallEnrichment(call=call, final=status is None or status.upper() not in not_final)
+    return CallEnrichment(call=call, final=final)
+
+
+class _Span(NamedTuple):
+    """When a call began and ended; what is not known is `None`."""
+
+    started: datetime | None
+    ended: datetime | None
+    seconds: int | None
+
+
+def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_moves: bool) -> _Span:
+    """Return start, end and length of a call.
+
+    The start is in the call's id. VICIdial sets `call_date` to the hang-up when an agent's outbound call ends
+    (`date_moves`). Of all other calls, and until then, it is the start or the answer.
+    """
+    length = _length(row)
+    call_date = local_time(row.get("call_date", ""))
+    if call_date is None:
+        return _Span(None, None, length)
+    in_zone = times if times.zone is not None else DialerTimes(UTC)  # lengths are the same in an unknown zone
+    span = None if made is None else made.begin(call_date, in_zone)
+    started, ended = (in_zone.place(call_date), None) if span is None else span
+    if started is not None and length is not None:
+        ended = in_zone.after(started, length)
+    elif started is None or ended is None or not date_moves or ended <= started:
+        ended = None
+    else:
+        length = int((ended - started).total_seconds())
+    return _Span(None, None, length) if times.zone is None else _Span(started, ended, length)
 
 
 def _length(row: dict[str, str]) -> int | None:
@@ -237,7 +271,7 @@ def _is_name(text: str) -> bool:
 
 
 def _agent(user: str) -> str | None:
-    return None if user in NOBODY else user
+    return None if user.upper() in NOBODY else user
 
 
 def _explain(body: str, function: str) -> NoReturn:

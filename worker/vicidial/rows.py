@@ -70,23 +70,33 @@ class DialerTimes:
         return self.place(local_time(text))
 
     def place(self, local: datetime | None) -> datetime | None:
-        """Give a local time its offset from UTC, as `read` does."""
-        if local is None or self.zone is None:
+        """Return a local time with its offset from UTC, as `read` does."""
+        if local is None:
             return None
+        found = self.readings(local)
+        return found[0] if found else None
+
+    def readings(self, local: datetime) -> tuple[datetime, ...]:
+        """Return what a local time can be, the one that `read` takes first; two in the hour that is repeated.
+
+        Empty in an unknown zone.
+        """
         if type(self.zone) is timezone:
-            return _with_zone(local, self.zone)
-        offset = self.zone.utcoffset(local)
-        if offset is None:
-            return None
+            return (_with_zone(local, self.zone),)
+        offset = None if self.zone is None else self.zone.utcoffset(local)
+        if self.zone is None or offset is None:
+            return ()
         first = _with_zone(local, timezone(offset))
         # Nowhere are the clocks changed twice within two days, and asking twice more is cheaper than `fold`.
         if self.zone.utcoffset(local - _DAY) == self.zone.utcoffset(local + _DAY):
-            return first
+            return (first,)
         second = self.zone.utcoffset(local.replace(fold=1))
-        if self.near is None or second is None or second >= offset:  # more: the time never was
-            return first
+        if second is None or second >= offset:  # more: the time never was
+            return (first,)
         later = _with_zone(local, timezone(second))
-        return later if later - self.near <= _CLOCKS_DIFFER else first
+        if self.near is not None and later - self.near <= _CLOCKS_DIFFER:
+            return later, first
+        return first, later
 
     def after(self, start: datetime, seconds: int) -> datetime:
         """Give the time so many seconds after one that was read, with the offset of then."""
