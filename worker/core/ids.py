@@ -13,6 +13,8 @@ NOBODY = frozenset({"", "VDAD", "VDCL"})
 LARGEST_LEAD = 2**32 - 1
 """VICIdial counts leads from 1, in an `INT UNSIGNED` column."""
 
+_LARGEST_EXACT = 2**53
+"""From here on a fraction's digits are not all its own."""
 _NOTHING = frozenset(
     {"", "-", "--", "undefined", "null", "(null)", "<null>", "\\n", "none", "nan", "nil", "n/a", "#n/a"}
 )
@@ -38,7 +40,7 @@ def number_text(value: object) -> object:
     """Return a number as text, a whole one without a fraction; anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
         return str(int(value))
     return str(value)
 
