@@ -26,7 +26,7 @@ from tests.adapters.recorded import (
 from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, Lack, NotReady, ProcessingError
 from worker.core.records import CallEnrichment, CallRecord, Campaign, Recording
 from worker.demo.recordings import Exchange, find, load
-from worker.vicidial.client import _text
+from worker.vicidial.answers import text_of
 from worker.vicidial.responses import read_agent, read_call
 from worker.vicidial.rows import DialerTimes
 
@@ -458,9 +458,9 @@ def test_the_same_row_twice_is_one_and_two_different_ones_are_an_error() -> None
 
 def test_a_database_of_latin_1_is_read() -> None:
     row = ROW.replace("|SALE|1000", "|ÄÖ|josé").encode("latin-1")
-    call = answered(_text(row), zone=None).call
+    call = answered(text_of(row), zone=None).call
     assert (call.status, call.agent_user) == ("ÄÖ", "josé")
-    assert answered(_text(ROW.replace("|1000", "|山田").encode()), zone=None).call.agent_user == "山田"
+    assert answered(text_of(ROW.replace("|1000", "|山田").encode()), zone=None).call.agent_user == "山田"
 
 
 # --- times
@@ -945,7 +945,7 @@ fragments = st.lists(
     | st.text(max_size=5),
     max_size=40,
 ).map("".join)
-bodies = st.binary(max_size=300).map(_text) | st.text(max_size=300) | fragments
+bodies = st.binary(max_size=300).map(text_of) | st.text(max_size=300) | fragments
 
 
 @settings(PROPERTY, max_examples=1000)

@@ -39,19 +39,19 @@ from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import VicidialSettings
-from worker.vicidial import extras, responses
+from worker.vicidial import extras, http, responses
+from worker.vicidial.answers import ACCEPTED
 from worker.vicidial.excerpt import excerpt
 from worker.vicidial.fuse import Fuse, Refusal, Ticket
 from worker.vicidial.limit import AdaptiveLimit, Places
 from worker.vicidial.rows import DialerTimes
 from worker.vicidial.version import Version, read_version
 
-MAX_ANSWER = 1024 * 1024
-"""The largest answer that is taken in, in bytes."""
-
 _DROPPED_FROM_PASSWORDS = re.compile(r"[^-_0-9a-zA-Z]")
 """What VICIdial drops from a password before it compares it, and before it repeats it in an error."""
 
+_LONGEST_HEADER, _MOST_HEADERS = 32 * 1024, 256
+"""Limits of an answer's head: generous, as a site's own headers say nothing of the answer."""
 _INSTANT = 0.005
 """Seconds: what the recorded server took when idle. A dialer that answers sooner has nothing to be spared."""
 _OUTAGE = f"dialer_{Fault.OUTAGE}"
@@ -70,7 +70,11 @@ def open_session(settings: VicidialSettings) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=settings.max_concurrency, keepalive_timeout=30),
         # The total bounds every part of a request; bounds of their own would only cost timers.
         timeout=aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=None, sock_read=None),
-        headers={"User-Agent": f"crm-sync/{__version__}"},
+        headers={"User-Agent": f"crm-sync/{__version__}", "Accept-Encoding": ACCEPTED},
+        auto_decompress=False,  # aiohttp refuses an answer whole for a coding that it does not know
+        max_line_size=_LONGEST_HEADER,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -224,6 +228,7 @@ class DialerClient:
 
     async def _request(self, function: str, about: _About) -> str:
         method = self._settings.method
+        response = None
         try:
             with self._tracing.request(method, self._server, function) as span:
                 if method == "GET":
@@ -237,27 +242,10 @@ class DialerClient:
                     )
                 async with request as response:
                     span.answered(response.status)
-                    body = await _read_at_most(response, MAX_ANSWER)
-        except TimeoutError as error:
-            raise EnrichmentUnavailable(
-                f"the dialer did not answer within {self._settings.timeout.total_seconds():g} s"
-            ) from error
-        except aiohttp.ClientSSLError as error:
-            raise EnrichmentUnavailable(
-                "the dialer's TLS certificate can't be verified; check vicidial.url"
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise EnrichmentUnavailable(
-                f"the dialer can't be reached ({type(error).__name__}); check vicidial.url and the network"
-            ) from error
-        if response.status in (401, 403):
-            raise EnrichmentUnavailable(
-                f"the dialer's web server answered {response.status}; check vicidial.url and who may ask",
-                Fault.REFUSED,
-            )
-        if response.status != 200:
-            raise EnrichmentUnavailable(f"the dialer's web server answered {response.status} instead of 200")
-        return _text(body)
+                    body = await http.read_body(response)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise http.failure(error, self._settings.timeout, answered=response is not None) from error
+        return http.read_answer(response, body)
 
 
 def _forms(settings: VicidialSettings) -> dict[str, dict[str, str]]:
@@ -273,21 +261,3 @@ def _forms(settings: VicidialSettings) -> dict[str, dict[str, str]]:
         "campaigns_list": login | {"function": "campaigns_list"} | flags,
         "user_details": login | {"function": "user_details"} | flags,
     }
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    body = bytearray()
-    while not response.content.at_eof():
-        body += await response.content.readany()
-        if len(body) > limit:
-            response.close()
-            raise EnrichmentUnavailable(f"the dialer's answer is larger than {limit} bytes", Fault.UNREADABLE)
-    return bytes(body)
-
-
-def _text(body: bytes) -> str:
-    """Decode an answer: UTF-8 as it claims, or latin-1 as a database of that charset makes it."""
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body.decode("latin-1")

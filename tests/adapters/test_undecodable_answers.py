@@ -1,0 +1,129 @@
+"""Once a byte of an answer has arrived the dialer can be reached, and the status line decides what it was."""
+
+import gzip
+import zlib
+from datetime import timedelta
+
+import pytest
+
+from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure
+from tests.adapters.raw import Connection, RawServer
+from worker.core.errors import EnrichmentUnavailable
+from worker.demo.dialer import DEFAULT_PASSWORD
+
+BODY = ROW.encode()
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def serving(data: bytes) -> RawServer:
+    async def serve(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(data)
+
+    return RawServer(serve)
+
+
+def encoded(coding: str, body: bytes) -> bytes:
+    return OK + f"Content-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def raw_deflate(body: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(body) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (encoded("br", b"ok"), "its Content-Encoding is br"),
+        (encoded("br", b"\x0b\x00\x80ok\x03"), "its Content-Encoding is br"),
+        (encoded("zstd", b"ok"), "its Content-Encoding is zstd"),
+        (encoded("compress", BODY), "its Content-Encoding is compress"),
+        (encoded("gzip, br", b"ok"), "its Content-Encoding is br"),
+        (encoded(f"|6666|{DEFAULT_PASSWORD}|", b"ok"), "its Content-Encoding is unknown"),
+        (encoded("gzip", BODY), "not in the gzip that its Content-Encoding names"),
+        (encoded("gzip", gzip.compress(BODY)[:-9]), "not in the gzip that its Content-Encoding names"),
+        (encoded("deflate", BODY), "not in the deflate that its Content-Encoding names"),
+        (OK + LENGTH * 2 + b"\r\n" + BODY, "no valid HTTP (Duplicate Content-Length)"),
+        (OK + LENGTH + b"Content-Length: 2\r\n\r\n" + BODY, "no valid HTTP (Duplicate Content-Length)"),
+        (OK + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "no valid HTTP ("),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n", "no valid HTTP ("),
+        (OK + b"Content-Length: -2\r\n\r\nok", "no valid HTTP ("),
+        (OK + b"no header\r\n\r\n" + BODY, "no valid HTTP ("),
+        (OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n" + BODY, "no valid HTTP (Got more than 32768 bytes"),
+        (BODY, "no valid HTTP (Bad status line: Expected HTTP/, RTSP/ or ICE/)"),
+        (f"|6666|{DEFAULT_PASSWORD}|\r\n\r\n".encode(), "no valid HTTP (Bad status line"),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", "no valid HTTP ("),
+    ],
+)
+async def test_an_answer_that_can_not_be_decoded_is_called_that(answer: bytes, what: str) -> None:
+    async with serving(answer) as server, connected(server.url, timeout=timedelta(seconds=5)) as client:
+        said = await failure(client)
+        with pytest.raises(EnrichmentUnavailable, match="could not be decoded"):
+            await client.version()
+    assert "the dialer's answer could not be decoded: it" in said
+    assert what in said
+    assert "reached" not in said
+    assert CALL not in said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        encoded("gzip", gzip.compress(BODY)),
+        encoded("X-GZIP", gzip.compress(BODY)),
+        encoded("deflate", zlib.compress(BODY)),
+        encoded("deflate", raw_deflate(BODY)),
+        encoded("deflate, gzip", gzip.compress(zlib.compress(BODY))),
+        encoded("identity", BODY),
+        encoded("UTF-8", BODY),
+        OK + b"Content-Security-Policy: " + b"x" * 9400 + b"\r\n" + LENGTH + b"\r\n" + BODY,
+        OK + b"".join(b"X-%d: x\r\n" % at for at in range(200)) + LENGTH + b"\r\n" + BODY,
+        OK.replace(b"\r", b"") + LENGTH.replace(b"\r", b"") + b"\n" + BODY,
+        OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+    ],
+)
+async def test_an_unusual_answer_is_read(answer: bytes) -> None:
+    async with serving(answer) as server, connected(server.url) as client:
+        assert (await client.callid_info(CALL, TIMES)).call.talk_seconds == 120
+
+
+async def test_only_what_can_be_decoded_is_asked_for() -> None:
+    asked: list[bytes] = []
+
+    async def serve(connection: Connection) -> None:
+        asked.append(await connection.request())
+        await connection.answer(BODY)
+
+    async with RawServer(serve) as server, connected(server.url) as client:
+        await client.callid_info(CALL, TIMES)
+    [request] = asked
+    assert b"\r\naccept-encoding: gzip, deflate\r\n" in request.lower()
+
+
+@pytest.mark.parametrize(
+    ("sent", "what"),
+    [
+        (OK + b"Content-Length: 100\r\n\r\nok", "answer was not complete within 0.2 s"),
+        (OK + b"Content-Length: 100\r\n", "did not answer within 0.2 s"),
+        (b"", "did not answer within 0.2 s"),
+    ],
+)
+async def test_an_answer_that_stops_midway_is_not_called_no_answer(sent: bytes, what: str) -> None:
+    async with (
+        serving(sent) as server,
+        connected(server.url, timeout=timedelta(seconds=0.2)) as client,
+    ):
+        assert what in await failure(client)
+
+
+@pytest.mark.parametrize("sent", [OK + b"Content-Length: 100\r\n\r\nok", OK + LENGTH + b"\r\n"])
+async def test_an_answer_that_breaks_off_is_called_that(sent: bytes) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(sent)
+
+    async with RawServer(serve) as server, connected(server.url) as client:
+        assert "the dialer's answer broke off" in await failure(client)
