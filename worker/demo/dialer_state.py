@@ -22,6 +22,7 @@ from worker.demo.dialer_data import (
 from worker.demo.dialer_lives import life_of, make_call
 from worker.demo.dialer_logins import lock
 from worker.demo.dialer_requests import Answerer, DialerRequest, Load, Planted, Plants
+from worker.demo.dialer_shift import Shift
 from worker.demo.dialer_tutorial import tutorial_world
 from worker.demo.dialer_world import recorded_world
 from worker.demo.recordings import Exchange
@@ -112,7 +113,11 @@ class DialerState(StandIn):
 
     def local(self, at: float) -> str:
         """Write a time of this dialer's clock as the server does. It is the same each time it is written."""
-        return self.world.local_time(self._epoch + at)
+        return self.world.local_time(self.time_of_day(at))
+
+    def time_of_day(self, at: float) -> float:
+        """Return the epoch seconds of a time of this dialer's clock."""
+        return self._epoch + at
 
     def add_call(self, call: DialerCall) -> None:
         """Add a call whose schedule begins now, not at the first question about it."""
@@ -202,17 +207,20 @@ class DialerState(StandIn):
         return sum(1 for each in self.requests if (each.function, each.subject) == (function, subject))
 
     def control(self, change: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Change by JSON, and give the ids of calls that were begun.
+        """Change by JSON, and return the ids of calls that were begun, and the truth about a shift's.
 
         `calls`, `agents`, `campaigns` and `users` map ids to fields of `DialerCall`, `DialerAgent`,
         `Campaign` and `ApiUser`, `password` users to passwords; `plant` maps a subject, or
         `function:subject`, to fields of `Planted`; `ring` is a life, or an object with the arguments of
-        `ring`. The other names are those of the attributes, here and of the world.
+        `ring`; `shift` has fields of `Shift`. The other names are those of the attributes, here and of the
+        world.
         """
         said: dict[str, Any] = {}
         for name, value in change.items():
             if name == "ring":
                 said["rung"] = self.ring(value) if isinstance(value, str) else self.ring(**value)
+            elif name == "shift":
+                said["shift"] = Shift(dialer=self, **value).plan()
             elif name in self._changes:
                 self._changes[name](value)
             elif not change_world(self.world, name, value, self.now()):
