@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -907,3 +908,72 @@ async def test_as_a_program_it_is_controlled_over_http(session: aiohttp.ClientSe
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def planned(seed: int = 7, **shift: Any) -> tuple[StandInDialer, list[dict[str, Any]]]:  # noqa: ANN401
+    """Plan a shift at a dialer whose clock stands, and return the truth about each call."""
+    dialer = StandInDialer(clock=lambda: 0.0, wall=lambda: BEGAN)
+    dialer.world.utc_offset = -5 * 3600
+    truths: list[dict[str, Any]] = dialer.control({"shift": {"seed": seed, **shift}})["shift"]
+    return dialer, truths
+
+
+def test_a_shift_is_the_same_by_the_same_seed() -> None:
+    assert planned(calls=60, agents=4)[1] == planned(calls=60, agents=4)[1]
+    assert planned(calls=60, agents=4)[1] != planned(8, calls=60, agents=4)[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_agent_of_a_shift_is_on_one_call_at_a_time(seed: int) -> None:
+    dialer, truths = planned(seed)
+    assert len(truths) == 500
+    assert len({each["call"]["call_id"] for each in truths}) == 500
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for each in truths:
+        if (agent := each["agent_user"]) is not None and each["answered"] != "never":
+            call = dialer.calls[each["call"]["call_id"]]
+            taken = next(after for after, state in call.schedule if state not in {"not_found", "QUEUE"})
+            begun = dialer.time_of_day((call.begun or 0.0) + taken)
+            spans.setdefault(agent, []).append((begun, each["disposed_at"]))
+    assert len(spans) == 20
+    for each_agents in spans.values():
+        each_agents.sort()
+        assert all(before[1] <= after[0] for before, after in pairwise(each_agents))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_when_a_shift_is_over_the_dialer_answers_as_its_truth_says(
+    seed: int, session: aiohttp.ClientSession
+) -> None:
+    now = 0.0
+    async with StandInDialer(clock=lambda: now, wall=lambda: BEGAN + now) as dialer:
+        truths = dialer.control({"shift": {"seed": seed, "calls": 150}})["shift"]
+        now = 1000.0
+        for truth in truths:
+            call, query = truth["call"], {"function": "callid_info", "call_id": truth["call"]["call_id"]}
+            said = await ask(session, dialer, **query, detail="YES")
+            if truth["answered"] == "never":
+                assert "CALL NOT FOUND" in said
+                continue
+            _, talked, date, phone, kind, place, _, status, user = said.rstrip("\n").split("|")
+            if truth["answered"] == "older":
+                assert (date[:4], status) == ("2025", "NI")
+                continue
+            assert (talked, phone, kind) == (
+                str(call["talk_seconds"]),
+                call["phone_number"],
+                call["call_type"],
+            )
+            assert place == (call["campaign_id"] or call["in_group_id"])
+            assert (status, user in {"VDAD", "VDCL"}) == (call["status"], truth["agent_user"] is None)
+            moves = call["direction"] == "outbound" and truth["agent_user"] is not None
+            expected = {call["ended_at" if moves else "started_at"]}
+            if truth["kind"] == "unanswered":  # of these, some are cleared by the dialer, some time later
+                expected.add(call["ended_at"])
+            assert f"{date.replace(' ', 'T')}+00:00" in expected
+            query = {"function": "recording_lookup", "lead_id": call["lead_id"], "duration": "Y"}
+            rows = (await ask(session, dialer, **query)).splitlines()
+            for recording in call["recordings"]:
+                start, length = recording["started_at"], recording["duration_seconds"]
+                row = f"{start[:19].replace('T', ' ')}|{user}|{recording['recording_id']}|{call['lead_id']}"
+                assert f"{row}|{length}|{recording['url']}" in rows
