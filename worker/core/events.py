@@ -27,6 +27,9 @@ from worker.core.errors import InvalidEvent
 MAX_BODY = 1024 * 1024
 """The largest body that is looked into, in bytes."""
 
+CLOUDEVENTS_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
+"""How the headers begin that hold the attributes of a binary CloudEvent."""
+
 MAX_DEPTH = 100
 """How deep arrays and objects may stand in one another; pydantic can't write more than about 200."""
 
@@ -34,7 +37,6 @@ _TOO_DEEP = f"arrays and objects stand more than {MAX_DEPTH} deep in one another
 _NAMESPACE = uuid.UUID("6f0c2a53-4d0e-5a0b-9f39-6f6d1f2b6c11")
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch"
-_BINARY_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
 _YEARS = range(1970, 3000)
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -216,7 +218,7 @@ def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name[len(prefix) :].lower(): value
         for name, value in headers.items()
-        for prefix in _BINARY_PREFIXES
+        for prefix in CLOUDEVENTS_PREFIXES
         if name.startswith(prefix)
     }
 
