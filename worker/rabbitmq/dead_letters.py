@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractConnection, AbstractQueue
 from aiormq import spec
-from aiormq.abc import AbstractChannel
 
 from worker.core.errors import BY_THE_BROKER, InvalidEvent, MessageRefused, Reason
 from worker.core.events import Event, EventType, Inbound, claimed_id, decode
@@ -240,9 +239,8 @@ class Selection:
 class DeadLetters:
     """The dead letters while one channel holds them; as many as there were when it began."""
 
-    def __init__(self, channel: AbstractChannel, queue: str, count: int) -> None:
+    def __init__(self, queue: AbstractQueue, count: int) -> None:
         """Take the queue and how many letters it has: new arrivals must not make the reading endless."""
-        self._channel = channel
         self._queue = queue
         self.count = count
         self.looked_at = 0
@@ -256,8 +254,9 @@ class DeadLetters:
 
     async def __aiter__(self) -> AsyncIterator[tuple[Letter, Delivery]]:
         """Give one after the other; each body can be forgotten before the next comes."""
+        channel = await self._queue.channel.get_underlay_channel()
         for _ in range(self.count):
-            message = await self._channel.basic_get(self._queue, timeout=_RPC_TIMEOUT)
+            message = await channel.basic_get(self._queue.name, timeout=_RPC_TIMEOUT)
             if isinstance(message.delivery, spec.Basic.GetEmpty):
                 return
             self.looked_at += 1
@@ -282,7 +281,7 @@ async def hold(
         found = await channel.declare_queue(queue, passive=True, timeout=_RPC_TIMEOUT)
         there = found.declaration_result.message_count or 0
         count = there if at_most is None else min(there, at_most)
-        letters = DeadLetters(await channel.get_underlay_channel(), queue, count)
+        letters = DeadLetters(found, count)
         yield letters
     await _given_back(connection, queue, letters.count - letters.settled)
 
