@@ -27,8 +27,8 @@ from yarl import URL
 from tests.clock import Clock
 from worker import __version__
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
-from worker.core.errors import EnrichmentUnavailable, Fault, NotReady, Reason
-from worker.core.events import Event, EventType, Inbound
+from worker.core.errors import EnrichmentUnavailable, Fault, InvalidEvent, NotReady, Reason
+from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
@@ -162,7 +162,7 @@ def test_a_dead_letter_is_a_warning_with_its_reason(configured: Configure) -> No
 @pytest.mark.parametrize(
     ("message", "event_id"),
     [
-        (inbound(body=b'{"event_id": "e7", "call_id": 5.5}'), "e7"),
+        (inbound(body=b'{"event_id": "e7", "call_id": true}'), "e7"),
         (inbound(body=b"no json", message_id="m1"), "m1"),
         (inbound(body=b"no json", event_id="h1", message_id="m1"), "h1"),
         (inbound(body=b"no json"), None),
@@ -172,9 +172,11 @@ def test_an_event_that_cannot_be_understood_is_named_by_what_id_it_has(
     message: Inbound, event_id: str | None, configured: Configure
 ) -> None:
     lines = configured()
-    dead = DeadLetter(Reason.INVALID_EVENT, "the body is not JSON")
+    with pytest.raises(InvalidEvent) as refused:
+        decode(message)
+    dead = DeadLetter(Reason.INVALID_EVENT, str(refused.value))
     metrics = Metrics()
-    Reporter(metrics).settled(message, Outcome(disposition=dead), 0.001)
+    Reporter(metrics).settled(message, Outcome(error=refused.value, disposition=dead), 0.001)
     [line] = lines()
     assert (line["event_id"], line["event_type"], line["stage"]) == (event_id, None, "decode")
     assert "call_id" not in line
@@ -733,10 +735,7 @@ def test_what_may_happen_is_counted_from_zero() -> None:
     metrics = Metrics()
     Reporter(metrics)
     seen = samples(metrics)
-    assert {name[1] for name in seen if name[0] == "dead_letters_total"} == set(Reason) - {
-        "delivery_limit",
-        "expired",
-    }
+    assert {name[1] for name in seen if name[0] == "dead_letters_total"} == set(Reason) - {"delivery_limit"}
     assert seen["events_settled_total", "agent.onboarded", "dead_letter"] == 0
     assert seen["events_received_total", "call.ended"] == 0
 

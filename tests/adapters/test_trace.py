@@ -32,7 +32,7 @@ from tests.otlp import Collector
 from worker import __version__
 from worker.commands.tracing import asked_for_by
 from worker.core.disposition import Ack, DeadLetter, Disposition, Duplicate, Retry, Stage
-from worker.core.errors import EnrichmentUnavailable, NotReady, PublishError, Reason
+from worker.core.errors import EnrichmentUnavailable, InvalidEvent, NotReady, PublishError, Reason
 from worker.core.events import Event, EventType
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome
@@ -116,7 +116,7 @@ def test_a_messages_span_continues_its_producers_trace_with_the_conventions_attr
 ) -> None:
     message = inbound(b"12345", headers=TRACED, message_id="m-1", attempt=2)
     with traced.tracing.work(QUEUE, EVENTS, message) as span:
-        span.decided(message, decided(Ack()))
+        span.decided(decided(Ack()))
     (work,) = traced.spans.values()
     assert (work.name, work.kind) == (f"process {QUEUE}", SpanKind.CONSUMER)
     assert (ids(work)[0], parent_of(work)) == (TRACE, (TRACE, PRODUCER))
@@ -194,7 +194,7 @@ def test_only_a_dead_letter_and_a_bug_are_errors(
 ) -> None:
     message = inbound(b"{}")
     with traced.tracing.work(QUEUE, EVENTS, message) as span:
-        span.decided(message, outcome)
+        span.decided(outcome)
     (work,) = traced.spans.values()
     found = attributes_of(work)
     for name in ("attempt", "event.id", "event.type"):
@@ -210,7 +210,9 @@ def test_only_a_dead_letter_and_a_bug_are_errors(
 def test_a_message_that_can_not_be_decoded_is_named_by_the_id_that_it_claims(traced: Traced) -> None:
     message = inbound({"type": "unheard of", "event_id": "evt-9"})
     with traced.tracing.work(QUEUE, EVENTS, message) as span:
-        span.decided(message, Outcome(disposition=DeadLetter(Reason.INVALID_EVENT, "unknown event type")))
+        error = InvalidEvent("unknown event type")
+        error.event_id = "evt-9"
+        span.decided(Outcome(error=error, disposition=DeadLetter(Reason.INVALID_EVENT, str(error))))
     found = attributes_of(*traced.spans.values())
     assert found["crm_sync.event.id"] == "evt-9"
     assert "crm_sync.event.type" not in found
@@ -469,7 +471,7 @@ async def in_a_task_of_its_own(headers: dict[str, Any], server: RawServer, sink_
             await sink.deliver(PAYLOAD)
         with UNTRACED.send("crm-sync.enriched", "call.enriched", "evt-1", outbound):
             pass
-        span.decided(inbound(b"{}"), decided(Ack()))
+        span.decided(decided(Ack()))
     return outbound
 
 

@@ -73,8 +73,10 @@ class Scripted(Pipeline):
 
     async def process(self, inbound: Inbound) -> Outcome:
         outcome = Outcome(stage=Stage.ENRICH, enrichment=self.enrichment)
-        with suppress(InvalidEvent):
+        try:
             outcome.event = decode(inbound)
+        except InvalidEvent as error:
+            outcome.error = error
         self.seen.append(inbound)
         self.now += 1
         self.most = max(self.most, self.now)

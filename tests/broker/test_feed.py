@@ -15,8 +15,8 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
+from worker.core.body import MAX_BODY
 from worker.core.errors import InvalidEvent, PublishError
-from worker.core.events import MAX_BODY
 from worker.rabbitmq.feed import BadLine, Feed, Line, check_event, publish_event, read_lines
 from worker.rabbitmq.publisher import BrokerPublisher
 

@@ -16,6 +16,7 @@ from worker.core.events import Inbound, decode
 
 pytestmark = pytest.mark.broker
 
+UUID = "9f1c2c1e-6f0e-4a53-9c6b-0a4f5d0c7a11"
 CALL = {"type": "call.ended", "event_id": "e-1", "call_id": "V1201405090000012345"}
 AGENT = {"agent_user": "agent001", "expected_campaigns": ["SALES1"]}
 
@@ -76,7 +77,7 @@ class TestWhatTheCoreSees:
         envelope = {
             "specversion": "1.0",
             "type": "call.ended",
-            "id": "ce-1",
+            "id": UUID,
             "source": "/pbx",
             "time": "2026-11-20T14:07:14-05:00",
             "data": {"call_id": "V1201405090000012345"},
@@ -85,18 +86,18 @@ class TestWhatTheCoreSees:
         await bench.publish(json.dumps(envelope).encode(), content_type=content_type)
         (inbound,) = await taken(bench)
         event = decode(inbound)
-        assert (event.id, event.data) == ("ce-1", envelope["data"])
+        assert (event.id, event.data) == (UUID, envelope["data"])
         assert event.occurred_at == datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 
     @pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_", "ce-"])
     async def test_binary_cloudevents(self, bench: Bench, prefix: str) -> None:
-        attributes = {"specversion": "1.0", "type": "agent.onboarded", "id": "ce-2", "source": "/hr"}
+        attributes = {"specversion": "1.0", "type": "agent.onboarded", "id": UUID, "source": "/hr"}
         headers: dict[str, Any] = {prefix + name: value for name, value in attributes.items()}
         headers[prefix + "time"] = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)  # AMQP's own type for it
         await bench.publish(json.dumps(AGENT).encode(), AGENTS, headers=headers)
         (inbound,) = await taken(bench)
         event = decode(inbound)
-        assert (event.type, event.id, event.subject) == (AGENTS, "ce-2", "agent001")
+        assert (event.type, event.id, event.subject) == (AGENTS, UUID, "agent001")
         assert event.occurred_at == datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 
     async def test_garbage_in_our_own_headers_counts_as_missing(self, bench: Bench) -> None:

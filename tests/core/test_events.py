@@ -2,6 +2,7 @@
 
 import base64
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,12 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.inbounds import SEEN, STRUCTURED, inbound
-from worker.core.events import Event, EventType, Inbound, claimed_id, decode
+from tests.core.inbounds import BLANKS, SEEN, STRUCTURED, inbound
+from worker.core.errors import InvalidEvent
+from worker.core.events import Event, EventType, Inbound, decode
 
 NEW_YORK = ZoneInfo("America/New_York")
 CALL = {"call_id": "V1201405090000012345"}
 PREFIXES = ("ce-", "cloudEvents:", "cloudEvents_")
+UUID = "9f1c2c1e-6f0e-4a53-9c6b-0a4f5d0c7a11"
+OF_PBX_1 = "86b8f7bf-a33e-5e52-9418-84f6de74cd3e"
+"""The id that is derived from `/pbx-1` and `17`."""
 
 
 def binary(data: object, prefix: str = "ce-", **attributes: object) -> Inbound:
@@ -31,10 +36,15 @@ def structured(data: object, **attributes: object) -> Inbound:
     return inbound({"specversion": "1.0", "data": data, **attributes}, content_type=STRUCTURED)
 
 
+def in_base64(data: object) -> str:
+    """Write data as `data_base64` holds them."""
+    return base64.b64encode(json.dumps(data).encode()).decode()
+
+
 def structured_base64(data: object, **attributes: object) -> Inbound:
     """Make a CloudEvent in structured mode whose data are base64."""
-    text = base64.b64encode(json.dumps(data).encode()).decode()
-    return inbound({"specversion": "1.0", "data_base64": text, **attributes}, content_type=STRUCTURED)
+    members = {"specversion": "1.0", "data_base64": in_base64(data), **attributes}
+    return inbound(members, content_type=STRUCTURED)
 
 
 # --- the whole event ------------------------------------------------------------------------------
@@ -242,6 +252,34 @@ def test_what_the_data_say_themselves_wins_over_the_envelope(make: Callable[...,
     assert (event.id, event.occurred_at.hour) == ("inner", 18)
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"data": CALL, "data_base64": None},
+        {"data": None, "data_base64": in_base64(CALL)},
+        {"data": CALL, "subject": None, "time": None, "datacontenttype": None, "dataschema": None},
+        {"data": CALL, "id": None, "source": None, "specversion": None},
+        {"data": {**CALL, "type": "call.ended"}, "type": None},
+        {"data": {**CALL, "event_id": None, "occurred_at": None, "ended_at": None, "lead_id": None}},
+        {"data": {**CALL, "uniqueid": None, "agent_user": None, "campaign_id": None}},
+    ],
+)
+def test_null_is_as_good_as_leaving_a_member_out(members: dict[str, Any]) -> None:
+    message = inbound({"specversion": "1.0", **members}, content_type=STRUCTURED, type="agent.onboarded")
+    without = {name: value for name, value in members.items() if value is not None}
+    if "type" not in members:
+        message = replace(message, type=None)
+    event = decode(message)
+    same = decode(replace(message, body=json.dumps({"specversion": "1.0", **without}).encode()))
+    assert (event.subject, event.type, event.data) == (same.subject, "call.ended", same.data)
+    assert (event.dated, event.occurred_at) == (False, SEEN)
+
+
+def test_an_attribute_without_a_value_is_not_set_in_binary_mode_either() -> None:
+    message = binary({**CALL, "type": "call.ended"}, type=None, id=None, source=None, time=None)
+    assert decode(message) == decode(binary({**CALL, "type": "call.ended"}))
+
+
 @pytest.mark.parametrize("media", [f"{STRUCTURED}; charset=utf-8", "Application/CloudEvents+JSON"])
 def test_the_content_type_may_have_parameters_and_capitals(media: str) -> None:
     message = inbound({"type": "call.ended", "id": "5", "data": CALL}, content_type=media)
@@ -300,6 +338,79 @@ def test_the_id_is_the_first_that_is_given(message: Inbound, expected: str) -> N
     assert decode(message).id == expected
 
 
+MAKERS: list[Callable[..., Inbound]] = [structured, structured_base64, binary]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("id_", ["17", "two words", "V1201405090000012345", "\N{SNOWMAN}", "x" * 300])
+def test_cloud_events_of_two_sources_with_the_same_id_are_two_events(
+    make: Callable[..., Inbound], id_: object
+) -> None:
+    ids = [decode(make(CALL, id=id_, source=source)).id for source in ("/pbx-1", "/pbx-2", "/pbx-1")]
+    assert ids[0] == ids[2] != ids[1]
+    assert [uuid.UUID(each).version for each in ids] == [5, 5, 5]
+
+
+def test_the_id_derived_from_a_source_is_this_one_for_ever() -> None:
+    """A change would hand the same event to the CRM under two ids."""
+    for make in MAKERS:
+        assert decode(make(CALL, id="17", source="/pbx-1")).id == OF_PBX_1
+        assert decode(make(CALL, id=17, source="/pbx-1")).id == OF_PBX_1
+    assert decode(structured(CALL, id=" 17 ", source="/pbx-1\t")).id == OF_PBX_1
+
+
+def test_a_source_that_is_not_utf_8_is_one_too() -> None:
+    ids = {decode(binary(CALL, id="17", source=source)).id for source in (b"/pbx-\xe9", b"/pbx-\xe8")}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("id_", [UUID, UUID.upper()])
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_id_that_is_a_uuid_is_unique_by_itself(make: Callable[..., Inbound], id_: str) -> None:
+    assert decode(make(CALL, id=id_, source="/pbx-1")).id == id_
+
+
+@pytest.mark.parametrize("source", [None, "", " ", [], {}, True])
+@pytest.mark.parametrize("make", MAKERS)
+def test_without_a_source_the_id_of_a_cloud_event_is_as_sent(
+    make: Callable[..., Inbound], source: object
+) -> None:
+    assert decode(make(CALL, id="17", source=source)).id == "17"
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_the_producer_calls_event_id_is_the_id_whatever_the_source(make: Callable[..., Inbound]) -> None:
+    assert decode(make({**CALL, "event_id": "17"}, id="5", source="/pbx-1")).id == "17"
+    assert decode(replace(make(CALL, id="5", source="/pbx-1"), event_id="ours")).id == "ours"
+
+
+@pytest.mark.parametrize("blank", BLANKS, ids=ascii)
+def test_what_surrounds_an_id_and_can_not_be_seen_is_no_part_of_it(blank: str) -> None:
+    def padded(text: str) -> str:
+        return f"{blank}{text} {blank}"
+
+    names = ("call_id", "uniqueid", "lead_id", "agent_user", "campaign_id", "event_id")
+    body = {name: padded(name) for name in names} | {"lead_id": padded("12345")}
+    event = decode(inbound(body))
+    assert (event.subject, event.uniqueid, event.lead_id, event.id) == (
+        "call_id",
+        "uniqueid",
+        "12345",
+        "event_id",
+    )
+    assert event.data == body
+    said = {"type": "agent.onboarded", "agent_user": padded("a1"), "expected_campaigns": [padded("S 1")]}
+    agent = decode(inbound(said))
+    assert (agent.subject, agent.expected_campaigns) == ("a1", ("S 1",))
+
+
+@pytest.mark.parametrize("blank", ["", *BLANKS], ids=ascii)
+def test_an_id_that_may_be_left_out_may_be_blank(blank: str) -> None:
+    names = ("uniqueid", "lead_id", "agent_user", "campaign_id")
+    event = decode(inbound({**CALL, **dict.fromkeys(names, blank)}))
+    assert (event.uniqueid, event.lead_id) == (None, None)
+
+
 @pytest.mark.parametrize("nonsense", ["", "two words", "line\nbreak", "\N{SNOWMAN}", "x" * 256])
 def test_a_message_id_or_header_that_no_http_header_could_carry_counts_as_missing(nonsense: str) -> None:
     derived = decode(inbound(CALL)).id
@@ -313,7 +424,7 @@ def test_the_derived_id_is_this_one_for_ever() -> None:
     assert event.id == "cb7fed74-62e3-5957-9218-f5f010bbc6b3"
 
 
-SUBJECTS = st.text(min_size=1, max_size=30)
+SUBJECTS = st.text(max_size=28).map(lambda text: f"V{text}.")
 
 
 @given(SUBJECTS, st.sampled_from([None, "2026-11-20T14:07:14-05:00"]), st.integers(1, 9))
@@ -376,10 +487,14 @@ def test_the_copy_of_an_event_without_an_id_has_the_id_of_its_first_attempt(
     [
         (inbound({"event_id": "e1"}), "e1"),
         (inbound({"event_id": 5}), "5"),
+        (inbound({"event_id": " e1\t"}), "e1"),
         (inbound({"event_id": ["no"]}), None),
         (inbound({"event_id": "two words"}), None),
         (binary({"nothing": 1}, id="c1"), "c1"),
         (structured({"nothing": 1}, id=3), "3"),
+        (structured({"nothing": 1}, id=UUID, source="/pbx-1"), UUID),
+        (structured({"nothing": 1}, id="17", source="/pbx-1"), OF_PBX_1),
+        (structured({"nothing": 1}, id=[]), None),
         (inbound(b"not JSON"), None),
         (inbound(b"not JSON", event_id="ours"), "ours"),
         (inbound({"event_id": "e1"}, event_id="not ours"), "e1"),
@@ -388,7 +503,9 @@ def test_the_copy_of_an_event_without_an_id_has_the_id_of_its_first_attempt(
 def test_a_message_that_can_not_be_decoded_is_found_by_the_id_that_it_claims(
     message: Inbound, expected: str | None
 ) -> None:
-    assert claimed_id(message) == expected
+    with pytest.raises(InvalidEvent) as caught:
+        decode(message)
+    assert caught.value.event_id == expected
 
 
 # --- the time -------------------------------------------------------------------------------------
@@ -441,6 +558,52 @@ def test_a_time_in_the_future_counts_as_first_seen(message: Inbound) -> None:
 )
 def test_only_a_time_without_an_offset_is_in_the_zone(text: str, zone: ZoneInfo, expected: str) -> None:
     assert decode(inbound({**CALL, "occurred_at": text}), zone).occurred_at.isoformat() == expected
+
+
+HOW_A_TIME_IS_WRITTEN = {
+    "2026-11-20t19:07:14z": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T14:07:14.25-05:00": "2026-11-20T19:07:14.250000+00:00",
+    "2026-11-20 19:07:14Z": "2026-11-20T19:07:14+00:00",
+    "2026-11-20_19:07:14Z": "2026-11-20T19:07:14+00:00",
+    " 2026-11-20T19:07:14Z\n": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T19:07:14.1Z": "2026-11-20T19:07:14.100000+00:00",
+    "2026-11-20T19:07:14.123456789Z": "2026-11-20T19:07:14.123456+00:00",
+    "2026-11-20T19:07:14." + "9" * 40 + "Z": "2026-11-20T19:07:14.999999+00:00",
+    "2026-11-20T19:07:14,5Z": "2026-11-20T19:07:14.500000+00:00",
+    "2026-11-20T19:07:14-00:00": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T19:07:14+00:00": "2026-11-20T19:07:14+00:00",
+    "2026-11-21T00:52:14+05:45": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T14:07:14-0500": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T14:07:14-05": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T14:07:14\N{MINUS SIGN}05:00": "2026-11-20T19:07:14+00:00",
+    "2026-11-20 14:07:14 -0500": "2026-11-20T19:07:14+00:00",
+    "2026-11-20 19:07:14 UTC": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T19:07Z": "2026-11-20T19:07:00+00:00",
+    "20261120T190714Z": "2026-11-20T19:07:14+00:00",
+    "20261120T1907Z": "2026-11-20T19:07:00+00:00",
+    "2026-W47-5T19:07:14Z": "2026-11-20T19:07:14+00:00",
+    "2026W475T190714Z": "2026-11-20T19:07:14+00:00",
+    "2016-12-31T23:59:60Z": "2017-01-01T00:00:00+00:00",
+    "1990-12-31T15:59:60-08:00": "1991-01-01T00:00:00+00:00",
+    "2016-12-31T23:59:60.5Z": "2017-01-01T00:00:00.500000+00:00",
+    "2026-11-19T24:00:00Z": "2026-11-20T00:00:00+00:00",
+    "2026-11-19T24:00Z": "2026-11-20T00:00:00+00:00",
+    "2024-02-29T12:00:00Z": "2024-02-29T12:00:00+00:00",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), HOW_A_TIME_IS_WRITTEN.items())
+def test_a_time_is_read_however_rfc_3339_and_iso_8601_let_it_be_written(text: str, expected: str) -> None:
+    def happened(message: Inbound) -> str:
+        return decode(message).occurred_at.isoformat()
+
+    assert happened(inbound({**CALL, "occurred_at": text})) == expected
+    assert happened(structured(CALL, time=text)) == expected
+    for prefix in PREFIXES:
+        assert happened(binary(CALL, prefix, time=text)) == expected
+    ended_at = decode(inbound({**CALL, "ended_at": text})).ended_at
+    assert ended_at is not None
+    assert ended_at.astimezone(UTC).isoformat() == expected
 
 
 @given(st.datetimes(timezones=st.integers(-840, 840).map(lambda m: timezone(timedelta(minutes=m)))))

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.core.inbounds import STRUCTURED, inbound
+from tests.core.inbounds import BLANKS, STRUCTURED, inbound
+from worker.core.body import MAX_BODY, MAX_DEPTH
 from worker.core.errors import InvalidEvent
-from worker.core.events import MAX_BODY, MAX_DEPTH, Event, Inbound, claimed_id, decode
+from worker.core.events import MAX_EXPECTED_CAMPAIGNS, Event, Inbound, decode
 
 
 def call(**said: object) -> dict[str, object]:
@@ -27,6 +28,9 @@ def agent(**said: object) -> dict[str, object]:
 def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
     """Make a call event with something that deep in it; the event itself is the first level."""
     return b'{"call_id": "V1", "x": ' + opening * (depth - 1) + b"1" + closing * (depth - 1) + b"}"
+
+
+IS_BLANK = "the text is blank; an id has at least one visible character"
 
 
 def refusal(message: Inbound) -> str:
@@ -46,7 +50,7 @@ def refusal(message: Inbound) -> str:
         (b'{"call_id": "V1", "x": NaN}', "NaN is not a JSON value"),
         (b'{"call_id": "V1", "x": -Infinity}', "-Infinity is not a JSON value"),
         (b'{"call_id": "V1", "x": 1e999}', "the number 1e999 is too large"),
-        (b'{"call_id": "V1", "x": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"call_id": "V1", "x": ' + b"9" * 5000 + b"}", "integer string conversion: value has 5000 digits"),
         (b'{"call_id": ' + b"9" * 4000 + b"}", "call_id: "),
         (b'{"call_id": "\xff"}', "the body is not UTF-8: invalid start byte at byte 13"),
         ('{"call_id": "V1"}'.encode("utf-16"), "the body is not UTF-8"),
@@ -93,6 +97,16 @@ def test_the_limit_of_a_body_is_one_mebibyte() -> None:
         ({"type": "agent.onboarded", "call_id": "V1"}, "agent_user: Field required"),
         (call(call_id=None), "call_id: "),
         (call(call_id=""), "call_id: "),
+        *(
+            sample
+            for blank in BLANKS
+            for sample in (
+                (call(call_id=blank), f"call_id: {IS_BLANK}"),
+                (call(event_id=blank), f"event_id: {IS_BLANK}"),
+                (agent(agent_user=blank), f"agent_user: {IS_BLANK}"),
+                (agent(expected_campaigns=[blank]), f"expected_campaigns.0: {IS_BLANK}"),
+            )
+        ),
         (call(call_id=True), "call_id: "),
         (call(call_id=["V1"]), "call_id: "),
         (call(call_id={"id": "V1"}), "call_id: "),
@@ -119,15 +133,27 @@ def test_the_limit_of_a_body_is_one_mebibyte() -> None:
         (agent(expected_campaigns=[True]), "expected_campaigns.0: "),
         (agent(expected_campaigns=[""]), "expected_campaigns.0: "),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_missing_field_and_a_field_of_the_wrong_type_are_named(body: object, sentence: str) -> None:
     assert sentence in refusal(inbound(body))
 
 
-def test_all_wrong_fields_are_named_at_once_up_to_ten() -> None:
+def test_all_wrong_fields_are_named_at_once() -> None:
     assert refusal(inbound(call(call_id=None, lead_id=[], uniqueid=True))).count(": Input should") == 3
-    assert refusal(inbound(agent(expected_campaigns=[None] * 1000))).count("expected_campaigns") == 10
+
+
+def test_of_many_bad_campaigns_the_first_is_named() -> None:
+    assert refusal(inbound(agent(expected_campaigns=["S1", *[None] * 900]))) == (
+        "not a usable agent.onboarded event: expected_campaigns.1: Input should be a valid string"
+    )
+
+
+def test_an_agent_may_be_expected_to_have_a_thousand_campaigns_and_no_more() -> None:
+    just = agent(expected_campaigns=[f"S{number}" for number in range(MAX_EXPECTED_CAMPAIGNS)])
+    assert len(decode(inbound(just)).expected_campaigns or ()) == MAX_EXPECTED_CAMPAIGNS == 1000
+    too_many = refusal(inbound(agent(expected_campaigns=["S1"] * 1001)))
+    assert "expected_campaigns: List should have at most 1000 items" in too_many
 
 
 @pytest.mark.parametrize(
@@ -139,6 +165,24 @@ def test_all_wrong_fields_are_named_at_once_up_to_ten() -> None:
         "2026-13-20T14:07:14Z",
         "2026-11-20T25:07:14Z",
         "1795269909.0000000",
+        "2026-11-20T19:07:61Z",
+        "2026-11-20T19:60:14Z",
+        "2026-11-20T24:00:01Z",
+        "2026-11-20T24:01Z",
+        "2026-11-20T19:07:14.Z",
+        "2026-11-20T19:07:14+24:00",
+        "2026-11-20T19:07:14+05:60",
+        "2026-11-20T19:07:14-05:00Z",
+        "2026-11-20T19:0714Z",
+        "2026-11-20T190714:00Z",
+        "2026-11-20--19:07:14Z",
+        "2026-02-29T12:00:00Z",
+        "2026-W54-1T12:00:00Z",
+        "9999-12-31T24:00:00Z",
+        "\N{FULLWIDTH DIGIT TWO}026-11-20T19:07:14Z",
+        "2026-11-20T19:07:14 PM",
+        "Fri, 20 Nov 2026 19:07:14 GMT",
+        "0001-01-01T00:00:00Z",
         "0001-01-01T00:00:00+14:00",
         "9999-12-31T23:59:59-14:00",
     ],
@@ -159,7 +203,8 @@ def test_so_is_a_time_of_a_cloud_event(time: object) -> None:
         (inbound(call(type="call.started")), "'call.started'"),
         (inbound(call(type="CALL.ENDED")), "'CALL.ENDED'"),
         (inbound(call(type="")), "''"),
-        (inbound(call(type=["call.ended"])), "['call.ended']"),
+        (inbound(call(type=["call.ended"])), "[…]"),
+        (inbound(call(type={"call.ended": 1})), "{…}"),
         (inbound({"call_id": "V1"}, type="call.started"), "'call.started'"),
         (inbound({"call_id": "V1"}, routing_key=""), "''"),
         (inbound(call(), headers={"ce-id": "1", "ce-type": b"call.ended"}), "b'call.ended'"),
@@ -181,19 +226,31 @@ def structured(**members: object) -> Inbound:
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
-        (structured(), "the data of the CloudEvent is not a JSON object"),
-        (structured(data=None), "the data of the CloudEvent is not a JSON object"),
-        (structured(data=[call()]), "the data of the CloudEvent is not a JSON object"),
-        (structured(data=json.dumps(call())), "the data of the CloudEvent is not a JSON object"),
+        (structured(), "the data of the CloudEvent is not a JSON object but null"),
+        (structured(data=None), "the data of the CloudEvent is not a JSON object but null"),
+        (structured(data=None, data_base64=None), "the data of the CloudEvent is not a JSON object but null"),
+        (structured(data=[call()]), "the data of the CloudEvent is not a JSON object but an array"),
+        (structured(data=json.dumps(call())), "the data of the CloudEvent is not a JSON object but a string"),
+        (
+            structured(data=call(), data_base64="e30="),
+            "the CloudEvent has both data and data_base64; send one",
+        ),
+        (structured(data=5, data_base64="%%%"), "the CloudEvent has both data and data_base64; send one"),
         (structured(data_base64="%%%"), "data_base64 of the CloudEvent is not base64"),
         (structured(data_base64="e30"), "data_base64 of the CloudEvent is not base64"),
         (structured(data_base64="\N{SNOWMAN}"), "data_base64 of the CloudEvent is not base64"),
         (structured(data_base64=5), "data_base64 of the CloudEvent is not base64"),
-        (structured(data_base64=None), "data_base64 of the CloudEvent is not base64"),
-        (structured(data_base64=base64.b64encode(b"[]").decode()), "the body is not a JSON object"),
-        (structured(data_base64=base64.b64encode(b"{").decode()), "the body is not JSON"),
+        (structured(data_base64=""), "the data of the CloudEvent is not JSON"),
+        (
+            structured(data_base64=base64.b64encode(b"[]").decode()),
+            "the data of the CloudEvent is not a JSON object but an array",
+        ),
+        (structured(data_base64=base64.b64encode(b"{").decode()), "the data of the CloudEvent is not JSON"),
         (structured(data=call(event_id=None), id=True), "the CloudEvents id True is not"),
         (structured(data=call(event_id=None), id="a b"), "the CloudEvents id 'a b' is not"),
+        (structured(data=call(event_id=None), id=""), "the CloudEvents id '' is not"),
+        (structured(data=call(event_id=None), id=" \t", source="/pbx-1"), "the CloudEvents id ' \\t' is not"),
+        (structured(data=call(event_id=None), id=[], source="/pbx-1"), "the CloudEvents id […] is not"),
         (
             inbound(call(event_id=None), headers={"ce-specversion": "1.0", "ce-id": b"1"}),
             "the CloudEvents id b'1' is not",
@@ -220,6 +277,7 @@ JSON = st.recursive(
 TIMES = st.datetimes(timezones=st.none() | st.just(UTC))
 HEADER_VALUES = JSON | st.binary() | TIMES | st.decimals()
 NAMES = (
+    "source",
     "type",
     "event_id",
     "occurred_at",
@@ -247,12 +305,18 @@ HEADERS = st.dictionaries(
 CONTENT_TYPES = st.sampled_from([None, "application/json", STRUCTURED, "application/cloudevents-batch+json"])
 
 
+LONGEST_TEXT = 1000
+
+
 def read(message: Inbound) -> Event | None:
     """Decode, and give nothing where the message is refused; any other error is the test's failure."""
-    claimed_id(message)
+    event, text = None, ""
     try:
         event = decode(message)
-    except InvalidEvent:
+    except InvalidEvent as error:
+        text = str(error)
+    assert len(text) <= LONGEST_TEXT
+    if event is None:
         return None
     assert event.id.isascii()
     assert event.id.isprintable()

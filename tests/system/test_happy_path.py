@@ -105,7 +105,7 @@ async def test_a_campaign_that_is_assigned_in_time_is_waited_for(system: System)
 async def test_all_three_envelopes_are_understood(system: System) -> None:
     await system.start()
     data = {"call_id": CALL_ID}
-    attributes = {"specversion": "1.0", "type": "call.ended", "source": "/pbx"}
+    attributes = {"specversion": "1.0", "type": "call.ended"}
     structured = attributes | {"id": "ce-1", "data": data, "time": "2026-11-20T14:07:14-05:00"}
     await system.publish(
         json.dumps(structured).encode(), "call.ended", content_type="application/cloudevents+json"
@@ -118,6 +118,30 @@ async def test_all_three_envelopes_are_understood(system: System) -> None:
     assert payload_of(found["ce-1"][0])["timestamp"] == "2026-11-20T19:07:14Z"
     for deliveries in found.values():
         assert payload_of(deliveries[0])["data"]["event"] == data
+
+
+async def test_cloud_events_of_two_sources_with_the_same_id_are_delivered_as_two_events(
+    system: System,
+) -> None:
+    await system.start()
+    for source in ("/pbx-1", "/pbx-2", "/pbx-1"):
+        event = {
+            "specversion": "1.0",
+            "type": "call.ended",
+            "id": "17",
+            "source": source,
+            "time": "2026-11-20t19:07:14z",
+            "data": {"call_id": CALL_ID},
+            "data_base64": None,
+        }
+        await system.publish(json.dumps(event).encode(), content_type="application/cloudevents+json")
+    ids = ("86b8f7bf-a33e-5e52-9418-84f6de74cd3e", "a9f40296-4971-5268-af09-249900c099a0")
+    found = await system.delivered(*ids)
+    assert set(found) == set(ids)
+    for name, deliveries in found.items():
+        for request in deliveries:
+            assert request["headers"]["idempotency-key"] == name
+            assert payload_of(request)["timestamp"] == "2026-11-20T19:07:14Z"
 
 
 async def test_the_queue_sink(system: System) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 from worker.core import examples
 from worker.core.disposition import Stage
-from worker.core.errors import BY_THE_BROKER, Reason
+from worker.core.errors import Reason
+from worker.core.ids import EVENT_ID_PATTERN
 from worker.core.payload import schemas as payload_schemas
-from worker.core.schemas import ID_PATTERN, cloud_event_schema, event_schemas
+from worker.core.schemas import CLOUD_EVENT_IDENTITY, cloud_event_schema, event_schemas
 from worker.core.signature import sign
 from worker.rabbitmq import headers
 
@@ -151,9 +152,8 @@ def _dead_letter() -> dict[str, Any]:
     return {
         "name": "dead-letter",
         "title": "A dead letter",
-        "description": "The body and the properties are those of the event. What the broker moved here by"
-        " itself (`delivery_limit`, `expired`, or too large to copy) has none of these headers but those of"
-        " its last retry; its `x-death` says the rest.",
+        "description": "The body and the properties are those of the event. Where the broker's delivery limit"
+        " sent it here (`delivery_limit`), it has none of these headers but those of its last retry.",
         "headers": {"type": "object", "properties": _dead_letter_headers()},
         "payload": {"description": "The body as its producer sent it, whatever that is."},
         "examples": [{"name": "example", "headers": said, "payload": event}],
@@ -161,10 +161,10 @@ def _dead_letter() -> dict[str, Any]:
 
 
 def _dead_letter_headers() -> dict[str, Any]:
-    written = [str(reason) for reason in Reason if reason not in BY_THE_BROKER]
+    written = [str(reason) for reason in Reason if reason is not Reason.DELIVERY_LIMIT]
     time = {"type": "string", "format": "date-time"}
     kinds: dict[str, dict[str, Any]] = {
-        headers.EVENT_ID: {"type": "string", "pattern": ID_PATTERN},
+        headers.EVENT_ID: {"type": "string", "pattern": EVENT_ID_PATTERN},
         headers.ATTEMPT: {"type": "integer", "minimum": 1},
         headers.FIRST_SEEN: time,
         headers.ROUTING_KEY: {"type": "string"},
@@ -184,8 +184,7 @@ def _cloud_headers(kind: str) -> dict[str, Any]:
         "required": [f"cloudEvents:{name}" for name in ("specversion", "id", "source", "type")],
         "properties": {
             "cloudEvents:specversion": {"const": "1.0"},
-            "cloudEvents:id": {"type": "string", "pattern": ID_PATTERN, "description": "The event's id."},
-            "cloudEvents:source": {"type": "string", "minLength": 1},
+            **{f"cloudEvents:{name}": said for name, said in CLOUD_EVENT_IDENTITY.items()},
             "cloudEvents:type": {"const": kind},
             "cloudEvents:time": {"type": "string", "description": "When it happened, with an offset."},
         },
@@ -193,7 +192,7 @@ def _cloud_headers(kind: str) -> dict[str, Any]:
 
 
 def _webhook_headers() -> dict[str, Any]:
-    an_id = {"type": "string", "pattern": ID_PATTERN}
+    an_id = {"type": "string", "pattern": EVENT_ID_PATTERN}
     return {
         "type": "object",
         "required": ["webhook-id", "webhook-timestamp", "idempotency-key"],

@@ -7,38 +7,29 @@ AMQP binding, section 3.1.3.1) or, as HTTP bridges write them, `ce-…`.
 """
 
 import base64
-import binascii
-import json
-import math
-import re
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from worker.core import ids
+from worker.core.body import name_of, parse_object
 from worker.core.errors import InvalidEvent
+from worker.core.times import read_time
 
-MAX_BODY = 1024 * 1024
-"""The largest body that is looked into, in bytes."""
+MAX_EXPECTED_CAMPAIGNS = 1000
+"""How many campaigns an agent can be expected to have."""
 
-CLOUDEVENTS_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
-"""How the headers begin that hold the attributes of a binary CloudEvent."""
-
-MAX_DEPTH = 100
-"""How deep arrays and objects may stand in one another; pydantic can't write more than about 200."""
-
-_TOO_DEEP = f"arrays and objects stand more than {MAX_DEPTH} deep in one another"
-_NAMESPACE = uuid.UUID("6f0c2a53-4d0e-5a0b-9f39-6f6d1f2b6c11")
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch"
+_BINARY_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
 _YEARS = range(1970, 3000)
-_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,255}")
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+_MAX_SHOWN = 80
 
 
 class EventType(StrEnum):
@@ -92,13 +83,20 @@ class Event:
     expected_campaigns: tuple[str, ...] | None = None
 
 
-_LongText = Annotated[str, Field(max_length=255)]
-_Id = Annotated[str, BeforeValidator(ids.whole), Field(min_length=1, max_length=255)]
-_EventId = Annotated[str, BeforeValidator(ids.number_text), Field(min_length=1, max_length=255)]
+def _required(value: object) -> object:
+    if value == "":
+        raise PydanticCustomError("blank", "the text is blank; an id has at least one visible character")
+    return value
+
+
+_LongText = Annotated[str, Field(max_length=ids.MAX_ID)]
+_Id = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(ids.whole)]
+_EventId = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(ids.plain)]
 _KnownId = Annotated[_LongText | None, BeforeValidator(ids.known)]
-_Uniqueid = Annotated[_LongText | None, BeforeValidator(ids.number_text)]
+_Uniqueid = Annotated[_LongText | None, BeforeValidator(ids.uniqueid)]
 _Agent = Annotated[_LongText | None, BeforeValidator(ids.agent)]
 _Lead = Annotated[str | None, BeforeValidator(ids.lead)]
+_Campaigns = Annotated[list[_Id], Field(fail_fast=True, max_length=MAX_EXPECTED_CAMPAIGNS)]
 _Text = Annotated[str, Field(strict=True)]
 
 
@@ -121,7 +119,7 @@ class AgentOnboarded(BaseModel):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     agent_user: _Id
-    expected_campaigns: list[_Id] | None = None
+    expected_campaigns: _Campaigns | None = None
     event_id: _EventId | None = None
     occurred_at: _Text | None = None
 
@@ -133,6 +131,7 @@ class _Envelope:
     data: dict[str, Any]
     type: object = None
     id: object = None
+    source: object = None
     time: object = None
 
 
@@ -141,7 +140,16 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
 
     Raises `InvalidEvent` with a sentence for the producer, and nothing else.
     """
-    envelope = _open(inbound)
+    envelope = None
+    try:
+        envelope = _open(inbound)
+        return _read(envelope, inbound, zone)
+    except InvalidEvent as error:
+        error.event_id = _claimed_id(envelope, inbound)
+        raise
+
+
+def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
     kind = _event_type(envelope, inbound)
     fields = _validate(kind, envelope.data)
     uniqueid = lead_id = expected = ended_at = None
@@ -153,10 +161,10 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
         subject, expected = fields.agent_user, fields.expected_campaigns
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
     event_id = (
-        _usable_id(inbound.event_id)
+        ids.event_id(inbound.event_id)
         or _checked_id(fields.event_id, "event_id")
-        or _checked_id(envelope.id, "the CloudEvents id")
-        or _usable_id(inbound.message_id)
+        or _cloud_event_id(envelope)
+        or ids.event_id(inbound.message_id)
         or _derived_id(kind, subject, said_time, inbound.body)
     )
     return Event(
@@ -173,13 +181,12 @@ def decode(inbound: Inbound, zone: tzinfo = UTC) -> Event:
     )
 
 
-def claimed_id(inbound: Inbound) -> str | None:
-    """Give the id by which a person can find a message that can't be decoded, if it has one."""
-    if (ours := _usable_id(inbound.event_id)) is not None:
+def _claimed_id(envelope: _Envelope | None, inbound: Inbound) -> str | None:
+    """Return the id by which a person can find a message that is no event, if it has one."""
+    if (ours := ids.event_id(inbound.event_id)) is not None or envelope is None:
         return ours
     try:
-        said = _open(inbound)
-        return _usable_id(ids.number_text(said.data.get("event_id"))) or _usable_id(ids.number_text(said.id))
+        return ids.event_id(envelope.data.get("event_id")) or _cloud_event_id(envelope)
     except InvalidEvent:
         return None
 
@@ -188,92 +195,47 @@ def _open(inbound: Inbound) -> _Envelope:
     content_type = (inbound.content_type or "").lower()
     if content_type.startswith(_BATCH):
         raise InvalidEvent("the body is a CloudEvents batch; publish one event a message")
+    body = parse_object(inbound.body)
     if content_type.startswith(_STRUCTURED):
-        return _open_structured(_parse(inbound.body))
-    data = _parse(inbound.body)
-    if not inbound.headers:
-        return _Envelope(data, type=data.get("type"))
+        return _envelope(_structured_data(body), body)
     attributes = _binary_attributes(inbound.headers)
-    if "specversion" in attributes or "id" in attributes:
-        return _Envelope(
-            data, attributes.get("type", data.get("type")), attributes.get("id"), attributes.get("time")
-        )
-    return _Envelope(data, type=data.get("type"))
+    return _envelope(body, attributes if attributes.keys() & {"specversion", "id"} else {})
 
 
-def _open_structured(outer: dict[str, Any]) -> _Envelope:
-    if "data_base64" in outer:
-        try:
-            data = _parse(base64.b64decode(outer["data_base64"], validate=True))
-        except (binascii.Error, TypeError, ValueError) as error:
-            raise InvalidEvent("data_base64 of the CloudEvent is not base64") from error
-    elif isinstance(outer.get("data"), dict):
-        data = outer["data"]
-    else:
-        raise InvalidEvent("the data of the CloudEvent is not a JSON object")
-    return _Envelope(data, outer.get("type", data.get("type")), outer.get("id"), outer.get("time"))
+def _envelope(data: dict[str, Any], attributes: Mapping[str, Any]) -> _Envelope:
+    kind = attributes.get("type")
+    return _Envelope(
+        data,
+        type=data.get("type") if kind is None else kind,
+        id=attributes.get("id"),
+        source=attributes.get("source"),
+        time=attributes.get("time"),
+    )
+
+
+def _structured_data(outer: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a CloudEvent; `null` is as good as leaving a member out."""
+    data, encoded = outer.get("data"), outer.get("data_base64")
+    if data is not None and encoded is not None:
+        raise InvalidEvent("the CloudEvent has both data and data_base64; send one of them")
+    if encoded is None:
+        if isinstance(data, dict):
+            return data
+        raise InvalidEvent(f"the data of the CloudEvent is not a JSON object but {name_of(data)}")
+    try:
+        decoded = base64.b64decode(encoded, validate=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent("data_base64 of the CloudEvent is not base64") from error
+    return parse_object(decoded, "the data of the CloudEvent")
 
 
 def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name[len(prefix) :].lower(): value
         for name, value in headers.items()
-        for prefix in CLOUDEVENTS_PREFIXES
-        if name.startswith(prefix)
+        for prefix in _BINARY_PREFIXES
+        if value is not None and name.startswith(prefix)
     }
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) > MAX_BODY:
-        raise InvalidEvent(f"the body has {len(body)} bytes; the limit is {MAX_BODY}")
-    try:
-        data = _JSON.decode(body.decode().removeprefix("\ufeff"))
-        if b"\\ud" in body or b"\\uD" in body:
-            json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise InvalidEvent(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
-    except UnicodeEncodeError as error:
-        raise InvalidEvent("the body has half of a surrogate pair, which no text can hold") from error
-    except RecursionError as error:
-        raise InvalidEvent(_TOO_DEEP) from error
-    except ValueError as error:
-        raise InvalidEvent(f"the body is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InvalidEvent(f"the body is not a JSON object but {_name_of(data)}")
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
-        raise InvalidEvent(_TOO_DEEP)
-    return data
-
-
-def _depth(data: object) -> int:
-    depth, level = 0, [data]
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, dict | list)
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-    return depth
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON value")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError(f"the number {digits[:40]} is too large")
-    return value
-
-
-_JSON = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite)
-
-
-def _name_of(value: object) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _event_type(envelope: _Envelope, inbound: Inbound) -> EventType:
@@ -296,31 +258,43 @@ def _validate(kind: EventType, data: dict[str, Any]) -> CallEnded | AgentOnboard
         raise InvalidEvent(f"not a usable {kind} event: " + "; ".join(problems[:10])) from error
 
 
-def _usable_id(value: object) -> str | None:
-    return value if isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value) else None
-
-
 def _checked_id(value: object, name: str) -> str | None:
     """Insist that an id can travel as an HTTP header and as an AMQP property."""
     if value is None:
         return None
-    if (usable := _usable_id(ids.number_text(value))) is None:
-        raise InvalidEvent(f"{name} {_show(value)} is not 1 to 255 visible ASCII characters")
+    if (usable := ids.event_id(value)) is None:
+        raise InvalidEvent(f"{name} {_show(value)} is not 1 to {ids.MAX_ID} visible ASCII characters")
     return usable
+
+
+def _cloud_event_id(envelope: _Envelope) -> str | None:
+    """Return the event id that an envelope gives.
+
+    CloudEvents are numbered within their `source`: two sources may use the same id for different
+    events. A UUID is unique by itself; of any other id and its source, an id is derived.
+    """
+    said, source = ids.plain(envelope.id), ids.plain(envelope.source)
+    if isinstance(source, bytes):  # text of an AMQP header that is not UTF-8
+        source = repr(source)
+    if isinstance(said, str) and isinstance(source, str) and said and source and not ids.is_uuid(said):
+        return ids.derived("cloudevents", source, said)
+    return _checked_id(envelope.id, "the CloudEvents id")
 
 
 def _derived_id(kind: EventType, subject: str, said_time: object, body: bytes) -> str:
     """Derive an id from the event alone, so that a producer's repeat gets the same one."""
-    told_apart_by = said_time if isinstance(said_time, str) else body.hex()
-    return str(uuid.uuid5(_NAMESPACE, f"{kind}\n{subject}\n{told_apart_by}"))
+    return ids.derived(kind, subject, said_time if isinstance(said_time, str) else body.hex())
 
 
 def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:
     when = (inbound.timestamp or inbound.first_seen) if said is None else _read_time(said, "occurred_at")
     try:
         when = _in_zone(when, zone).astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidEvent(f"occurred_at {_show(said)} is out of range") from error
+        in_range = when >= _EARLIEST  # whoever reads it may move it by hours
+    except OverflowError:
+        in_range = False
+    if not in_range:
+        raise InvalidEvent(f"occurred_at {_show(said)} is out of range")
     return min(when, inbound.first_seen)
 
 
@@ -339,13 +313,15 @@ def _in_zone(when: datetime, zone: tzinfo) -> datetime:
 def _read_time(said: object, name: str) -> datetime:
     if isinstance(said, datetime):  # an AMQP header can hold a time as such
         return said
-    if isinstance(said, str) and len(said) >= len("2026-11-20T14:07"):  # a date alone is no time
-        with suppress(ValueError):
-            return datetime.fromisoformat(said)
+    if isinstance(said, str) and (when := read_time(said)) is not None:
+        return when
     raise InvalidEvent(f"{name} {_show(said)} is not a time such as 2026-11-20T14:07:14-05:00")
 
 
 def _show(value: object) -> str:
-    text = repr(value)
-    limit = 80
-    return text if len(text) <= limit else text[:limit] + "…"
+    """Return a value as an error text names it: short, however large it is."""
+    if isinstance(value, list | dict):
+        return "[…]" if isinstance(value, list) else "{…}"
+    cut = value[: _MAX_SHOWN + 1] if isinstance(value, str | bytes) else value
+    text = repr(cut)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from worker.core.disposition import Ack, Disposition, Duplicate, Stage
-from worker.core.errors import NotReady
+from worker.core.errors import InvalidEvent, NotReady
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.gates import Gates
 from worker.core.payload import build_payload, unknown_call
@@ -28,6 +28,13 @@ class Outcome:
     error: Exception | None = None
     disposition: Disposition = field(default_factory=Ack)
     seconds: dict[Stage, float] = field(default_factory=dict)
+
+    @property
+    def event_id(self) -> str | None:
+        """The event's id; of a message that is no event, the one that it claims, if it has one."""
+        if self.event is not None:
+            return self.event.id
+        return self.error.event_id if isinstance(self.error, InvalidEvent) else None
 
 
 class Pipeline:

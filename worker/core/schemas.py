@@ -11,15 +11,13 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from worker.core.events import AgentOnboarded, CallEnded, EventType
+from worker.core.ids import EVENT_ID_PATTERN, VISIBLE_PATTERN
 
 _MODELS: dict[EventType, type[BaseModel]] = {
     EventType.CALL_ENDED: CallEnded,
     EventType.AGENT_ONBOARDED: AgentOnboarded,
 }
 _SUMMARIES = {EventType.CALL_ENDED: "A call ended.", EventType.AGENT_ONBOARDED: "An agent was onboarded."}
-
-ID_PATTERN = "^[!-~]{1,255}$"
-"""An event id can travel as an HTTP header and as an AMQP property: visible ASCII."""
 
 _UNKNOWN_CALL = "Used where the dialer does not know the call (`vicidial.not_found: deliver`)."
 FIELDS = {
@@ -42,6 +40,17 @@ FIELDS = {
     "expected_campaigns": "Campaigns that the agent should have; the payload then has an `access_check`.",
 }
 """A sentence for each field."""
+
+CLOUD_EVENT_IDENTITY: dict[str, dict[str, Any]] = {
+    "id": {
+        "type": "string",
+        "minLength": 1,
+        "description": "The event's id, if it is a UUID. Any other counts within its source: the event's id"
+        " is then a UUIDv5 of the two.",
+    },
+    "source": {"type": "string", "minLength": 1, "description": "Who says so."},
+}
+"""The attributes of a CloudEvent that name it."""
 
 _AGENTS_USER = "VICIdial's user name of the agent."
 _ONLY_PASSED_ON = ("in_group_id", "list_id", "phone_number", "status")
@@ -73,9 +82,13 @@ def _event_schema(kind: EventType) -> dict[str, Any]:
         name: {key: value for key, value in field.items() if key not in ("title", "default")}
         for name, field in generated["properties"].items()
     }
-    known["event_id"] |= {"pattern": ID_PATTERN}
+    for name in generated["required"]:
+        known[name] |= {"pattern": VISIBLE_PATTERN}
+    known["event_id"] |= {"pattern": EVENT_ID_PATTERN}
     if kind is EventType.CALL_ENDED:
         known |= {name: {} for name in _ONLY_PASSED_ON}
+    else:
+        known["expected_campaigns"]["items"] |= {"pattern": VISIBLE_PATTERN}
     properties = {
         name: field | {"description": FIELDS[name]}
         for name, field in ({"type": {"const": str(kind)}} | known).items()
@@ -98,8 +111,7 @@ def cloud_event_schema(kind: str, data: dict[str, Any]) -> dict[str, Any]:
         "required": ["specversion", "id", "source", "type", "data"],
         "properties": {
             "specversion": {"const": "1.0"},
-            "id": {"type": "string", "pattern": ID_PATTERN, "description": "The event's id."},
-            "source": {"type": "string", "minLength": 1, "description": "Who says so; not looked at."},
+            **CLOUD_EVENT_IDENTITY,
             "type": {"const": kind},
             "time": {"type": "string", "description": "When it happened, with an offset."},
             "datacontenttype": {"const": "application/json"},

@@ -57,7 +57,7 @@ class Server:
 class WorkSpan(Protocol):
     """The span of one message in work."""
 
-    def decided(self, inbound: Inbound, outcome: Outcome) -> None:
+    def decided(self, outcome: Outcome) -> None:
         """Take note of what becomes of the message."""
         ...
 
@@ -118,7 +118,7 @@ class _Nothing:
 
     def __exit__(self, *_error: object) -> None: ...
 
-    def decided(self, inbound: Inbound, outcome: Outcome) -> None: ...
+    def decided(self, outcome: Outcome) -> None: ...
 
     def answered(self, status: int) -> None: ...
 

@@ -8,8 +8,8 @@ from typing import Any
 import structlog
 
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
-from worker.core.errors import BY_THE_BROKER, Fault, ProcessingError, Reason
-from worker.core.events import EventType, Inbound, claimed_id
+from worker.core.errors import Fault, ProcessingError, Reason
+from worker.core.events import EventType, Inbound
 from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
@@ -41,7 +41,7 @@ class Reporter:
             for outcome in self.counts:
                 self._cached(self.metrics.settled, kind, outcome)
         for reason in Reason:
-            if reason not in BY_THE_BROKER:
+            if reason is not Reason.DELIVERY_LIMIT:  # which the broker decides by itself
                 self._cached(self.metrics.dead_letters, reason)
 
     def received(self, queue: EventType) -> None:
@@ -148,7 +148,7 @@ class Reporter:
 def _identity(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
     event = outcome.event
     if event is None:
-        return {"event_id": claimed_id(inbound) or inbound.message_id, "event_type": None}
+        return {"event_id": outcome.event_id or inbound.message_id, "event_type": None}
     return {"event_id": event.id, "event_type": str(event.type), _SUBJECT[event.type]: event.subject}
 
 

@@ -33,7 +33,7 @@ from structlog.typing import EventDict, WrappedLogger
 from worker import __version__
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry
 from worker.core.errors import ProcessingError
-from worker.core.events import Inbound, claimed_id
+from worker.core.events import Inbound
 from worker.core.pipeline import Outcome
 from worker.core.retry import format_delay
 from worker.core.tracing import UNTRACED, RequestSpan, Server, trace_headers
@@ -191,7 +191,7 @@ class _Work(_Span):
             self._span.set_attribute("crm_sync.outcome", "given_back")
             self._span.end()
 
-    def decided(self, inbound: Inbound, outcome: Outcome) -> None:
+    def decided(self, outcome: Outcome) -> None:
         """Tell what becomes of the message.
 
         Of the foreseen only a dead letter is an error: a retry is how the
@@ -200,9 +200,8 @@ class _Work(_Span):
         """
         attributes = _facts(outcome)
         event = outcome.event
-        event_id = event.id if event is not None else claimed_id(inbound)
-        if event_id is not None:
-            attributes["crm_sync.event.id"] = event_id
+        if outcome.event_id is not None:
+            attributes["crm_sync.event.id"] = outcome.event_id
         if event is not None:
             attributes["crm_sync.event.type"] = str(event.type)
         self._span.set_attributes(attributes)
