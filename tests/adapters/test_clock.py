@@ -9,13 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.adapters.raw import until
-from worker.core.errors import EnrichmentUnavailable
-from worker.vicidial.clock import MEASURE_AGAIN, MEASURE_EVERY, DialerClock
+from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.vicidial.clock import ASK_AGAIN, MEASURE_AGAIN, MEASURE_EVERY, DialerClock
 from worker.vicidial.version import Version
 
 NEW_YORK = ZoneInfo("America/New_York")
 NOW = 1795287600.0  # 2026-11-21 19:00:00 UTC, winter in New York
 DOWN = EnrichmentUnavailable("down")
+BROKEN = Version(None, None, None, None, "the dialer can't reach its database")
 
 
 def version(hours: float | None = -5, epoch: int | None = int(NOW)) -> Version:
@@ -29,6 +30,7 @@ class Dialer:
         self.answers = deque(answers)
         self.asked = 0
         self.now = 0.0
+        """Seconds since `NOW`, which is a full quarter of an hour."""
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -41,7 +43,7 @@ class Dialer:
         return answer
 
     def clock(self, setting: tzinfo | None = None) -> DialerClock:
-        return DialerClock(setting, self, clock=lambda: self.now, wall=lambda: NOW)
+        return DialerClock(setting, self, clock=lambda: self.now, wall=lambda: NOW + self.now)
 
 
 async def test_a_zone_that_is_set_is_told_without_asking() -> None:
@@ -50,21 +52,33 @@ async def test_a_zone_that_is_set_is_told_without_asking() -> None:
     assert dialer.asked == 0
 
 
-async def test_without_one_the_present_offset_is_measured_once_an_hour() -> None:
+async def test_without_one_the_present_offset_is_measured_after_each_quarter_of_an_hour() -> None:
+    """The clocks are changed at a quarter of an hour, so no call's times are read by the offset before."""
     dialer = Dialer(version(-5), version(-4))
+    dialer.now = 600.0
     clock = dialer.clock()
+    dialer.answers[0] = version(-5, int(NOW) + 600)
     assert [await clock.zone() for _ in range(3)] == [timezone(timedelta(hours=-5))] * 3
+    dialer.now = MEASURE_EVERY - 1
+    assert await clock.zone() == timezone(timedelta(hours=-5))
     assert dialer.asked == 1
-    dialer.now = MEASURE_EVERY
+    dialer.now = MEASURE_EVERY + 2
     assert await clock.zone() == timezone(timedelta(hours=-4))
     assert dialer.asked == 2
 
 
-@pytest.mark.parametrize("failure", [DOWN, version(None), RuntimeError("a bug")], ids=["down", "old", "bug"])
-async def test_an_offset_that_is_not_told_is_asked_for_again_a_minute_later(
-    failure: Version | Exception,
-) -> None:
-    dialer = Dialer(failure, version(-5))
+async def test_the_quarter_of_an_hour_is_that_of_the_dialers_clock() -> None:
+    dialer = Dialer(version(-5, int(NOW) - 20))
+    clock = dialer.clock()
+    await clock.zone()
+    dialer.now = 10.0
+    assert (await clock.zone(), dialer.asked) == (timezone(timedelta(hours=-5)), 1)
+    dialer.now = 21.0
+    assert (await clock.zone(), dialer.asked) == (timezone(timedelta(hours=-5)), 2)
+
+
+async def test_an_offset_that_is_not_told_is_null_and_asked_for_again_a_minute_later() -> None:
+    dialer = Dialer(version(None), version(-5))
     clock = dialer.clock()
     with capture_logs() as logs:
         assert await clock.zone() is None
@@ -75,11 +89,54 @@ async def test_an_offset_that_is_not_told_is_asked_for_again_a_minute_later(
     assert await clock.zone() == timezone(timedelta(hours=-5))
 
 
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [(DOWN, "down"), (BROKEN, "can't reach its database"), (RuntimeError("a bug"), "unforeseen")],
+    ids=["down", "database", "bug"],
+)
+async def test_an_offset_that_an_outage_withholds_is_an_outage_and_asked_for_again_a_second_later(
+    failure: Version | Exception, says: str
+) -> None:
+    dialer = Dialer(failure, failure, version(-5))
+    clock = dialer.clock()
+    for second in (0.0, ASK_AGAIN):
+        dialer.now = second
+        for _ in range(3):
+            with pytest.raises(EnrichmentUnavailable, match=says) as caught:
+                await clock.zone()
+            assert caught.value.fault is Fault.OUTAGE
+            assert "vicidial.timezone" in str(caught.value)
+    assert dialer.asked == 2
+    dialer.now = 2 * ASK_AGAIN
+    assert await clock.zone() == timezone(timedelta(hours=-5))
+
+
+async def test_while_nothing_is_known_one_asks_for_all_and_they_share_what_becomes_of_it() -> None:
+    dialer = Dialer(DOWN)
+    clock = dialer.clock()
+    dialer.gate.clear()
+    waiting = [asyncio.ensure_future(clock.zone()) for _ in range(20)]
+    await until(lambda: dialer.asked == 1)
+    dialer.gate.set()
+    failed = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in failed] == [EnrichmentUnavailable] * 20
+    assert dialer.asked == 1
+
+
+async def test_that_the_dialer_tells_no_offset_stays_known_while_it_is_down() -> None:
+    dialer = Dialer(version(None), DOWN)
+    clock = dialer.clock()
+    assert await clock.zone() is None
+    dialer.now = MEASURE_AGAIN
+    assert [await clock.zone() for _ in range(2)] == [None, None]
+    assert dialer.asked == 2
+
+
 async def test_what_was_measured_stays_while_the_dialer_is_down() -> None:
     dialer = Dialer(version(-5), DOWN)
     clock = dialer.clock()
     await clock.zone()
-    dialer.now = MEASURE_EVERY
+    dialer.now = MEASURE_EVERY + 1
     assert await clock.zone() == timezone(timedelta(hours=-5))
 
 
@@ -91,7 +148,7 @@ async def test_the_first_measurement_is_waited_for_and_a_later_one_is_not() -> N
     await until(lambda: dialer.asked == 1)
     dialer.gate.set()
     assert await asyncio.gather(*first) == [timezone(timedelta(hours=-5))] * 3
-    dialer.now = MEASURE_EVERY
+    dialer.now = MEASURE_EVERY + 1
     dialer.gate.clear()
     asks = asyncio.ensure_future(clock.zone())
     await until(lambda: dialer.asked == 2)

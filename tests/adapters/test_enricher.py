@@ -245,6 +245,37 @@ async def test_a_shared_failure_fails_each_and_is_not_kept(enricher: Bench, dial
     await enricher.enrich(event(CALL))
 
 
+AMBIGUOUS = "V1010110000000012345"
+FIRST, SECOND = (datetime(2026, 11, 1, hour, 25, tzinfo=UTC) for hour in (5, 6))
+
+
+async def test_no_events_time_decides_how_the_answer_is_read_for_another_event(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    """In the hour that is repeated when the clocks go back, one answer means two times."""
+    dialer.delay = 0.05
+    dialer.add_call(DialerCall(call_id=AMBIGUOUS, call_date="2026-11-01 01:20:00", talk_seconds=600))
+    row = "2026-11-01 01:12:00|1000|1|12345|60|\n"
+    dialer.plant("12345", function="recording_lookup", body=row)
+    events = [event(AMBIGUOUS, when=when) for when in (FIRST, SECOND, FIRST, SECOND)]
+    found = await asyncio.gather(*map(bench.call, events))
+    for call, offset in zip(found, ["-04:00", "-05:00"] * 2, strict=True):
+        assert call.recordings is not None
+        times = [call.started_at, call.ended_at, call.recordings[0].started_at]
+        read = [each.isoformat() for each in times if each is not None]
+        assert read == [f"2026-11-01T01:{time}:00{offset}" for time in ("10", "20", "12")]
+    assert (dialer.count("callid_info"), dialer.count("recording_lookup")) == (2, 2)
+
+
+async def test_events_of_different_times_share_a_request_whose_answer_is_read_alike(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.delay = 0.05
+    events = [event(CALL, when=ENDED + timedelta(seconds=after)) for after in range(20)]
+    await asyncio.gather(*map(bench.call, events))
+    assert dict(dialer.asked) == {"callid_info": 1, "recording_lookup": 1}
+
+
 async def test_the_cancellation_of_the_one_that_flies_does_not_fail_the_others(
     enricher: Bench, dialer: StandInDialer
 ) -> None:
@@ -308,7 +339,7 @@ async def test_a_calls_own_recordings_and_its_lead_are_added(bench: Bench, diale
 
 
 async def test_several_recordings_are_a_list_the_longest_first(bench: Bench) -> None:
-    call = await bench.call(event(CALL))  # by agent and day: 1 and 3 began within the call
+    call = await bench.call(event(CALL))  # by the lead in the id: 1 and 3 began within the call
     assert call.recordings is not None
     assert [each.recording_id for each in call.recordings] == ["1", "3"]
 
@@ -323,22 +354,67 @@ async def test_a_call_without_a_recording_has_none_and_one_that_nobody_took_is_n
     assert dialer.count("recording_lookup") == 1
 
 
+UNIQUEID = "1795269909.101"
+ROW = "2026-11-20 14:05:15|1000|1|12345|120|\n"
+LATER = "2026-11-20 15:00:00|1000|9|12345|60|\n"
+NONE_FOUND = "ERROR: recording_lookup NO RECORDINGS FOUND - 6666||12345||\n"
+NO_SUCH_CALL = "ERROR: recording_lookup INVALID SEARCH PARAMETERS: 6666||12345||\n"
+
+
+@pytest.mark.parametrize(
+    ("by_uniqueid", "by_lead", "expected"),
+    [
+        (ROW, None, ["1"]),
+        (NONE_FOUND, ROW, ["1"]),
+        (NO_SUCH_CALL, ROW, ["1"]),
+        (LATER, ROW, ["1"]),
+        (NONE_FOUND, NONE_FOUND, []),
+        (NONE_FOUND, LATER, []),
+        (NO_SUCH_CALL, NONE_FOUND, []),
+        (ROW.replace("|1000|", "|VDAD|"), NONE_FOUND, None),
+        (ROW.replace("|12345|", "|777|"), NONE_FOUND, None),
+        (NONE_FOUND, "", None),
+        ("", None, None),
+    ],
+)
+async def test_what_is_not_found_by_uniqueid_is_searched_for_by_lead(
+    by_uniqueid: str, by_lead: str | None, expected: list[str] | None, bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.plant(UNIQUEID, function="recording_lookup", body=by_uniqueid)
+    dialer.plant("12345", function="recording_lookup", body=by_lead or "")
+    found = (await bench.call(event(CALL, uniqueid=UNIQUEID))).recordings
+    assert (None if found is None else [each.recording_id for each in found]) == expected
+    assert dialer.count("recording_lookup") == (1 if by_lead is None else 2)
+
+
+async def test_where_no_call_has_the_uniqueid_and_no_lead_is_known_the_recordings_are_unknown(
+    bench: Bench, dialer: StandInDialer
+) -> None:
+    dialer.add_call(DialerCall(call_id="M1201405090000000000"))
+    dialer.plant(UNIQUEID, function="recording_lookup", body=NO_SUCH_CALL)
+    call = await bench.call(event("M1201405090000000000", uniqueid=UNIQUEID))
+    assert (call.lead_id, call.recordings) == (None, None)
+
+
+async def test_the_lead_is_the_ids_where_no_recording_tells_it(bench: Bench) -> None:
+    call = await bench.call(event("V1201407070000012347"))
+    assert (call.lead_id, call.recordings) == ("12347", ())
+
+
 async def test_a_call_that_stays_not_final_is_searched_for_in_the_end(
     bench: Bench, dialer: StandInDialer
 ) -> None:
-    at = "2026-11-20 14:05:09"
-    dialer.add_call(
-        DialerCall(call_id="V1202150000000012346", call_date=at, status="DISPO", talk_seconds=120)
-    )
-    found = await bench.enrich(event("V1202150000000012346"), patient=False)
+    call_id = "V1201405080000012345"
+    dialer.add_call(DialerCall(call_id=call_id, status="DISPO", talk_seconds=120))
+    found = await bench.enrich(event(call_id), patient=False)
     assert isinstance(found, CallEnrichment)
-    assert not found.final
+    assert (found.final, found.call.ended_at) == (False, None)
     assert found.call.recordings
 
 
 @pytest.mark.parametrize("body", ["", "<html></html>", "what?", "ERROR: recording_lookup SOMETHING: 1|2|"])
 async def test_a_failed_search_fails_no_event(body: str, bench: Bench, dialer: StandInDialer) -> None:
-    dialer.plant("1000", function="recording_lookup", body=body)
+    dialer.plant("12345", function="recording_lookup", body=body)
     call = await bench.call(event(CALL))
     assert (call.status, call.recordings) == ("SALE", None)
     assert dialer.count("callid_info") == 1
@@ -480,6 +556,25 @@ async def test_the_events_times_are_in_the_measured_zone_or_not_known(
         assert isinstance(found, CallEnrichment)
         assert (found.call.started_at and found.call.started_at.isoformat()) == expected
         assert (found.call.talk_seconds, found.call.recordings is None) == (120, expected is None)
+
+
+async def test_no_call_loses_its_times_to_an_outage_of_the_version_alone(
+    client: DialerClient, settings: VicidialSettings, dialer: StandInDialer
+) -> None:
+    now = 0.0
+    clock = DialerClock(None, client.version, clock=lambda: now)
+    enricher = VicidialEnricher(client, clock, settings, again_after=300)
+    for broken in ({"status": 503}, {"body": ""}, {"body": "MySQL connect ERROR: 2002"}):
+        dialer.plant("", function="version", times=1, **broken)
+        with pytest.raises(EnrichmentUnavailable, match="time zone is not known") as caught:
+            await enricher.enrich(event(CALL), patient=False)
+        assert caught.value.label == "dialer_outage"
+        assert dialer.count("callid_info") == 0
+        now += 1
+    found = await enricher.enrich(event(CALL), patient=False)
+    assert isinstance(found, CallEnrichment)
+    assert found.call.started_at is not None
+    assert found.call.recordings is not None
 
 
 @pytest.mark.parametrize(

@@ -380,10 +380,6 @@ def test_a_call_over_a_change_of_the_clocks_is_as_long_as_it_was() -> None:
     assert facts(back) == ("2026-11-01T01:59:30-04:00", "2026-11-01T01:00:10-05:00", 40, "12346")
 
 
-def test_in_an_unknown_zone_only_the_length_is_known() -> None:
-    assert facts(OUTBOUND.format(AT), None) == (None, None, 8, "12346")
-
-
 def test_a_column_with_the_length_is_believed_before_the_rows_time() -> None:
     row = f"{HEADER}|length_in_sec\n{OUTBOUND.format(AT)}|5"
     call = answered(row, "V1300153050000012346").call

@@ -49,6 +49,24 @@ def test_what_is_not_told_is_not_known() -> None:
     assert read_version(body("2026-11-22 02:09:58", "soon")).offset is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("", "empty body"),
+        (" \r\n", "empty body"),
+        ("<!DOCTYPE html><html><body>Maintenance</body></html>", "page of HTML"),
+        ("MySQL connect ERROR:  Connection refused", "database"),
+        ("ERROR: NO FUNCTION SPECIFIED\n", ""),
+        ("what?", ""),
+        ("VERSION: 2.4|BUILD: 1|", ""),
+        ("<br />VERSION: 2.4|BUILD: 1|", ""),
+    ],
+)
+def test_an_outage_is_no_answer(answer: str, says: str) -> None:
+    assert says in read_version(answer).outage
+    assert bool(read_version(answer).outage) is bool(says)
+
+
 def test_it_is_found_amid_the_warnings_of_php() -> None:
     noise = find("display_errors_on", "agent_campaigns_ok").body.partition("1000|")[0]
     answer = body("2026-11-22 02:09:58", 1795331398)

@@ -91,10 +91,9 @@ def filtered(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def subject_of(parameters: Mapping[str, str]) -> str:
-    """Give the id that a request is about: its call, else its agent, else its recording's call."""
-    return next(
-        (parameters[name] for name in ("call_id", "agent_user", "uniqueid") if parameters.get(name)), ""
-    )
+    """Return the id that a request is about: its call, else its agent, else its recording's call or lead."""
+    names = ("call_id", "agent_user", "uniqueid", "lead_id")
+    return next((parameters[name] for name in names if parameters.get(name)), "")
 
 
 class ServerError(Exception):

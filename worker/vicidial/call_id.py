@@ -48,6 +48,10 @@ class CallId:
     lead_id: str | None
     """`None` where the call was made without a lead."""
 
+    def is_at(self, when: datetime) -> bool:
+        """Tell whether a time of the dialer's zone is the one in the id."""
+        return (when.month % 10, when.day, when.time()) == (self.month, self.day, self.time)
+
     def begin(self, call_date: datetime, times: DialerTimes) -> tuple[datetime, datetime] | None:
         """Return when the call began, and `call_date`, both with their offsets from UTC.
 

@@ -1,8 +1,10 @@
 """From an event to what the dialer knows of it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 from worker.core.errors import EnrichmentRejected, Lack, NotReady
 from worker.core.events import Event, EventType
@@ -17,6 +19,13 @@ from worker.vicidial.extras import FoundRecording, KnownCampaign, UserDetails
 from worker.vicidial.lookups import Lookups
 from worker.vicidial.optional import OptionalFunction
 from worker.vicidial.rows import DialerTimes
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
+_Asked = tuple[_K, datetime | None]
+"""What is asked, and by which event's time its answer is read; `None` for whoever asked first."""
+_Read = tuple[DialerTimes, _V]
+"""An answer, and how its times were read."""
 
 _CALL_ID = re.compile(r"[0-9a-zA-Z]+")
 _USER = re.compile(r"[-_0-9a-zA-Z]+")
@@ -45,7 +54,7 @@ class VicidialEnricher:
         """
         self._client = client
         self._clock = clock
-        self._calls = Lookups[str, CallEnrichment]()
+        self._calls = Lookups[_Asked[str], _Read[CallEnrichment]]()
         self._agents = Lookups[str, AgentEnrichment](
             settings.agent_campaigns_cache, on_hit=partial(on_hit, "agent_campaigns")
         )
@@ -55,7 +64,7 @@ class VicidialEnricher:
         self._details = Lookups[str, UserDetails | None](
             settings.user_details_cache, on_hit=partial(on_hit, "user_details")
         )
-        self._recordings = Lookups[recordings.Search, list[FoundRecording]]()
+        self._recordings = Lookups[_Asked[recordings.Search], _Read[list[FoundRecording]]]()
         self._may_look_up_recordings = OptionalFunction("recording_lookup", "recordings", again_after)
         self._may_list_campaigns = OptionalFunction("campaigns_list", "the campaigns' names", again_after)
         self._may_see_details = OptionalFunction(
@@ -71,10 +80,19 @@ class VicidialEnricher:
 
     async def _call(self, event: Event, *, patient: bool) -> CallEnrichment:
         _insist(_CALL_ID, event.subject, "call id")
-        times = DialerTimes(await self._clock.zone(), event.occurred_at)
-        ask = partial(self._client.callid_info, event.subject, times)
-        found = await self._calls.get(event.subject, ask)
+        zone = await self._clock.zone()
+        times = DialerTimes(UTC if zone is None else zone, event.occurred_at)
+        found = await _shared(
+            self._calls,
+            event.subject,
+            partial(self._client.callid_info, event.subject, times),
+            times,
+            lambda found: (found.call.started_at, found.call.ended_at),
+        )
         _insist_on_the_same_call(found.call, event)
+        if zone is None:
+            unknown = {"started_at": None, "ended_at": None}
+            found = found.model_copy(update={"call": found.call.model_copy(update=unknown)})
         if patient and not found.final:
             status = found.call.status or "empty"
             raise NotReady(f"the call's status is {status}, which is not final", Lack.FINAL_STATUS)
@@ -86,18 +104,47 @@ class VicidialEnricher:
         self, found: CallEnrichment, event: Event, times: DialerTimes
     ) -> CallEnrichment:
         rows: list[FoundRecording] = []
-        wanted = recordings.searches(found.call, event, times.zone)
-        for search in wanted:
-            ask = partial(self._client.recording_lookup, search, times)
-            more = await self._may_look_up_recordings.ask(partial(self._recordings.get, search, ask))
+        mine = None
+        for lookup in recordings.lookups(found.call, event, times.zone):
+            more = await self._rows(lookup, times)
             if more is None:
                 return found
             rows += more
-        if not wanted:
+            if mine := recordings.own(rows, found.call, event, lookup):
+                break
+        if mine is None:
             return found
-        rows = recordings.own(rows, found.call, event)
-        known = {"recordings": recordings.records(rows), "lead_id": recordings.lead_of(rows)}
+        known = {
+            "recordings": recordings.records(mine),
+            "lead_id": recordings.lead_of(mine) or found.call.lead_id,
+        }
         return found.model_copy(update={"call": found.call.model_copy(update=known)})
+
+    async def _rows(self, lookup: recordings.Lookup, times: DialerTimes) -> list[FoundRecording] | None:
+        """Return what a lookup finds, `None` if it fails."""
+        rows: list[FoundRecording] = []
+        for search in lookup.searches:
+            more = await self._may_look_up_recordings.ask(partial(self._search, search, lookup, times))
+            if more is None:
+                return None
+            rows += more
+        return rows
+
+    async def _search(
+        self, search: recordings.Search, lookup: recordings.Lookup, times: DialerTimes
+    ) -> list[FoundRecording]:
+        try:
+            return await _shared(
+                self._recordings,
+                search,
+                partial(self._client.recording_lookup, search, times),
+                times,
+                lambda found: [each.recording.started_at for each in found],
+            )
+        except EnrichmentRejected:
+            if lookup.last:
+                raise
+            return []  # the dialer has no call with such a `uniqueid`; there is another way to find it
 
     async def _agent(self, event: Event, *, patient: bool) -> AgentEnrichment:
         user, expected = event.subject, event.expected_campaigns
@@ -131,6 +178,27 @@ class VicidialEnricher:
             "user_group": details.user_group,
         }
         return found.model_copy(update={"agent": found.agent.model_copy(update=known)})
+
+
+async def _shared(
+    flights: Lookups[_Asked[_K], _Read[_V]],
+    key: _K,
+    ask: Callable[[], Awaitable[_V]],
+    times: DialerTimes,
+    times_of: Callable[[_V], Iterable[datetime | None]],
+) -> _V:
+    """Return what is asked, from a request in flight if its answer is read alike for this event's time.
+
+    It is not if it has a time of the hour that is repeated when the clocks go back.
+    """
+
+    async def read() -> _Read[_V]:
+        return times, await ask()
+
+    read_by, answer = await flights.get((key, None), read)
+    if read_by == times or (read_by.zone is times.zone and not times.hang_on_near(*times_of(answer))):
+        return answer
+    return (await flights.get((key, times.near), read))[1]
 
 
 def _insist_on_the_same_call(call: CallRecord, event: Event) -> None:

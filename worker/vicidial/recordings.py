@@ -1,88 +1,195 @@
 """Which recordings belong to a call: what to search for, and which of the rows found are its own.
 
 VICIdial's `recording_lookup` finds by a `uniqueid`, of which it looks at the
-second alone, by lead, or by agent and day; each can give other calls'
-recordings too. A recording of somebody else's call in a CRM is worse than
-none, so each row must fit the call's agent and time.
+second alone, by lead, or by agent and day. Each can give other calls'
+recordings too. A recording of another call in a CRM is worse than none, so a
+row must fit to the call by its agent, its lead and its time::
+
+                  id's time         talk          customer leaves    hang-up     event
+    ────┬─────────────┼───────────────┼────────────────┼────────────────┼──────────┼────
+        DIALLING      └── dialling ───┘                └── dead time ───┘
+
+Where the hang-up is known, a row is the call's own if it begins before that.
+Where it is not, a row is the call's own if it begins within the talk time, and
+what begins later is told apart by the event's time, if at all.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from enum import IntEnum
 
 from worker.core.events import Event
+from worker.core.ids import NOBODY
 from worker.core.records import CallRecord, Recording
+from worker.vicidial.call_id import LATEST, parse_call_id
 from worker.vicidial.extras import FoundRecording
 
 Search = tuple[tuple[str, str], ...]
 """The parameters of one search, as pairs of name and value."""
 
-_UNIQUEID = re.compile(r"[0-9]{10}\.[0-9]{1,9}")
-_LEAD = re.compile(r"[0-9]{1,10}")
+DIALLING = timedelta(seconds=10)
+"""How much sooner than the id's time a recording may begin: the clocks of web and telephony server differ."""
+RINGING = timedelta(minutes=1)
+"""How long a call may ring or wait for an agent without a doubt about its first recording."""
+TIMELY = timedelta(minutes=15)
+"""How long after the talk an event comes that is not late: a disposition takes minutes."""
+
+_SECOND = timedelta(seconds=1)
+_UNIQUEID = re.compile(r"[0-9]{10}(\.[0-9]{1,9})?")
 _USER = re.compile(r"[-_0-9a-zA-Z]+")
-_TRUNCATED = timedelta(seconds=1)
-"""Both of the dialer's times are in whole seconds."""
 
 
-def searches(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Search]:
-    """Give what to search for: the narrowest way there is, and nothing where no row could be told apart.
+class _Belongs(IntEnum):
+    """Whether a row is the call's own by one of its marks; the least of them counts."""
 
-    No agent took the call, or it is not known when: then none of the rows could be known to be its own.
+    NO = 0
+    MAYBE = 1
+    YES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One way to find a call's recordings; all its searches belong together."""
+
+    searches: tuple[Search, ...]
+    last: bool = True
+    """Whether it is the last way: where it finds nothing there is nothing."""
+
+    @property
+    def by(self) -> str:
+        """The name of the parameter that finds the call."""
+        return self.searches[0][0][0]
+
+
+def lookups(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Lookup]:
+    """Return the ways to find the recordings, the narrowest first; the next one is for when one finds none.
+
+    A `uniqueid` does not find what was recorded while an agent dialled and nobody answered.
+    Empty if no row could be told apart: no agent took the call, or its start is not known.
     """
     if call.agent_user is None or call.started_at is None:
         return []
+    found: list[Lookup] = []
+    lead_id = event.lead_id or call.lead_id
     if event.uniqueid is not None and _UNIQUEID.fullmatch(event.uniqueid):
-        return [(("uniqueid", event.uniqueid),)]
-    if event.lead_id is not None and _LEAD.fullmatch(event.lead_id):
-        return [(("lead_id", event.lead_id),)]
-    end = _end(call, event)
-    if end is None or not _USER.fullmatch(call.agent_user):
-        return []
+        found.append(Lookup(((("uniqueid", event.uniqueid),),), last=lead_id is None))
+    if lead_id is not None:
+        found.append(Lookup(((("lead_id", lead_id),),)))
+    end = _Window.of(call, event, call.started_at).hung_up
+    if found or end is None or not _USER.fullmatch(call.agent_user):
+        return found
     days = dict.fromkeys(when.astimezone(zone).date().isoformat() for when in (call.started_at, end))
-    return [(("agent_user", call.agent_user), ("date", day)) for day in days]
+    return [Lookup(tuple((("agent_user", call.agent_user), ("date", day)) for day in days))]
 
 
-def own(found: Iterable[FoundRecording], call: CallRecord, event: Event) -> list[FoundRecording]:
-    """Give the rows that belong to the call, the longest first.
+def own(
+    rows: Iterable[FoundRecording], call: CallRecord, event: Event, lookup: Lookup
+) -> list[FoundRecording] | None:
+    """Return the rows that belong to the call, the longest first.
 
-    They are its agent's and its lead's; they begin while the call lasts; and
-    none begins later after the first one than the agent talked, since that one
-    began no sooner than the talk.
+    Empty if all of them are other calls' beyond a doubt. `None` if none is the call's own beyond a doubt,
+    and at least one may be.
     """
-    begin, end = call.started_at, _end(call, event)
-    if begin is None or call.agent_user is None:
-        return []
-    agent = call.agent_user.casefold()
-    rows = [
-        (each.recording.started_at, each)
-        for each in found
-        if each.agent_user.casefold() == agent
-        and (event.lead_id is None or each.lead_id in (None, event.lead_id))
-        and each.recording.started_at is not None
-        and begin - _TRUNCATED <= each.recording.started_at
-        and (end is None or each.recording.started_at <= end)
-    ]
-    if not rows:
-        return []
-    first = min(started for started, _ in rows)
-    talk = timedelta(seconds=max(1, call.talk_seconds or 0))
-    return sorted((each for started, each in rows if started < first + talk), key=_longest_first)
+    if call.started_at is None:
+        return None
+    window = _Window.of(call, event, call.started_at)
+    marked = [(min(_whose(row, call, event), window.holds(row.recording)), row) for row in rows]
+    mine = _told_apart([row for belongs, row in marked if belongs is _Belongs.YES], window, event, lookup.by)
+    if not mine and any(belongs > _Belongs.NO for belongs, _ in marked):
+        return None
+    return sorted(mine, key=_longest_first)
 
 
 def lead_of(rows: Sequence[FoundRecording]) -> str | None:
-    """Give the lead that all of these rows name, `None` where they name none or several."""
+    """Return the lead that all of these rows name, `None` if they name none or several."""
     leads = {each.lead_id for each in rows}
     return leads.pop() if len(leads) == 1 else None
 
 
 def records(rows: Iterable[FoundRecording]) -> tuple[Recording, ...]:
-    """Give the records alone."""
+    """Return the records alone."""
     return tuple(each.recording for each in rows)
 
 
-def _end(call: CallRecord, event: Event) -> datetime | None:
-    """Give a time at which the call was over, as near to its end as is known."""
-    return call.ended_at or event.ended_at or (event.occurred_at if event.dated else None)
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """When the recordings of a call can begin."""
+
+    start: datetime
+    start_is_known: bool
+    """Else it is `call_date`, which is the end of an outbound call that an agent took."""
+    talk: timedelta
+    hung_up: datetime | None
+    """The last moment of the call; `None` if neither dialer nor event tells it."""
+    over: datetime
+    """A moment at which the call was over: the hang-up, or the event's time."""
+    inbound: bool
+
+    @classmethod
+    def of(cls, call: CallRecord, event: Event, start: datetime) -> "_Window":
+        talk = timedelta(seconds=call.talk_seconds or 0)
+        told = (call.ended_at, event.ended_at)
+        ends = [end for end in told if end is not None and start <= end <= start + LATEST]
+        # An event's time before the end of the talk is not the time of the end.
+        seen = event.occurred_at if start + talk <= event.occurred_at <= start + LATEST else start + LATEST
+        made = parse_call_id(call.call_id)
+        return cls(
+            start=start,
+            start_is_known=call.direction != "outbound" or (made is not None and made.is_at(start)),
+            talk=talk,
+            hung_up=max(ends, default=None),
+            over=max(ends, default=seen),
+            inbound=call.direction == "inbound",
+        )
+
+    def holds(self, recording: Recording) -> _Belongs:
+        began = recording.started_at
+        if began is None:
+            return _Belongs.MAYBE
+        if began > self.over:
+            return _Belongs.NO
+        length = timedelta(seconds=recording.duration_seconds or 0)
+        earlier = began < self.start - DIALLING or (length and began + length <= self.start)
+        if began < self.start and earlier:
+            return _Belongs.NO if self.start_is_known else _Belongs.MAYBE
+        return _Belongs.YES
+
+
+def _whose(row: FoundRecording, call: CallRecord, event: Event) -> _Belongs:
+    """Tell by agent and lead. The lead in a call's id can have been exchanged for another one in the call."""
+    user = row.agent_user.casefold()
+    if user.upper() in NOBODY:
+        return _Belongs.MAYBE  # made by the dialer itself
+    if call.agent_user is None or user != call.agent_user.casefold():
+        return _Belongs.NO
+    leads = {each for each in (event.lead_id, call.lead_id) if each is not None}
+    if not leads or row.lead_id is None or row.lead_id in leads:
+        return _Belongs.YES
+    return _Belongs.MAYBE if event.lead_id is None else _Belongs.NO
+
+
+def _told_apart(
+    rows: list[FoundRecording], window: _Window, event: Event, searched_by: str
+) -> list[FoundRecording]:
+    """Return those of the possible rows that are the call's own beyond a doubt."""
+    begun = [(row.recording.started_at or window.over, row) for row in rows]
+    if not begun:
+        return []
+    if window.hung_up is not None:
+        # A caller who waits for a busy agent: the agent's earlier rows are of the calls before.
+        waits = searched_by == "agent_user" and window.inbound
+        since = window.hung_up - window.talk if waits else window.start - DIALLING
+        return [row for began, row in begun if began >= since]
+    first = min(began for began, _ in begun)
+    soon = first <= window.start + window.talk + RINGING
+    if searched_by != "uniqueid" and not soon and abs(event.occurred_at - (first + window.talk)) > TIMELY:
+        return []  # of this call after a long wait, or of a later call
+    talked = max(window.start, first) + max(window.talk, _SECOND)
+    if window.inbound and event.dated and timedelta(0) <= event.occurred_at - talked <= TIMELY:
+        return rows  # dead time ends before the event, and a next call begins after it
+    return [row for began, row in begun if began < talked]
 
 
 def _longest_first(each: FoundRecording) -> tuple[int, str]:

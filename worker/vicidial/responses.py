@@ -12,7 +12,7 @@ VICIdial's own fixed sentences, since its bodies repeat the password.
 
 import re
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import dropwhile
 from typing import Literal, NamedTuple, NoReturn
 
@@ -171,16 +171,15 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
     call_date = local_time(row.get("call_date", ""))
     if call_date is None:
         return _Span(None, None, length)
-    in_zone = times if times.zone is not None else DialerTimes(UTC)  # lengths are the same in an unknown zone
-    span = None if made is None else made.begin(call_date, in_zone)
-    started, ended = (in_zone.place(call_date), None) if span is None else span
+    span = None if made is None else made.begin(call_date, times)
+    started, ended = (times.place(call_date), None) if span is None else span
     if started is not None and length is not None:
-        ended = in_zone.after(started, length)
+        ended = times.after(started, length)
     elif started is None or ended is None or not date_moves or ended <= started:
         ended = None
     else:
         length = int((ended - started).total_seconds())
-    return _Span(None, None, length) if times.zone is None else _Span(started, ended, length)
+    return _Span(started, ended, length)
 
 
 def _length(row: dict[str, str]) -> int | None:

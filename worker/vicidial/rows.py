@@ -98,6 +98,10 @@ class DialerTimes:
             return later, first
         return first, later
 
+    def hang_on_near(self, *whens: datetime | None) -> bool:
+        """Tell whether one of these times, which were read, could also be read in another way."""
+        return any(len(self.readings(when.replace(tzinfo=None))) > 1 for when in whens if when is not None)
+
     def after(self, start: datetime, seconds: int) -> datetime:
         """Give the time so many seconds after one that was read, with the offset of then."""
         end = (start + timedelta(seconds=seconds)).astimezone(self.zone)

@@ -1,8 +1,11 @@
 """Reading what the dialer tells of itself: the answer of `version`, which needs no login."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+
+from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.vicidial.rows import explain
 
 _VERSION = re.compile(r"VERSION: ([\w.-]{1,40})\|", re.ASCII)
 _BUILD = re.compile(r"\|BUILD: ([\w.-]{1,40})\|", re.ASCII)
@@ -22,6 +25,8 @@ class Version:
     build: str | None
     epoch: int | None
     offset: timedelta | None
+    outage: str = field(default="", compare=False)
+    """What the answer says of an outage, if it is one's: an empty body, a page, a database that is down."""
 
 
 def read_version(body: str) -> Version:
@@ -30,7 +35,15 @@ def read_version(body: str) -> Version:
         None if found is None else found[1]
         for found in (pattern.search(body) for pattern in (_VERSION, _BUILD, _EPOCH))
     )
-    return Version(version, build, None if epoch is None else int(epoch), _offset(body))
+    outage = _outage(body) if version is None and epoch is None else ""
+    return Version(version, build, None if epoch is None else int(epoch), _offset(body), outage)
+
+
+def _outage(body: str) -> str:
+    try:
+        explain(body, "version")
+    except EnrichmentUnavailable as error:
+        return str(error) if error.fault is Fault.OUTAGE else ""
 
 
 def _offset(body: str) -> timedelta | None:
