@@ -26,7 +26,7 @@ from worker.observe.metrics import Metrics
 from worker.settings import BrokerCommandSettings, Settings
 from worker.settings.load import SECRETS_DIR, leaves
 from worker.settings.tree import LONGEST_DRAIN, PREFIX
-from worker.settings.types import Delays, Duration, DurationOrNone, Statuses
+from worker.settings.types import LONGEST_REQUEST, Delays, Duration, DurationOrNone, RequestTimeout, Statuses
 
 FOLDER = Path(__file__).parent
 _BY = "Made by `python -m docs.generate`; don't edit it here."
@@ -53,9 +53,19 @@ the two ways it uses. Only the dialer's password is read again while the worker 
 is opened, and exit with 2. A name that is unknown is wrong, in the file and in the environment, so that a
 slip is not ignored.
 
-A **duration** is written `500ms`, `5s`, `2m`, `1h`, or as a number of seconds; the longest is 7 days, `168h`.
-A **list** is written with commas in a variable, and as a list in YAML. **true or false** may also be `1` or
-`0`, `yes` or `no`, `on` or `off`.
+A **duration** is written `500ms`, `5s`, `2m`, `1h`, or as a number of seconds, in whole milliseconds; the
+longest is 7 days, `168h`. A **list** is written with commas, or in brackets as in YAML and JSON. **true or
+false** may also be `1` or `0`, `yes` or `no`, `on` or `off`. In YAML a value is what is written there: `0100`
+stays `0100`, and needs no quotes. Only nothing at all, `null` and `~` mean "not given".
+
+An **address** is taken exactly as it is written, but for blanks and line breaks around it. Write special
+characters as `%XX`: in a password `/` as `%2F`, `@` as `%40`, `#` as `%23`, `?` as `%3F` and `%` as `%25`. A
+**file with a secret** is UTF-8 text of at most 64 KiB; a byte order mark before it and line breaks behind it
+are not part of the secret.
+
+The query of `broker.url` may hold `heartbeat` and `timeout` (whole seconds, 1 to 600), `name`, `auth`
+(`plain` or `external`) and, for `amqps://`, `cafile`, `capath`, `certfile`, `keyfile` and `no_verify_ssl` (0
+or 1).
 """
 
 _SECTIONS = ("broker", "vicidial", "sink", "retry", "gates", "http", "log")
@@ -68,19 +78,21 @@ _REQUIRED = {
 }
 _UNSET = "unset"
 _BOUNDS = {
-    "broker.url": "`amqp://` or `amqps://`",
+    "broker.url": "`amqp://` or `amqps://`, one host",
     "broker.namespace": "1 to 100 letters, digits, dots, dashes and underscores",
     "drain": f"longer than 0, at most {format_delay(LONGEST_DRAIN)}",
-    "retry.delays": "at least one, each longer than the one before it",
+    "retry.delays": "at least one, each longer than the one before it, and at least 100ms",
     "vicidial.source": "2 to 20 letters and digits",
+    "vicidial.user": "letters, digits, dashes and underscores",
     "vicidial.url": "`http://` or `https://`",
     "sink.url": "`http://` or `https://`",
-    "sink.signing_secret": "`whsec_` and base64",
+    "sink.signing_secret": "`whsec_` and base64 of at least 24 bytes, at most 64",
 }
 """Bounds that a check of the tree sets, not a type; a test tries them."""
 
 _DURATIONS: tuple[tuple[Any, str, str], ...] = (
     (Duration, "a duration", "longer than 0"),
+    (RequestTimeout, "a duration", f"longer than 0, at most {format_delay(LONGEST_REQUEST)}"),
     (DurationOrNone, "a duration", ""),
     (Delays, "a list of durations", ""),
     (Statuses, "a list of texts", ""),

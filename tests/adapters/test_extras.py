@@ -216,28 +216,32 @@ def test_campaigns_are_read_by_shape_where_there_is_no_header(mark: str, more: s
 
 
 @pytest.mark.parametrize(
-    ("row", "active"),
+    ("row", "name", "active"),
     [
-        ("B|Sales | now|Y", True),
-        ("B|Sales|N|Y", True),
-        ("B|Y|Y|N", False),
-        ("B||||N", False),
+        ("B|Sales | now|Y", "Sales | now", True),
+        ("B|Sales|Y|x|y", "Sales", True),
+        ("B|Sales|Y|x|N", None, False),
+        ("B||||N", "||", False),
+        ("B|a|b|c|d|N", "a|b|c|d", False),
+        ("B|ERROR: Login incorrect|N", "ERROR: Login incorrect", False),
+        ("B|Sales|N|Y", None, True),
+        ("B|Y|Y|N", None, False),
     ],
 )
-def test_a_name_with_the_separator_is_left_out_and_no_other(row: str, active: bool) -> None:  # noqa: FBT001
+def test_a_name_with_the_separator_is_read_unless_another_column_may_hold_it(
+    row: str,
+    name: str | None,
+    active: bool,  # noqa: FBT001
+) -> None:
     rows = [campaign("A|One|Y"), campaign(row), campaign("C|Three|N")]
     found = read_campaigns("\n".join([CAMPAIGN_HEADER, *rows]))
     assert found == {
         "A": KnownCampaign("One", active=True),
-        "B": KnownCampaign(None, active=active),
+        "B": KnownCampaign(name, active=active),
         "C": KnownCampaign("Three", active=False),
     }
-    unreadable("\n".join(rows), "campaigns")  # where no header tells how many columns there are
-
-
-def test_a_separator_behind_the_mark_leaves_the_name_out_too() -> None:
-    found = read_campaigns(f"{CAMPAIGN_HEADER}\nA|One|Y|x|y|RATIO|0||NEW\n")
-    assert found == {"A": KnownCampaign(None, active=True)}
+    if row.count("|") > 2:
+        unreadable("\n".join(rows), "campaigns")  # where no header tells how many columns there are
 
 
 def test_campaigns_are_found_amid_the_warnings_of_php() -> None:
@@ -298,11 +302,12 @@ def test_a_user_is_the_same_whatever_the_case_of_the_letters(asked: str, told: s
         f"{DETAILS_HEADER}\n",
         f"{DETAILS_HEADER}\n1001|Agent|SALES|1|Y",
         f"{DETAILS_HEADER}\n10000|Agent|SALES|1|Y",
-        f"{DETAILS_HEADER}\n1000|Agent|Thousand|SALES|1|Y",
+        f"{DETAILS_HEADER}\n1000|Agent|SALES|1|Y|Thousand",
+        f"{DETAILS_HEADER}\n1000|Agent|SALES|Thousand|Y",
         f"{DETAILS_HEADER}\n1000|Agent|SALES|one|Y",
         f"{DETAILS_HEADER}\n1000|A|SALES|1|Y\n1000|B|SALES|1|Y",
         "1000|Agent|SALES|1",
-        "1000|Agent|Thousand|SALES|1|Y",
+        "1000|Agent|SALES|1|Y|Thousand",
         "1000|Agent|Thousand|SALES|1",
         "1000|Agent|SALES|100|Y",
         "1000",
@@ -311,6 +316,15 @@ def test_a_user_is_the_same_whatever_the_case_of_the_letters(asked: str, told: s
 )
 def test_details_that_do_not_fit_are_an_error(body: str) -> None:
     unreadable(body, "details")
+
+
+@pytest.mark.parametrize("header", [f"{DETAILS_HEADER}\n", ""])
+@pytest.mark.parametrize(
+    "name", ["Agent|Thousand", "|", "a|b|c|Y", "SALES|9|N", "ERROR: Login incorrect, please try again: |x|"]
+)
+def test_a_full_name_with_the_separator_costs_neither_level_nor_group(name: str, header: str) -> None:
+    found = read_user_details(f"{header}1000|{name}|SALES|8|Y\n", "1000")
+    assert found == UserDetails(name, "SALES", 8)
 
 
 # --- all of them

@@ -735,7 +735,10 @@ def test_what_may_happen_is_counted_from_zero() -> None:
     metrics = Metrics()
     Reporter(metrics)
     seen = samples(metrics)
-    assert {name[1] for name in seen if name[0] == "dead_letters_total"} == set(Reason) - {"delivery_limit"}
+    assert {name[1] for name in seen if name[0] == "dead_letters_total"} == set(Reason) - {
+        "delivery_limit",
+        "expired",
+    }
     assert seen["events_settled_total", "agent.onboarded", "dead_letter"] == 0
     assert seen["events_received_total", "call.ended"] == 0
 

@@ -2,13 +2,15 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
 
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure
 from tests.adapters.raw import Connection, RawServer
-from worker.core.errors import EnrichmentUnavailable
+from worker.core.errors import EnrichmentUnavailable, Fault
 from worker.demo.dialer import DEFAULT_PASSWORD
 
 BODY = ROW.encode()
@@ -127,3 +129,51 @@ async def test_an_answer_that_breaks_off_is_called_that(sent: bytes) -> None:
 
     async with RawServer(serve) as server, connected(server.url) as client:
         assert "the dialer's answer broke off" in await failure(client)
+
+
+SECRET = "Pl4ntedS3cret9"
+LOGIN = f"ERROR: Login incorrect, please try again: |6666|{DEFAULT_PASSWORD}|BAD|\n"
+UNKNOWN = f"ERROR: something new, {SECRET}, |6666|{SECRET}|BAD|\nand {SECRET}\n"
+FORMS: dict[str, Callable[[str], bytes]] = {
+    "ff fe, then ASCII": lambda text: b"\xff\xfe" + text.encode(),
+    "fe ff, then ASCII": lambda text: b"\xfe\xff" + text.encode(),
+    "a mark of UTF-8": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "UTF-16 with a mark": lambda text: text.encode("utf-16"),
+    "UTF-16": lambda text: text.encode("utf-16-le"),
+    "UTF-16, big-endian": lambda text: text.encode("utf-16-be"),
+    "UTF-16, a mark of the other order": lambda text: b"\xfe\xff" + text.encode("utf-16-le"),
+    "UTF-32": lambda text: text.encode("utf-32"),
+    "NUL first": lambda text: b"\x00\x00" + text.encode(),
+    "NUL between some": lambda text: b"E\x00R\x00ROR" + text[5:].replace("t", "t\0").encode(),
+    "zero-width characters between": lambda text: "\u200b".join(text).encode(),
+}
+
+
+def answering(body: bytes) -> RawServer:
+    return serving(OK + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_refused_login_stops_all_requests_whatever_stands_before_it(form: str) -> None:
+    async with answering(FORMS[form](LOGIN)) as server, connected(server.url) as client:
+        said = await failure(client, Fault.REFUSED)
+        assert "LOGIN INCORRECT" in said
+        assert client.refusal is not None
+        assert "next try in" in await failure(client, Fault.REFUSED)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_no_password_is_shown_of_an_answer_that_can_not_be_read(form: str) -> None:
+    async with (
+        answering(FORMS[form](UNKNOWN)) as server,
+        connected(server.url, password=SecretStr(SECRET)) as client,
+    ):
+        said = await failure(client, Fault.UNREADABLE)
+    for part in (SECRET[at : at + 4] for at in range(len(SECRET) - 3)):
+        assert part not in "".join(filter(str.isalnum, said)), said
+
+
+async def test_of_an_answer_that_is_no_text_only_the_length_is_shown() -> None:
+    async with answering(b"\x7fELF\x02\x01\xff\xfe" * 100) as server, connected(server.url) as client:
+        said = await failure(client, Fault.UNREADABLE)
+    assert said.endswith("characters, not all of them text)")

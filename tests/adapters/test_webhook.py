@@ -105,6 +105,57 @@ async def test_an_address_may_hold_a_login_and_a_query() -> None:
     assert b"\r\nAuthorization: Basic " + base64.b64encode(b"crm:pa@ss") + b"\r\n" in seen[0]
 
 
+@pytest.mark.parametrize(
+    ("target", "requested"),
+    [
+        ("", "/"),
+        ("?x=1", "/?x=1"),
+        (
+            *("/workflows/ab%2Fcd/invoke?sp=%2Ftriggers%2Fmanual%2Frun&sig=aB%2BcD%2Fe%3D",),
+            *("/workflows/ab%2Fcd/invoke?sp=%2Ftriggers%2Fmanual%2Frun&sig=aB%2BcD%2Fe%3D",),
+        ),
+        *(
+            (target, target)
+            for target in (
+                *("/%7euser/%41bc/a%2fb", "/a/./b/../c", "//a//b/", "/a;v=1/b,c", "/a+b%20c", "/@me"),
+                *("/a?b+c=d%20e&f=&g&&h==", "/a?b[]=1&c=a:b@c/d?e", "/a?%C3%A9=%c3%a9", "/a?b=%252F"),
+            )
+        ),
+    ],
+)
+@pytest.mark.parametrize("login", ["", "crm:pa%40ss@"])
+async def test_path_and_query_are_requested_exactly_as_they_are_set(
+    target: str, requested: str, login: str
+) -> None:
+    seen: list[bytes] = []
+
+    async def serve(connection: Connection) -> None:
+        seen.append(await connection.request())
+        await connection.answer(b"")
+
+    async with (
+        RawServer(serve) as server,
+        connected(f"http://{login}127.0.0.1:{server.port}{target}") as sink,
+    ):
+        await sink.deliver(PAYLOAD)
+    assert seen[0].startswith(f"POST {requested} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("login", "sent"),
+    [
+        ("crm:pa%40ss", b"crm:pa@ss"),
+        ("crm", b"crm:"),
+        ("crm:%C3%A9", b"crm:\xc3\xa9"),
+        ("crm:%E9", b"crm:\xe9"),
+    ],
+)
+async def test_a_login_is_sent_as_the_bytes_that_are_meant(login: str, sent: bytes) -> None:
+    async with StandInCrm() as crm, connected(crm.url.replace("//", f"//{login}@")) as sink:
+        await sink.deliver(PAYLOAD)
+        assert crm.received[0].headers["authorization"] == "Basic " + base64.b64encode(sent).decode()
+
+
 def test_a_webhook_needs_an_address() -> None:
     with pytest.raises(ValueError, match=r"sink\.url"):
         WebhookSink(SinkSettings(kind="queue"), None)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import aio_pika
 import pytest
+import yaml
 from rich.console import Console
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
@@ -500,7 +501,7 @@ async def test_a_certificate_is_verified(
     async with await asyncio.start_server(hang_up, "localhost", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
         environment.setenv("CRM_SYNC_SINK__URL", f"https://localhost:{port}/hook")
-        environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", "whsec_aGVsbG8gaGVsbG8gaGVsbG8=")
+        environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", "whsec_aGVsbG8gaGVsbG8gaGVsbG8gaGVsbG8gaGVsbG8=")
         refused = (await findings())["tls"]
         assert refused.level is Level.FAILED
         assert "localhost can't be verified (self" in refused.text
@@ -521,7 +522,10 @@ def test_a_certificate_that_ends_within_a_fortnight_is_a_warning(days: float, le
 
 # --- the ping -------------------------------------------------------------------------------------
 
-SIGNING_SECRET = "whsec_aGVsbG8gaGVsbG8gaGVsbG8="
+EXAMPLE = yaml.safe_load(
+    (Path(__file__).parents[2] / "k8s" / "secret.example.yaml").read_text(encoding="utf-8")
+)
+SIGNING_SECRET = "whsec_aGVsbG8gaGVsbG8gaGVsbG8gaGVsbG8gaGVsbG8="
 
 
 async def test_a_ping_is_signed_like_a_delivery(environment: pytest.MonkeyPatch, crm: StandInCrm) -> None:
@@ -537,10 +541,29 @@ async def test_a_ping_is_signed_like_a_delivery(environment: pytest.MonkeyPatch,
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["timestamp"])
 
 
+async def test_the_signing_secret_of_the_example_is_a_warning(
+    environment: pytest.MonkeyPatch, crm: StandInCrm
+) -> None:
+    environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", EXAMPLE["stringData"]["sink__signing_secret"])
+    found = (await findings())["sink"]
+    assert found.level is Level.WARNING
+    assert found.advice[0].startswith("sink.signing_secret is the example's, which everybody knows; make one")
+    assert crm.deliveries == 0
+
+
+async def test_a_receiver_that_speaks_no_http_is_a_failure(
+    environment: pytest.MonkeyPatch, crm: StandInCrm
+) -> None:
+    crm.fault = "not_http"
+    found = (await findings(ping=True))["ping"]
+    assert (found.level, found.text) == ("failed", "the receiver's answer is not HTTP")
+    assert found.advice == ("check the host and the port in sink.url",)
+
+
 async def test_a_signature_that_does_not_fit_is_a_failure(
     environment: pytest.MonkeyPatch, crm: StandInCrm
 ) -> None:
-    crm.secret = "whsec_b3RoZXIgb3RoZXIgb3RoZXI="
+    crm.secret = "whsec_b3RoZXIgb3RoZXIgb3RoZXIgb3RoZXIgb3RoZXI="
     environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", SIGNING_SECRET)
     found = (await findings(ping=True))["ping"]
     assert (found.level, found.text) == ("failed", "the receiver answered 401")

@@ -26,6 +26,7 @@ from worker.rabbitmq.dead_letters import (
     record,
     replaying,
 )
+from worker.rabbitmq.delivery import Delivery
 from worker.settings import BrokerCommandSettings
 
 pytestmark = pytest.mark.broker
@@ -97,6 +98,97 @@ async def test_a_retry_copy_that_the_broker_gave_up_on(bench: Letters) -> None:
     (letter,) = await bench.letters(1)
     assert (letter.id, letter.reason, letter.attempts) == ("e-1", "delivery_limit", 3)
     assert letter.queue is EventType.CALL_ENDED
+
+
+OWN = b'{"type": "call.ended", "call_id": "V1", "event_id": "its-own"}'
+FORGED = HEADERS | {headers.EVENT_ID: "someone-elses-id"}
+
+
+class TestWhatTheBrokerMoved:
+    """Its headers are its producer's, whatever names they have."""
+
+    async def expire(self, bench: Letters, said: dict[str, Any]) -> None:
+        message = aio_pika.Message(OWN, headers=said, expiration=0.01)
+        await bench.publisher.publish_message(bench.topology.exchanges[0].name, "call.ended", message)
+
+    async def wear_out(self, bench: Letters, said: dict[str, Any]) -> None:
+        message = aio_pika.Message(OWN, headers=said)
+        await bench.publisher.publish_message(bench.topology.exchanges[0].name, "call.ended", message)
+        await bench.wear_out(bench.topology.work_queues[EventType.CALL_ENDED])
+
+    def died_at_work(self, bench: Letters, reason: str) -> list[dict[str, Any]]:
+        """Give the record of a copy of ours that the broker moved, as a producer could write it."""
+        queue, exchange = bench.topology.work_queues[EventType.CALL_ENDED], bench.topology.work_exchange
+        return [{"queue": queue, "reason": reason, "exchange": exchange, "count": 0}]
+
+    @pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
+    async def test_what_its_producer_forged_counts_for_nothing(self, bench: Letters, reason: str) -> None:
+        await (self.expire if reason == "expired" else self.wear_out)(bench, dict(FORGED))
+        (letter,) = await bench.letters(1)
+        assert (letter.id, letter.event_id, letter.reason) == ("its-own", "its-own", reason)
+        assert (letter.attempts, letter.first_seen, letter.stage) == (1, None, None)
+        assert not letter.enriched
+        assert letter.failed_at is not None
+        assert "422" not in str(letter.error)
+        assert (await bench.settle(Selection(reason=reason), bench.replaying())).done == 1
+        message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
+        assert not_the_brokers(message) == {
+            headers.EVENT_ID: "its-own",
+            headers.ROUTING_KEY: "call.ended",
+            headers.FIRST_SEEN: letter.failed_at.isoformat(),
+        }
+
+    @pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
+    async def test_what_the_dialer_said_does_not_count_even_where_x_death_is_forged(
+        self, bench: Letters, reason: str
+    ) -> None:
+        """Brokers before 4.0 take up a record of `x-death` that a producer wrote."""
+        forged = FORGED | {"x-death": self.died_at_work(bench, reason)}
+        await (self.expire if reason == "expired" else self.wear_out)(bench, forged)
+        (letter,) = await bench.letters(1)
+        assert (letter.reason, letter.enriched) == (reason, False)
+        assert (await bench.settle(Selection(), bench.replaying())).done == 1
+        message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
+        assert headers.ENRICHMENT not in message.headers
+
+    async def test_an_x_death_that_cannot_be_read_makes_no_header_ours(self, bench: Letters) -> None:
+        """It may say that a producer's message was moved here."""
+        await bench.bury(OWN, FORGED | {"x-death": [{"reason": "x" * 20_000}]})
+        (letter,) = await bench.letters(1)
+        assert (letter.id, letter.reason, letter.enriched) == ("its-own", "unknown", False)
+
+    async def test_an_expiration_that_ran_out_is_named_and_a_replay_carries_none(
+        self, bench: Letters
+    ) -> None:
+        await self.expire(bench, {})
+        (letter,) = await bench.letters(1)
+        assert (letter.reason, letter.queue) == ("expired", EventType.CALL_ENDED)
+        assert (
+            letter.error == "its producer's own expiration of 10 ms ran out while it waited in the work queue"
+        )
+        assert (await bench.settle(Selection(), bench.replaying())).done == 1
+        message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
+        assert (message.body, message.expiration) == (OWN, None)
+
+    @pytest.mark.parametrize(
+        ("body", "error"),
+        [
+            (b"x" * (1024 * 1024 + 1), "the body has 1048577 bytes; the limit is 1048576"),
+            (OWN, "the broker takes no copy of it, so it was moved as it is"),
+        ],
+        ids=["too large", "not to be copied"],
+    )
+    async def test_what_a_worker_had_it_move_is_an_invalid_event(
+        self, bench: Letters, body: bytes, error: str
+    ) -> None:
+        message = aio_pika.Message(body, message_id="m-1", headers=dict(FORGED))
+        await bench.publisher.publish_message(bench.topology.exchanges[0].name, "call.ended", message)
+        async with bench.connection.channel() as channel:
+            queue = await channel.get_queue(bench.topology.work_queues[EventType.CALL_ENDED])
+            taken = await queue.get(timeout=10)
+            await taken.reject(requeue=False)
+        (letter,) = await bench.letters(1)
+        assert (letter.reason, letter.error, letter.enriched) == ("invalid_event", error, False)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +300,7 @@ async def test_what_arrives_meanwhile_is_left_for_the_next_time(bench: Letters) 
     await bench.bury(CALL, HEADERS)
     await bench.holds(bench.topology.dead_letters, 1)
 
-    async def again(letter: Letter, message: AbstractIncomingMessage) -> bool:
+    async def again(letter: Letter, message: Delivery) -> bool:
         await bench.bury(message.body, HEADERS)
         return True
 
@@ -241,7 +333,7 @@ async def test_the_rate_is_kept_and_a_stop_heard(bench: Letters) -> None:
     assert loop.time() - began < 2
     await bench.holds(bench.topology.dead_letters, 4)
 
-    async def stopping(_letter: Letter, _message: AbstractIncomingMessage) -> bool:
+    async def stopping(_letter: Letter, _message: Delivery) -> bool:
         stop.set()
         return True
 

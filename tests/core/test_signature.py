@@ -2,18 +2,20 @@
 
 import base64
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from worker.core.signature import key_of, sign
+from worker.core.signature import is_well_known, key_of, sign
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BODY = b'{"test": 2432232314}'
-KEYS = st.binary(min_size=1, max_size=64)
+KEYS = st.binary(min_size=24, max_size=64)
 IDS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
 
 
@@ -62,4 +64,17 @@ def test_what_is_no_secret_is_refused_without_being_shown(secret: str) -> None:
     with pytest.raises(ValueError, match="is not whsec_ followed by base64; make one with") as caught:
         key_of(SecretStr(secret))
     assert "nter2" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("size", [1, 23, 65, 1000])
+def test_a_key_is_as_long_as_the_specification_says(size: int) -> None:
+    with pytest.raises(ValueError, match=f"stands for {size} bytes; it must be 24 to 64; make one with"):
+        key_of(SecretStr("whsec_" + base64.b64encode(bytes(size)).decode()))
+
+
+def test_the_secret_of_the_manifests_example_is_known_to_everybody() -> None:
+    example = Path(__file__).parents[2] / "k8s" / "secret.example.yaml"
+    secret = yaml.safe_load(example.read_text(encoding="utf-8"))["stringData"]["sink__signing_secret"]
+    assert is_well_known(key_of(SecretStr(secret)))
+    assert not is_well_known(key_of(SecretStr(SECRET)))

@@ -17,7 +17,7 @@ SECRETS = {
     "broker__url": f"amqp://crm-sync:{PASSWORD}@rabbitmq.rabbitmq.svc:5672/crm-sync",
     "vicidial__password": PASSWORD,
     "sink__url": "https://crm.example/hooks/calls",
-    "sink__signing_secret": "whsec_" + base64.b64encode(PASSWORD.encode()).decode(),
+    "sink__signing_secret": "whsec_" + base64.b64encode(2 * PASSWORD.encode()).decode(),
 }
 
 

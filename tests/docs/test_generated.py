@@ -77,8 +77,10 @@ def good_value(setting: Setting) -> object:
     special = {
         "broker.url": "amqps://u:p@x.example/",
         "broker.namespace": "name",
+        "vicidial.user": "name",
+        "http.host": "127.0.0.1",
         "vicidial.source": "abc",
-        "sink.signing_secret": "whsec_" + base64.b64encode(b"key").decode(),
+        "sink.signing_secret": "whsec_" + base64.b64encode(bytes(24)).decode(),
     }
     if setting.path in special:
         return special[setting.path]
@@ -141,6 +143,12 @@ def test_a_number_or_text_is_refused_beyond_its_bounds(path: str) -> None:
         ("vicidial.url", "ftp://x.example/"),
         ("sink.url", "ftp://x.example/"),
         ("sink.signing_secret", "whsec_!"),
+        ("sink.signing_secret", "whsec_" + base64.b64encode(bytes(23)).decode()),
+        ("sink.signing_secret", "whsec_" + base64.b64encode(bytes(65)).decode()),
+        ("vicidial.user", "a b"),
+        ("retry.delays", "99ms"),
+        ("sink.timeout", "121s"),
+        ("vicidial.timeout", "121s"),
     ],
 )
 def test_what_is_out_of_bounds_by_the_page_is_refused(path: str, value: str) -> None:

@@ -17,7 +17,7 @@ SECRETS_AT = "/run/secrets/crm-sync"
 SECRETS = {
     "broker-url": "amqps://crm-sync:secret@broker.example/",
     "vicidial-password": "secret",
-    "signing-secret": "whsec_" + base64.b64encode(b"secret").decode(),
+    "signing-secret": "whsec_" + base64.b64encode(b"a secret of 24 bytes or so").decode(),
 }
 COMMENTED = re.compile(r"^( *)#(\w+:.*)$", re.MULTILINE)
 """A commented setting, unlike prose, has no blank after its `#`."""

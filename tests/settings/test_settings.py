@@ -1,76 +1,23 @@
 """Where settings come from, what they default to, and that every problem is named at once."""
 
-import base64
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-import yaml
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
+from tests.settings.loading import DIALER, REQUIRED, SECRET, SIGNING_SECRET, Loader, leaf, problems, variable
 from worker.settings import BrokerCommandSettings, Settings, SettingsError, load
 from worker.settings.load import variables
 
-SECRET = "hunter2-hunter2"
-SIGNING_SECRET = "whsec_" + base64.b64encode(SECRET.encode()).decode()
-DIALER = "https://dialer.example/vicidial/non_agent_api.php"
-REQUIRED = {
-    "CRM_SYNC_VICIDIAL__URL": DIALER,
-    "CRM_SYNC_VICIDIAL__USER": "api",
-    "CRM_SYNC_VICIDIAL__PASSWORD": SECRET,
-    "CRM_SYNC_SINK__URL": "https://crm.example/hooks/calls",
-}
 SECONDS = timedelta(seconds=1)
 MINUTES = timedelta(minutes=1)
-
-Loader = Callable[..., Settings]
-
-
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
-    """Load settings from the required variables, others, and a tree that is written as YAML."""
-    for name in [name for name in os.environ if name.upper().startswith("CRM_SYNC_")]:
-        monkeypatch.delenv(name)
-
-    def load_these(
-        environment: Mapping[str, str] = {}, tree: object = None, kind: type[Any] = Settings, **settings: str
-    ) -> Any:  # noqa: ANN401 - of the kind that was asked for
-        given = {**environment, **{f"CRM_SYNC_{name}": value for name, value in settings.items()}}
-        for name, value in given.items():
-            monkeypatch.setenv(name, value)
-        config = None
-        if tree is not None:
-            config = tmp_path / "crm-sync.yaml"
-            config.write_text(
-                tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False), encoding="utf-8"
-            )
-        return load(kind, config)
-
-    return load_these
-
-
-def problems(load_these: Loader, *args: object, **settings: object) -> list[str]:
-    """Load what can't be used, and give what is said of it."""
-    with pytest.raises(SettingsError) as caught:
-        load_these(*args, **settings)
-    assert str(caught.value) == "\n".join(caught.value.problems)
-    return caught.value.problems
-
-
-def leaf(settings: Settings, path: str) -> Any:  # noqa: ANN401 - whatever the setting is
-    """Follow a path such as `broker.url`."""
-    value: Any = settings
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 # --- defaults and sources -------------------------------------------------------------------------
@@ -205,11 +152,6 @@ SECRETS = {
     "sink.url": "https://crm.example/hooks/secret",
     "sink.signing_secret": SIGNING_SECRET,
 }
-
-
-def variable(path: str) -> str:
-    """Give the name of a setting's variable."""
-    return "CRM_SYNC_" + path.upper().replace(".", "__")
 
 
 @pytest.mark.parametrize("path", SECRETS)
@@ -423,7 +365,7 @@ def test_every_problem_of_every_source_is_named_at_once(loaded: Loader, tmp_path
         "vicidial.usr: no such setting; did you mean vicidial.user?",
         "5: no such setting",
         "http.port (CRM_SYNC_HTTP__PORT): must be a whole number from 0 to 65535 (it is '65536')",
-        f"max_in_flight ({tmp_path}/crm-sync.yaml): must be a whole number from 1 to 10000 (it is 0)",
+        f"max_in_flight ({tmp_path}/crm-sync.yaml): must be a whole number from 1 to 10000 (it is '0')",
         (
             "drain (CRM_SYNC_DRAIN): must be at most 25m, as RabbitMQ gives up on a consumer after 30"
             " (it is '26m')"
@@ -436,30 +378,30 @@ def test_a_wrong_kind_of_value_in_the_yaml_file_is_named_with_the_file(
 ) -> None:
     tree = {
         "vicidial": {"password_file": [5], "recording_lookup": 7, "not_final": {"a": 1}, "timezone": 5},
-        "sink": {"exchange": 5},
+        "sink": {"exchange": [5]},
         "retry": {"delays": {"a": 1}, "max_attempts": 2.5},
-        "http": {"host": 1},
+        "http": {"host": {"a": 1}},
     }
     given = {name: value for name, value in REQUIRED.items() if "PASSWORD" not in name}
     said = dict(line.split(f" ({tmp_path}/crm-sync.yaml): ") for line in problems(loaded, given, tree=tree))
     assert said == {
         "sink.exchange": (
-            "must be text: For `queue`: the outbound exchange; unset: `<namespace>.enriched` (it is 5)"
+            "must be text: For `queue`: the outbound exchange; unset: `<namespace>.enriched` (it is ['5'])"
         ),
         "retry.delays": (
-            "must be a list, or text with commas: One tier each; the last repeats (it is {'a': 1})"
+            "must be a list, or text with commas: One tier each; the last repeats (it is {'a': '1'})"
         ),
-        "retry.max_attempts": "must be a whole number from 1 to 1000 (it is 2.5)",
+        "retry.max_attempts": "must be a whole number from 1 to 1000 (it is '2.5')",
         "vicidial.password_file": (
-            "must be the path of a file: A file that holds the API user's password (it is [5])"
+            "must be the path of a file: A file that holds the API user's password (it is ['5'])"
         ),
-        "vicidial.timezone": "is no IANA time zone; write one such as America/New_York (it is 5)",
+        "vicidial.timezone": "is no IANA time zone; write one such as America/New_York (it is '5')",
         "vicidial.not_final": (
             "must be a list, or text with commas: Statuses that a call only passes through; an empty part"
-            " stands for no status yet (it is {'a': 1})"
+            " stands for no status yet (it is {'a': '1'})"
         ),
-        "vicidial.recording_lookup": "must be true or false (it is 7)",
-        "http.host": "must be text: The address to listen on (it is 1)",
+        "vicidial.recording_lookup": "must be true or false (it is '7')",
+        "http.host": "must be text: The address to listen on (it is {'a': '1'})",
     }
 
 

@@ -11,7 +11,7 @@ from worker.settings.load import peek, variables
 from worker.settings.show import in_force
 
 SECRET = "hunter2-hunter2"
-SIGNING_SECRET = "whsec_" + base64.b64encode(SECRET.encode()).decode()
+SIGNING_SECRET = "whsec_" + base64.b64encode(2 * SECRET.encode()).decode()
 
 
 @pytest.fixture

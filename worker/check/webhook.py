@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from worker.check.finding import Finding, in_the_clear
+from worker.core.signature import ADVICE, is_well_known, key_of
 from worker.settings import Settings, SinkSettings
 from worker.sinks import webhook
 from worker.sinks.answer import UnreadableAnswer
@@ -72,9 +73,12 @@ def _reached(settings: SinkSettings, writer: asyncio.StreamWriter) -> Finding:
     url = "" if settings.url is None else settings.url.get_secret_value()
     address, port = writer.get_extra_info("peername")[:2]
     host = urlsplit(url).hostname or ""
-    signed = "signed" if settings.signing_secret is not None else "not signed"
+    secret = settings.signing_secret
     where = f"{host}:{port}" if host == address else f"{host}:{port} ({address})"
     warnings = ["payloads go unencrypted; use https in sink.url"] if in_the_clear(url) else []
+    if secret is not None and is_well_known(key_of(secret)):
+        warnings.append(f"sink.signing_secret is the example's, which everybody knows; {ADVICE}")
+    signed = "not signed" if secret is None else "signed"
     return Finding.of("sink", f"{where} reached; deliveries are {signed}", warnings=warnings)
 
 

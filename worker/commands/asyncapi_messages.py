@@ -5,7 +5,7 @@ from typing import Any
 
 from worker.core import examples
 from worker.core.disposition import Stage
-from worker.core.errors import Reason
+from worker.core.errors import BY_THE_BROKER, Reason
 from worker.core.ids import EVENT_ID_PATTERN
 from worker.core.payload import schemas as payload_schemas
 from worker.core.schemas import CLOUD_EVENT_IDENTITY, cloud_event_schema, event_schemas
@@ -152,8 +152,9 @@ def _dead_letter() -> dict[str, Any]:
     return {
         "name": "dead-letter",
         "title": "A dead letter",
-        "description": "The body and the properties are those of the event. Where the broker's delivery limit"
-        " sent it here (`delivery_limit`), it has none of these headers but those of its last retry.",
+        "description": "The body and the properties are those of the event. What the broker moved here by"
+        " itself (`delivery_limit`, `expired`, or too large to copy) has none of these headers but those of"
+        " its last retry; its `x-death` says the rest.",
         "headers": {"type": "object", "properties": _dead_letter_headers()},
         "payload": {"description": "The body as its producer sent it, whatever that is."},
         "examples": [{"name": "example", "headers": said, "payload": event}],
@@ -161,7 +162,7 @@ def _dead_letter() -> dict[str, Any]:
 
 
 def _dead_letter_headers() -> dict[str, Any]:
-    written = [str(reason) for reason in Reason if reason is not Reason.DELIVERY_LIMIT]
+    written = [str(reason) for reason in Reason if reason not in BY_THE_BROKER]
     time = {"type": "string", "format": "date-time"}
     kinds: dict[str, dict[str, Any]] = {
         headers.EVENT_ID: {"type": "string", "pattern": EVENT_ID_PATTERN},

@@ -19,7 +19,7 @@ from worker.demo.stage import DemoError, play
 from worker.demo.summary import differences, specimen, summary, what_next
 from worker.demo.worker_process import WorkerEnded
 from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
-from worker.settings.address import checked_url
+from worker.settings.address import checked_broker_url
 from worker.settings.types import parse_duration
 
 _ALONE = "The dialer alone"
@@ -28,7 +28,7 @@ _ALONE = "The dialer alone"
 def _checked(value: str | None) -> str | None:
     if value is not None:
         try:
-            checked_url(SecretStr(value), ("amqp", "amqps"), "amqp://user:password@broker.example:5672/vhost")
+            checked_broker_url(value)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
     return value

@@ -120,7 +120,7 @@ def finish(run: Run, verb: str) -> None:
         named = [printable(letter_id) for letter_id in run.tally.stuck[:_NAMED_AT_MOST]]
         more = len(run.tally.stuck) - len(named)
         named += [f"… and {more} more"] if more else []
-        fail("these stay, as the queue they belong to can't be told:", named)
+        fail("these stay: their queue can't be told, or the broker takes no copy of them:", named)
     for problem in run.problems:
         fail(problem, [])
     complete = not run.problems and not run.said_why

@@ -14,9 +14,12 @@ step failed::
     └── DeliveryUnavailable     the sink could not, or would not, take it now
 
 Whoever asked for a publish handles its failure: the queue sink turns it into
-`DeliveryUnavailable`, settling leaves the inbound unacknowledged::
+`DeliveryUnavailable`, settling leaves the inbound unacknowledged, or buries a
+message that can't be copied::
 
     PublishError
+    ├── PublishForbidden        the broker refuses us the exchange
+    └── MessageRefused          the broker, or AMQP itself, refuses this one message
 
 An adapter classifies a failure where it is understood, by the class and by
 the `Fault`; nobody else looks into the text.
@@ -36,7 +39,13 @@ class Reason(StrEnum):
     REJECTED_BY_SINK = "rejected_by_sink"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DELIVERY_LIMIT = "delivery_limit"
-    """Set by no code of ours: the broker's own limit sent the message there."""
+    """Written by no code of ours: the broker's own limit moved the message."""
+    EXPIRED = "expired"
+    """Written by no code of ours: the broker moved the message as its producer's expiration ran out."""
+
+
+BY_THE_BROKER = frozenset({Reason.DELIVERY_LIMIT, Reason.EXPIRED})
+"""The reasons for which the broker moves a message by itself, so that no worker can count it."""
 
 
 class Fault(StrEnum):
@@ -149,3 +158,11 @@ class DeliveryUnavailable(ProcessingError):
 
 class PublishError(Exception):
     """The broker did not take a message: not routed, not confirmed, or no connection."""
+
+
+class PublishForbidden(PublishError):
+    """The broker refuses our user the permission to publish to this exchange."""
+
+
+class MessageRefused(PublishError):
+    """This one message can't be published, however often it is tried: it is too large, for example."""

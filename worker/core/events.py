@@ -24,9 +24,11 @@ from worker.core.times import read_time
 MAX_EXPECTED_CAMPAIGNS = 1000
 """How many campaigns an agent can be expected to have."""
 
+CLOUDEVENTS_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
+"""How the headers begin that hold the attributes of a binary CloudEvent."""
+
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch"
-_BINARY_PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-")
 _YEARS = range(1970, 3000)
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 _MAX_SHOWN = 80
@@ -233,7 +235,7 @@ def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name[len(prefix) :].lower(): value
         for name, value in headers.items()
-        for prefix in _BINARY_PREFIXES
+        for prefix in CLOUDEVENTS_PREFIXES
         if value is not None and name.startswith(prefix)
     }
 

@@ -1,9 +1,9 @@
 """Removing secrets from text, however they are written.
 
 Each letter of a secret is looked for in every spelling that URLs, HTML, JSON and Python
-have for it, also where it needs none (`%61` is an `a`), and with anything invisible
-between two letters: NUL (a text in UTF-16, read as bytes), byte order marks, zero-width
-characters. Base64 and hexadecimal digits are looked for too.
+have for it, also where it needs none (`%61` is an `a`), in the wrong encoding, and with
+anything invisible between two letters: NUL (a text in UTF-16, read as bytes), byte order
+marks, zero-width characters. Base64 and hexadecimal digits are looked for too.
 """
 
 import base64
@@ -56,7 +56,7 @@ class Scrubber:
         self._longest_first = sorted(self._secrets, key=len, reverse=True)
         self._encoded = [each for secret in self._longest_first for each in _encodings(secret)]
         self._traces = ["pass=", *map(_trace, self._longest_first), *map(_trace, self._encoded)]
-        self._literal = self._pattern(lambda secret: re.escape(secret).replace(r"\ ", r"[ +]"))
+        self._literal = self._pattern(lambda secret: "".join(map(_unescaped, secret)))
         self._spelled: re.Pattern[str] | None = None  # it takes long to compile, and hardly any text needs it
         self._words = {words for each in self._secrets if len(words := _words(each)) >= _SHORT_SECRET}
 
@@ -116,26 +116,33 @@ def _words(text: str) -> str:
 
 
 @cache
+def _unescaped(letter: str) -> str:
+    """Return a pattern of one letter as it is, or as the wrong encoding shows it."""
+    if letter.isascii():
+        return re.escape(letter) if letter != " " else "[ +]"
+    encoded = letter.encode("utf-8", "surrogatepass")
+    forms = {letter, *(encoded.decode(each, "replace") for each in ("latin-1", "cp1252"))}
+    return f"(?:{'|'.join(map(re.escape, forms))}|[?\ufffd]{{1,4}})"
+
+
+@cache
 def _spellings(letter: str) -> str:
     """Return a pattern of the ways to write one letter, also escaped two or three times over."""
     point, encoded = ord(letter), letter.encode("utf-8", "surrogatepass")
     forms = {
-        re.escape(letter),
+        _unescaped(letter),
         "".join(f"%(?:25)*(?i:{byte:02x})" for byte in encoded),
         "".join(rf"\\{{1,3}}x(?i:{byte:02x})" for byte in encoded),
-        rf"&(?:amp;)*\#(?:0*{point}(?![0-9]);?|[xX]0*(?i:{point:x})(?![0-9a-fA-F]);?)",
         "".join(rf"\\{{1,3}}u(?i:{unit:04x})" for unit in _units(letter)),
         rf"\\{{1,3}}U(?i:{point:08x})",
+        rf"&(?:amp;)*\#(?:0*{point}(?![0-9]);?|[xX]0*(?i:{point:x})(?![0-9a-fA-F]);?)",
     }
     if point < 256:
         forms |= {rf"\\{{1,3}}x(?i:{point:02x})", rf"%(?:25)*(?i:{point:02x})"}
     for name in (codepoint2name.get(point), "apos" if letter == "'" else None):
         forms |= {f"&(?:amp;)*{name};"} if name else set()
     if not letter.isalnum():
-        forms.add(r"\\{1,3}" + re.escape(letter))
-    if letter in _SHORT_ESCAPES:
-        forms.add(r"\\{1,3}" + _SHORT_ESCAPES[letter])
-    forms |= {r"\+"} if letter == " " else set()
+        forms.add(r"\\{1,3}" + re.escape(_SHORT_ESCAPES.get(letter, letter)))
     return f"(?:{'|'.join(sorted(forms, key=len, reverse=True))})"
 
 

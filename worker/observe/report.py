@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
-from worker.core.errors import Fault, ProcessingError, Reason
+from worker.core.errors import BY_THE_BROKER, Fault, ProcessingError, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
@@ -41,7 +41,7 @@ class Reporter:
             for outcome in self.counts:
                 self._cached(self.metrics.settled, kind, outcome)
         for reason in Reason:
-            if reason is not Reason.DELIVERY_LIMIT:  # which the broker decides by itself
+            if reason not in BY_THE_BROKER:
                 self._cached(self.metrics.dead_letters, reason)
 
     def received(self, queue: EventType) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -13,13 +14,14 @@ import aio_pika
 import aiormq
 import structlog
 from aio_pika.abc import AbstractConnection
+from pamqp.exceptions import PAMQPException
 from pydantic import SecretStr
 from yarl import URL
 
 from worker.core.errors import PublishError
 from worker.core.ports import Depth
-from worker.rabbitmq import tolerance
-from worker.rabbitmq.intake import Intake
+from worker.rabbitmq import codec
+from worker.rabbitmq.intake import Intake, IntakeFailedError
 from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
 from worker.rabbitmq.source import SILENT, is_being_cancelled
 from worker.rabbitmq.topology import Topology, declare, depths, differences
@@ -43,10 +45,17 @@ LONG_ENOUGH = 30.0
 DRAIN_WHEN_BROKEN = 5.0
 """Seconds for the events in work when the connection broke: some can still be settled."""
 
-BROKER_ERRORS = (aiormq.AMQPError, PublishError, OSError, TimeoutError, RuntimeError)
-"""What a broken connection raises, depending on when it breaks."""
+BROKER_ERRORS = (
+    aiormq.AMQPError,
+    aiormq.exceptions.ChannelInvalidStateError,
+    PAMQPException,
+    PublishError,
+    OSError,
+)
+"""What a broken connection raises, depending on when it breaks. Anything else is a bug of ours."""
 
-logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # a traceback for what `explain` says
+_TALKATIVE = ("aiormq.connection", "aiormq.channel")
+"""Loggers that write a traceback for what `explain` says, or a whole message with its body."""
 
 _log = structlog.get_logger()
 
@@ -66,16 +75,31 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
 
     Raises one of `BROKER_ERRORS`.
     """
-    tolerance.install()
+    codec.install()
+    for talkative in _TALKATIVE:
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     where = URL(url.get_secret_value())
     if "heartbeat" not in where.query:
         where = where.update_query(heartbeat=HEARTBEAT)
     connection = aio_pika.Connection(where, client_properties={"connection_name": name})
     try:
         await connection.connect(CONNECT_TIMEOUT)
-        yield connection
+        with _loss_named(connection):
+            yield connection
     finally:
         await _close(connection)
+
+
+@contextmanager
+def _loss_named(connection: AbstractConnection) -> Iterator[None]:
+    """Turn the `RuntimeError` that a library raises for a connection that is gone into `ConnectionError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        transport = connection.transport
+        if transport is not None and not transport.connection.is_closed:
+            raise
+        raise ConnectionError("the connection was lost") from error
 
 
 async def _close(connection: AbstractConnection) -> None:
@@ -160,7 +184,7 @@ class Supervisor:
         """Consume until `stop` is set, then drain.
 
         Returns after a stop only. Raises `TopologyMismatchError`, which no
-        retry would mend; every other trouble with the broker is waited out.
+        retry would mend; every other trouble is waited out, a bug of ours too.
         """
         while not stop.is_set():
             self._consumed_from = None
@@ -171,7 +195,9 @@ class Supervisor:
                 if is_being_cancelled():
                     raise
                 await self._wait_out(ConnectionError(SILENT), stop)
-            except BROKER_ERRORS as error:
+            except TopologyMismatchError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the broker has what was in work
                 await self._wait_out(error, stop)
 
     def _consumed_long_enough(self) -> bool:
@@ -185,6 +211,16 @@ class Supervisor:
             error, aiormq.AMQPConnectionError | aiormq.exceptions.InvalidFrameError
         )
         self.state.last_error = f"the connection broke: {error}" if lost else explain(error)
+        self._report(error, wait)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), wait)
+
+    def _report(self, error: BaseException, wait: float) -> None:
+        if isinstance(error, IntakeFailedError):
+            return  # it has been logged
+        if not isinstance(error, BROKER_ERRORS):
+            _log.error("intake_failed", error_type=type(error).__name__, exc_info=error)
+            return
         event = "broker_connection_lost" if self._connected else "broker_unreachable"
         _log.warning(
             "settling_failed" if isinstance(error, PublishError) else event,
@@ -192,8 +228,6 @@ class Supervisor:
             error=self.state.last_error,
             next_try_seconds=round(wait, 1),
         )
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait)
 
     async def _consume_until(self, stop: asyncio.Event) -> None:
         async with (
@@ -202,13 +236,14 @@ class Supervisor:
         ):
             self._connected = True
             await self._declare(publishing)
-            channel = await self._publisher.attach(publishing)
+            _ = await self._publisher.attach(publishing)
             await self._until_it_takes_messages(stop)
             if stop.is_set():
                 return
             intake = self.state.intake = self._make_intake()
             counting = asyncio.create_task(self._count(consuming))
-            channel.close_callbacks.add(lambda _, error: intake.break_off(error))
+            counting.add_done_callback(partial(_break_off_if_failed, intake))
+            publishing.close_callbacks.add(lambda _, error: intake.break_off(error))
             try:
                 await intake.start(consuming)
                 self.state.consuming, self.state.connections = True, self.state.connections + 1
@@ -241,7 +276,7 @@ class Supervisor:
         """Tell what waits in the queues for as long as this connection serves."""
         try:
             while True:
-                with suppress(*BROKER_ERRORS):  # whoever consumes finds out what is wrong
+                with suppress(*BROKER_ERRORS), _loss_named(connection):  # whoever consumes finds out more
                     self._observer.counted(await depths(connection, self._topology))
                 await asyncio.sleep(COUNT_EVERY)
         finally:
@@ -253,6 +288,11 @@ class Supervisor:
         except aiormq.ChannelPreconditionFailed as error:
             found = await differences(connection, self._topology, missing=False)
             raise TopologyMismatchError(found or [str(error)]) from error
+
+
+def _break_off_if_failed(intake: Intake, task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        intake.break_off(error)
 
 
 async def _first(stop: asyncio.Event, broken: asyncio.Future[None]) -> None:
@@ -287,4 +327,6 @@ def explain(error: BaseException) -> str:
         error, ConnectionError | PublishError
     ):
         return f"the broker can't be reached ({type(error).__name__}); check broker.url and the network"
+    if not isinstance(error, (*BROKER_ERRORS, IntakeFailedError)):
+        return f"unexpected {type(error).__name__}; the log has the traceback"
     return str(error) or type(error).__name__

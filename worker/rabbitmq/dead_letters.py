@@ -9,24 +9,30 @@ and the acknowledgement is made twice, with the same id.
 import asyncio
 import base64
 import hashlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
-from aio_pika import Message
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractConnection, AbstractQueue
+from aiormq import spec
 
-from worker.core.errors import InvalidEvent, Reason
+from worker.core.errors import BY_THE_BROKER, InvalidEvent, MessageRefused, Reason
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.pipeline import carried
 from worker.rabbitmq import headers
-from worker.rabbitmq.delivery import to_inbound
+from worker.rabbitmq.codec import Copy, OddText, Properties, Table
+from worker.rabbitmq.delivery import Delivery, table_of, to_inbound
 from worker.rabbitmq.publisher import BrokerPublisher
 
 UNKNOWN = "unknown"
 """The reason, or the type, of a letter that tells none."""
+_MOVED_BY_BROKER = "x-death"
+"""The header by which the broker says so; no copy of ours carries it."""
+_REJECTED = "rejected"
+"""The broker's word for a message that the worker had it move; only what can't be copied."""
 
 HOLD_AT_MOST = 20 * 60.0
 """Seconds after which a settling ends, to begin anew with what it left.
@@ -63,62 +69,139 @@ class Letter:
     enriched: bool = False
 
 
-def read_letter(message: AbstractIncomingMessage) -> Letter:
+class Received(Protocol):
+    """A message as it was received: a `Delivery`, or aio-pika's own."""
+
+    @property
+    def body(self) -> bytes:
+        """The body."""
+        ...
+
+    @property
+    def properties(self) -> spec.Basic.Properties:
+        """The properties."""
+        ...
+
+    @property
+    def exchange(self) -> str | None:
+        """The exchange that it was published to, or moved to by the broker."""
+        ...
+
+    @property
+    def routing_key(self) -> str | None:
+        """The routing key that it was published with."""
+        ...
+
+
+def read_letter(message: Received) -> Letter:
     """Read a dead letter. Never fails: nonsense counts as missing.
 
-    Where the broker itself put it there, by the delivery limit of a work
-    queue, it has none of our headers but the broker's `x-death`.
+    Where the broker itself moved it there, from a work queue, our headers count only if the message was a
+    copy of ours, which is what its `x-death` says. What the dialer said never counts then: brokers before 4.0
+    believe an `x-death` that a producer wrote.
     """
-    inbound = to_inbound(message.body, message.properties, message.routing_key or "")
-    event, event_id = _event(inbound)
-    death = _death(message.headers)
-    queue = _queue(message, death)
+    properties = Properties.of(message.properties)
+    said = table_of(properties)
+    death = _death(said)
+    told = _told(message, said, death)
+    inbound = to_inbound(message.body, properties, message.routing_key or "", copied=told is said)
+    event, event_id, problem = _event(inbound)
+    queue = _queue(message, properties, death, told)
     return Letter(
-        id=event_id or message.message_id or f"body-{hashlib.sha256(message.body).hexdigest()[:16]}",
+        id=event_id or _usable(properties.message_id) or _digest(message.body),
         event_id=event_id,
-        type=event.type if event is not None else _known(message.type) or queue or UNKNOWN,
-        reason=headers.text(message.headers, headers.REASON) or _reason(message.headers, death),
-        stage=headers.text(message.headers, headers.STAGE),
-        error=headers.text(message.headers, headers.ERROR),
+        type=event.type if event is not None else _known(properties.message_type) or queue or UNKNOWN,
+        reason=_reason_moved(death) if death else _reason_told(said, told),
+        stage=None if death else headers.text(told, headers.STAGE),
+        error=_why_moved(death, told, problem) if death else headers.text(told, headers.ERROR),
         attempts=inbound.attempt,
-        first_seen=headers.time(message.headers, headers.FIRST_SEEN),
-        failed_at=headers.time(message.headers, headers.FAILED_AT) or _time(death.get("time")),
+        first_seen=headers.time(told, headers.FIRST_SEEN),
+        failed_at=_time(death.get("time")) if death else headers.time(told, headers.FAILED_AT),
         queue=queue,
-        enriched=event is not None and carried(inbound, event) is not None,
+        enriched=not death and event is not None and carried(inbound, event) is not None,
     )
 
 
-def _event(inbound: Inbound) -> tuple[Event | None, str | None]:
-    """Return the event and its id; of what is no event, the id that it claims."""
+def _event(inbound: Inbound) -> tuple[Event | None, str | None, str | None]:
+    """Return the event and its id; of what is no event, the id that it claims, and what is wrong with it."""
     try:
         event = decode(inbound)
     except InvalidEvent as error:
-        return None, error.event_id
-    return event, event.id
+        return None, error.event_id, str(error)
+    return event, event.id, None
+
+
+def _told(message: Received, said: Table, death: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers if ours among them count: on a message that we published, and not its producer."""
+    if _MOVED_BY_BROKER not in said.raw:
+        return said
+    work_exchange = (message.exchange or "").removesuffix("dead-letters") + "work"
+    return said if headers.text(death, "exchange") == work_exchange else {}
+
+
+def _usable(message_id: str | None) -> str | None:
+    """Return a message's own id, if a person can type it."""
+    return message_id if message_id and not isinstance(message_id, OddText) else None
+
+
+def _digest(body: bytes) -> str:
+    return f"body-{hashlib.sha256(body).hexdigest()[:16]}"
 
 
 def _death(said: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the broker's record of why it dropped the message; one that only came by a tier has expired."""
-    records = said.get("x-death")
+    """Return the broker's record of why it moved the message out of a work queue, the latest one.
+
+    Empty if it did not. A message that came by a tier has expired there, which is no reason.
+    """
+    records = said.get(_MOVED_BY_BROKER)
     for record in records if isinstance(records, list) else []:
-        if isinstance(record, dict) and headers.text(record, "reason") == Reason.DELIVERY_LIMIT:
-            return record
+        if isinstance(record, dict):
+            limited = headers.text(record, "reason") == Reason.DELIVERY_LIMIT
+            if limited or _by_queue(headers.text(record, "queue")):
+                return record
     return {}
 
 
-def _reason(said: Mapping[str, Any], death: Mapping[str, Any]) -> str:
-    limited = death or headers.text(said, "x-first-death-reason") == Reason.DELIVERY_LIMIT
-    return Reason.DELIVERY_LIMIT if limited else UNKNOWN
+def _reason_told(said: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """Return the reason that we wrote; some brokers say only in `x-first-death-reason` that it was theirs."""
+    first = headers.text(said, "x-first-death-reason")
+    limited = Reason.DELIVERY_LIMIT if first == Reason.DELIVERY_LIMIT else UNKNOWN
+    return headers.text(told, headers.REASON) or limited
 
 
-def _queue(message: AbstractIncomingMessage, death: Mapping[str, Any]) -> EventType | None:
-    said = message.headers
+def _reason_moved(death: Mapping[str, Any]) -> str:
+    reason = headers.text(death, "reason")
+    if reason == _REJECTED:
+        return Reason.INVALID_EVENT
+    return next((known for known in BY_THE_BROKER if known == reason), UNKNOWN)
+
+
+def _why_moved(death: Mapping[str, Any], told: Mapping[str, Any], problem: str | None) -> str:
+    """Return in words why the broker moved a message."""
+    match reason := headers.text(death, "reason"):
+        case Reason.EXPIRED:
+            limit = headers.text(death, "original-expiration")
+            whose = "a time to live" if limit is None else f"its producer's own expiration of {limit} ms"
+            return f"{whose} ran out while it waited in the work queue"
+        case Reason.DELIVERY_LIMIT:
+            last = headers.text(told, headers.ERROR)
+            why = "it was delivered too often: each time the worker or its connection broke first"
+            return why if last is None else f"{why}; the last error before that: {last}"
+        case "rejected":
+            return problem or "the broker takes no copy of it, so it was moved as it is"
+        case _:
+            return f"the broker moved it out of the work queue: {reason}"
+
+
+def _queue(
+    message: Received, properties: Properties, death: Mapping[str, Any], told: Mapping[str, Any]
+) -> EventType | None:
     return (
         _known(message.routing_key)
         or _by_queue(headers.text(death, "queue"))
-        or _by_queue(headers.text(said, "x-first-death-queue"))
-        or _known(headers.text(said, headers.ROUTING_KEY))
-        or _known(message.type)
+        or _by_queue(headers.text(table_of(properties), "x-first-death-queue"))
+        or _known(headers.text(told, headers.ROUTING_KEY))
+        or _known(properties.message_type)
     )
 
 
@@ -131,9 +214,7 @@ def _by_queue(name: str | None) -> EventType | None:
 
 
 def _time(value: object) -> datetime | None:
-    if not isinstance(value, datetime):
-        return None
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return value if isinstance(value, datetime) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,18 +252,20 @@ class DeadLetters:
         """Whether it is time to give back what is held."""
         return asyncio.get_running_loop().time() >= self._let_go_at
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Letter, AbstractIncomingMessage]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[Letter, Delivery]]:
         """Give one after the other; each body can be forgotten before the next comes."""
+        channel = await self._queue.channel.get_underlay_channel()
         for _ in range(self.count):
-            message = await self._queue.get(fail=False, timeout=_RPC_TIMEOUT)
-            if message is None:
+            message = await channel.basic_get(self._queue.name, timeout=_RPC_TIMEOUT)
+            if isinstance(message.delivery, spec.Basic.GetEmpty):
                 return
             self.looked_at += 1
-            yield read_letter(message), message
+            delivery = Delivery(message)
+            yield read_letter(delivery), delivery
 
-    async def settle(self, message: AbstractIncomingMessage) -> None:
+    async def settle(self, message: Delivery) -> None:
         """Acknowledge one: it is then gone from the dead letters."""
-        await message.ack()
+        await message.acknowledge()
         self.settled += 1
 
 
@@ -197,7 +280,8 @@ async def hold(
     async with connection.channel(publisher_confirms=False) as channel:
         found = await channel.declare_queue(queue, passive=True, timeout=_RPC_TIMEOUT)
         there = found.declaration_result.message_count or 0
-        letters = DeadLetters(found, there if at_most is None else min(there, at_most))
+        count = there if at_most is None else min(there, at_most)
+        letters = DeadLetters(found, count)
         yield letters
     await _given_back(connection, queue, letters.count - letters.settled)
 
@@ -224,7 +308,7 @@ class Tally:
     """Whether it ended only because it had held letters for too long: the rest is still to be done."""
 
 
-Act = Callable[[Letter, AbstractIncomingMessage], Awaitable[bool]]
+Act = Callable[[Letter, Delivery], Awaitable[bool]]
 """What is done before a letter is acknowledged; false where it has to stay."""
 
 
@@ -271,23 +355,25 @@ async def settle(
 def replaying(publisher: BrokerPublisher, exchange: str, *, look_up_again: bool = False) -> Act:
     """Make the act of a replay: put the event into the work queue that it came from, routed and confirmed."""
 
-    async def act(letter: Letter, message: AbstractIncomingMessage) -> bool:
+    async def act(letter: Letter, message: Delivery) -> bool:
         if letter.queue is None:
             return False
-        await publisher.publish_message(
-            exchange, letter.queue, replayed(letter, message, look_up_again=look_up_again)
-        )
+        copy = replayed(letter, message, look_up_again=look_up_again)
+        try:
+            await publisher.publish_message(exchange, letter.queue, copy)
+        except MessageRefused:
+            return False
         return True
 
     return act
 
 
-async def discarding(_letter: Letter, _message: AbstractIncomingMessage) -> bool:
+async def discarding(_letter: Letter, _message: Delivery) -> bool:
     """Do nothing before a letter is acknowledged: it is then gone."""
     return True
 
 
-def replayed(letter: Letter, message: AbstractIncomingMessage, *, look_up_again: bool = False) -> Message:
+def replayed(letter: Letter, message: Received, *, look_up_again: bool = False) -> Copy:
     """Copy a letter for the work queue: it starts anew, as the same event.
 
     The enrichment that it carries goes with it, so that the dialer isn't asked again, unless that
@@ -296,22 +382,23 @@ def replayed(letter: Letter, message: AbstractIncomingMessage, *, look_up_again:
     The event's id travels along even where the producer gave none, since
     client libraries invent a `message_id`, from which another id would come.
     """
-    kept = headers.foreign(message.headers)
-    kept[headers.ROUTING_KEY] = to_inbound(
-        message.body, message.properties, message.routing_key or ""
-    ).routing_key
+    properties = Properties.of(message.properties)
+    said = table_of(properties)
+    kept = headers.foreign(said)
+    told = _told(message, said, _death(said))
+    kept[headers.ROUTING_KEY] = headers.routing_key(told) or message.routing_key or ""
     if letter.event_id is not None:
         kept[headers.EVENT_ID] = letter.event_id
     if (first_seen := letter.first_seen or letter.failed_at) is not None:
         kept[headers.FIRST_SEEN] = first_seen.isoformat()
-    enrichment = headers.text(message.headers, headers.ENRICHMENT)
-    if enrichment is not None and not look_up_again:
-        kept[headers.ENRICHMENT] = enrichment
-    return headers.copy_of(message.body, message.properties, kept)
+    if letter.enriched and not look_up_again:
+        kept[headers.ENRICHMENT] = headers.text(said, headers.ENRICHMENT)
+    return Copy(message.body, properties, kept)
 
 
-def record(letter: Letter, message: AbstractIncomingMessage) -> dict[str, Any]:
-    """Give everything about a letter, its body too, as JSON can hold it."""
+def record(letter: Letter, message: Received) -> dict[str, Any]:
+    """Return everything about a letter, its body too, as JSON can hold it."""
+    properties = Properties.of(message.properties)
     return {
         "id": letter.id,
         "type": letter.type,
@@ -321,10 +408,10 @@ def record(letter: Letter, message: AbstractIncomingMessage) -> dict[str, Any]:
         "attempts": letter.attempts,
         "first_seen": _plain(letter.first_seen),
         "failed_at": _plain(letter.failed_at),
-        "routing_key": message.routing_key,
-        "message_id": message.message_id,
-        "content_type": message.content_type,
-        "headers": _plain(message.headers),
+        "routing_key": _plain(message.routing_key),
+        "message_id": _plain(properties.message_id),
+        "content_type": _plain(properties.content_type),
+        "headers": _plain(table_of(properties)),
     } | _body(message.body)
 
 
@@ -345,4 +432,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - JSON is of any type
         return next(iter(_body(bytes(value)).values()))
     if isinstance(value, datetime):
         return value.isoformat()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, OddText):
+        return value.raw.decode(errors="backslashreplace")
+    known = value is None or isinstance(value, bool | int | str)
+    return value if known or (isinstance(value, float) and math.isfinite(value)) else str(value)

@@ -1,15 +1,13 @@
 """Our headers on copies, and what of a producer's message a copy keeps."""
 
 import re
-import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from aio_pika import Message
-from aio_pika.abc import DeliveryMode
-from aiormq import spec
-from pamqp import encode
+from worker.core.events import CLOUDEVENTS_PREFIXES
+from worker.rabbitmq import codec
+from worker.rabbitmq.codec import OddText, Raw, Table, to_bytes
 
 EVENT_ID = "crm-sync-event-id"
 ATTEMPT = "crm-sync-attempt"
@@ -25,32 +23,40 @@ OURS = frozenset({EVENT_ID, ATTEMPT, FIRST_SEEN, ROUTING_KEY, REASON, ERROR, STA
 
 MAX_ERROR = 1000
 MAX_ENRICHMENT = 16 * 1024
-MAX_FOREIGN = 48 * 1024
-"""Bounds in bytes (of the error: in characters), as all headers must fit into one AMQP frame of 128 KiB."""
+MAX_FOREIGN = 32 * 1024
+MAX_READ = 1024
+MAX_HEADERS = codec.MAX_HEADERS - 100
+"""Bounds in bytes (of the error: in characters), as all headers must fit into one AMQP frame of 128 KiB.
+
+`MAX_FOREIGN` bytes and `MAX_HEADERS` headers of its producer's are carried by a copy; of more, those that are
+read and have up to `MAX_READ` bytes.
+"""
 
 _ROUTES_ELSEWHERE = frozenset({"cc", "bcc"})
+_TRACE_CONTEXT = ("traceparent", "tracestate")
+_READ = (*CLOUDEVENTS_PREFIXES, *_TRACE_CONTEXT)
 _EVENT_ID = re.compile(r"[\x21-\x7e]{1,255}")
 _LONGEST_ROUTING_KEY = 255
 
 
 def text(headers: Mapping[str, Any], name: str) -> str | None:
-    """Read a header as text, `None` where it is missing or something else."""
+    """Read a header as text, `None` if it is missing or something else."""
     value = headers.get(name)
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        value = OddText.read(value)
     return value if isinstance(value, str) and value else None
 
 
 def event_id(headers: Mapping[str, Any]) -> str | None:
-    """Read the event id, `None` where it is missing or could not travel as an HTTP header."""
+    """Read the event id, `None` if it is missing or could not travel as an HTTP header."""
     value = text(headers, EVENT_ID)
     return value if value is not None and _EVENT_ID.fullmatch(value) else None
 
 
 def routing_key(headers: Mapping[str, Any]) -> str | None:
-    """Read the producer's routing key, `None` where it is missing or longer than one can be."""
+    """Read the producer's routing key, `None` if it is missing or longer than one can be."""
     value = text(headers, ROUTING_KEY)
-    return value if value is not None and len(value.encode()) <= _LONGEST_ROUTING_KEY else None
+    return value if value is not None and len(to_bytes(value)) <= _LONGEST_ROUTING_KEY else None
 
 
 def attempt(headers: Mapping[str, Any]) -> int:
@@ -70,59 +76,27 @@ def time(headers: Mapping[str, Any], name: str) -> datetime | None:
         return None
 
 
-def foreign(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the producer's own headers, for a copy.
+def foreign(table: Table) -> dict[str, Any]:
+    """Return the producer's own headers: those that the core sees, and that copies carry as they came.
 
-    Without the broker's `x-…` (with `x-death` on it, older brokers silently
-    drop a copy that would run in a circle), without `CC` and `BCC` (they
-    would route the copy to other queues too), without those that the library
-    reads but can't write, and without any at all where they are too large to
-    stand beside ours.
+    Not the broker's `x-…` (with `x-death` on it, older brokers silently drop a copy that would run in a
+    circle), nor `CC` and `BCC` (they would route the copy to other queues too). If the rest is too large to
+    stand beside ours, only what is read remains: the attributes of a CloudEvent and the trace context.
+    The trace context is text, as tracing reads it from the copy.
     """
-    kept: dict[str, Any] = {}
-    size = 0
-    for name, value in headers.items():
-        if name in OURS or name.startswith("x-") or name.lower() in _ROUTES_ELSEWHERE:
-            continue
-        try:
-            writable = _writable(value)
-            size += len(encode.field_table({name: writable}))
-        except (TypeError, ValueError, OverflowError, RecursionError, struct.error):
-            continue
-        kept[name] = writable
-    return kept if size <= MAX_FOREIGN else {}
+    own = {
+        name: raw
+        for name, raw in table.raw.items()
+        if name not in OURS and not name.startswith("x-") and name.lower() not in _ROUTES_ELSEWHERE
+    }
+    if not _fit(own):
+        own = {name: raw for name, raw in own.items() if name.startswith(_READ) and len(raw) <= MAX_READ}
+        if not _fit(own):
+            return {}
+    context = {name: table[name] for name in _TRACE_CONTEXT if name in own and name in table}
+    return own | {name: value for name, value in context.items() if isinstance(value, str)}
 
 
-def _writable(value: Any) -> Any:  # noqa: ANN401 - any value of a header
-    """Turn what pamqp reads into what it writes: text that is not UTF-8 is read as `bytes`."""
-    match value:
-        case bytes():
-            return bytearray(value)
-        case dict():
-            return {name: _writable(inner) for name, inner in value.items()}
-        case list():
-            return [_writable(inner) for inner in value]
-        case _:
-            return value
-
-
-def copy_of(body: bytes, properties: spec.Basic.Properties, headers: dict[str, Any]) -> Message:
-    """Copy a message with other headers, its body byte for byte.
-
-    `expiration` would empty the queue it goes to, and the broker refuses a
-    `user_id` that is not ours, so neither is kept.
-    """
-    return Message(
-        body,
-        headers=headers,
-        content_type=properties.content_type,
-        content_encoding=properties.content_encoding,
-        delivery_mode=DeliveryMode.PERSISTENT,
-        priority=properties.priority,
-        correlation_id=properties.correlation_id,
-        reply_to=properties.reply_to,
-        message_id=properties.message_id,
-        timestamp=properties.timestamp,
-        type=properties.message_type,
-        app_id=properties.app_id,
-    )
+def _fit(headers: Mapping[str, Raw]) -> bool:
+    size = sum(1 + len(to_bytes(name)) + len(raw) for name, raw in headers.items())
+    return size <= MAX_FOREIGN and len(headers) <= MAX_HEADERS

@@ -21,6 +21,7 @@ from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.tracing import UNTRACED, Tracing
 from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.publisher import RefusedByQueueError
 from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.source import SILENT, Source, is_being_cancelled
 from worker.rabbitmq.topology import Topology
@@ -32,6 +33,10 @@ CHECK_QUEUES = 5.0
 _REGULATE_TIMEOUT = 2.0
 
 _log = structlog.get_logger()
+
+
+class IntakeFailedError(Exception):
+    """A bug of ours broke the intake; it has been logged with its traceback."""
 
 
 class Observer(Protocol):
@@ -69,6 +74,7 @@ class Intake:
         self._observer = observer
         self._tracing = tracing
         self._tasks: set[asyncio.Task[None]] = set()
+        self._in_hand: set[Delivery] = set()
         self._queues = topology.work_queues
         self._work_exchange = topology.work_exchange
         self._sources: list[Source] = []
@@ -108,6 +114,8 @@ class Intake:
             task.cancel()
         if left:
             await asyncio.wait(left)
+        for delivery in list(self._in_hand):
+            await delivery.give_back()
 
     async def _stop_regulating(self) -> None:
         """Let it end by itself: cancelled amid a question to the broker, it would break a channel in use."""
@@ -185,28 +193,32 @@ class Intake:
                 return
 
     async def _on_message(self, queue: EventType, message: DeliveredMessage) -> None:
-        """Work on a message. Where that breaks this intake, the end of its channel gives the message back.
+        """Work on a message. What it leaves unsettled is given back when this intake stops.
 
         Given back at once, it would be delivered here again before the
         consumer is cancelled, and each delivery counts towards the limit.
         """
         task = asyncio.current_task()
+        delivery = Delivery(message)
+        self._in_hand.add(delivery)
         if task is None or self.broken.done():
             return
         self._tasks.add(task)
-        delivery = Delivery(message)
         try:
             await self._work_on(queue, delivery)
+        except RefusedByQueueError as error:  # the queue of its copy is full, which concerns no other event
+            _log.warning("settling_failed", error=str(error))
+            await delivery.give_back()
         except PublishError as error:
             self.break_off(error)
-        except asyncio.CancelledError:
-            await delivery.give_back()
-            raise
         except Exception as error:  # noqa: BLE001 - a bug of ours: begin anew, and lose nothing
             _log.exception("intake_failed", error_type=type(error).__name__)
-            self.break_off(error)
+            self._in_hand.discard(delivery)  # so that the end of the channel gives it back, which is counted
+            self.break_off(IntakeFailedError(f"unexpected {type(error).__name__}; the log has the traceback"))
         finally:
             self._tasks.discard(task)
+            if delivery.settled:
+                self._in_hand.discard(delivery)
 
     async def _work_on(self, queue: EventType, delivery: Delivery) -> None:
         async with self._places:

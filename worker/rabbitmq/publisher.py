@@ -1,14 +1,15 @@
 """Publishing: mandatory, persistent, confirmed, and within a deadline."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import aio_pika
 import aiormq
-from aio_pika.abc import AbstractChannel, AbstractExchange, DeliveryMode
+from aio_pika.abc import AbstractChannel, AbstractConnection, DeliveryMode
 
-from worker.core.errors import PublishError
+from worker.core.errors import MessageRefused, PublishError, PublishForbidden
 from worker.core.ports import Outgoing
 from worker.core.tracing import UNTRACED, Tracing
 
@@ -26,34 +27,83 @@ class RefusedByQueueError(PublishError):
     """The connection is good, and the broker took the message for no queue: one that it was for is full."""
 
 
+class _Lane:
+    """A channel for publishing. One that the broker closed is opened anew by the next publish."""
+
+    def __init__(self) -> None:
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
+
+    def attach(self, connection: AbstractConnection | None) -> None:
+        self._connection, self._channel = connection, None
+
+    async def open(self) -> AbstractChannel:
+        async with self._opening:
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await self._new_channel()
+            return self._channel
+
+    async def publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        with _explained(exchange, routing_key):
+            channel = self._channel
+            if channel is None or channel.is_closed:
+                channel = await self.open()
+            await _send(channel, exchange, routing_key, message)
+
+    async def publish_afresh(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        """Publish through a channel that is used for this one message."""
+        with _explained(exchange, routing_key):
+            async with await self._new_channel() as channel:
+                await _send(channel, exchange, routing_key, message)
+
+    async def _new_channel(self) -> AbstractChannel:
+        if self._connection is None:
+            raise PublishError("there is no connection to the broker")
+        return await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+
+
+async def _send(channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+    underlay = await channel.get_underlay_channel()
+    try:
+        await underlay.basic_publish(
+            message.body,
+            exchange=exchange,
+            routing_key=routing_key,
+            properties=message.properties,
+            mandatory=True,
+        )
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
+        raise MessageRefused(f"AMQP can't hold this message ({type(error).__name__})") from error
+
+
 class BrokerPublisher:
     """Fulfils `worker.core.ports.Publisher`.
 
-    It outlives connections: between two of them every publish fails at once.
+    It outlives connections: between two of them every publish fails at once. Payloads and copies have a
+    channel each, as the broker closes the channel on which it refuses one, with all that is under way there.
     """
 
     def __init__(self, timeout: float = PUBLISH_TIMEOUT, tracing: Tracing = UNTRACED) -> None:
         """Take the deadline of each publish, in seconds, and who opens a span for each."""
         self._timeout = timeout
         self._tracing = tracing
-        self._connection: aio_pika.abc.AbstractConnection | None = None
-        self._channel: AbstractChannel | None = None
-        self._exchanges: dict[str, AbstractExchange] = {}
+        self._payloads, self._copies = _Lane(), _Lane()
         self._ids: dict[str, asyncio.Event] = {}
 
-    async def attach(self, connection: aio_pika.abc.AbstractConnection) -> AbstractChannel:
-        """Publish through a channel of this connection from now on."""
-        self._exchanges = {}
-        self._connection = connection
-        self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        return self._channel
+    async def attach(self, connection: AbstractConnection) -> AbstractChannel:
+        """Publish through channels of this connection from now on. Return the one for copies."""
+        self._payloads.attach(connection)
+        self._copies.attach(connection)
+        return await self._copies.open()
 
     def detach(self) -> None:
         """Publish nothing until there is a connection again."""
-        self._channel = None
+        self._payloads.attach(None)
+        self._copies.attach(None)
 
     async def publish(self, exchange: str, routing_key: str, message: Outgoing) -> None:
-        """Publish; see the port for its promise."""
+        """Publish a payload; see the port for its promise."""
         full = aio_pika.Message(
             message.body,
             content_type=message.content_type,
@@ -61,7 +111,11 @@ class BrokerPublisher:
             type=message.type,
             delivery_mode=DeliveryMode.PERSISTENT,
         )
-        await self.publish_message(exchange, routing_key, full)
+        await self._publish(self._payloads, exchange, routing_key, full)
+
+    async def publish_message(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        """Publish a message with all its properties; the same promise. Trace headers are added to it."""
+        await self._publish(self._copies, exchange, routing_key, message)
 
     async def probe(self, exchange: str) -> None:
         """Return once the broker takes messages, without a deadline: while an alarm stands, it stays silent.
@@ -71,47 +125,31 @@ class BrokerPublisher:
         """
         for _ in range(2):
             with suppress(_Unroutable):
-                await self._publish(exchange, _NOWHERE, aio_pika.Message(b""))
+                await self._copies.publish(exchange, _NOWHERE, aio_pika.Message(b""))
 
-    async def publish_message(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        """Publish a message with all its properties; the same promise. Trace headers are added to it."""
+    async def _publish(self, lane: _Lane, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         with self._tracing.send(exchange, routing_key, message.message_id, message.headers):
-            await self._publish_in_time(exchange, routing_key, message)
+            try:
+                async with asyncio.timeout(self._timeout), self._alone(message.message_id):
+                    await self._publish_twice(lane, exchange, routing_key, message)
+            except TimeoutError as error:
+                raise PublishError(
+                    f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
+                ) from error
 
-    async def _publish_in_time(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        try:
-            async with asyncio.timeout(self._timeout), self._alone(message.message_id):
-                try:
-                    await self._publish(exchange, routing_key, message)
-                except RefusedByQueueError:
-                    await self._publish_afresh(exchange, routing_key, message)
-        except TimeoutError as error:
-            raise PublishError(
-                f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
-            ) from error
-
-    async def _publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        if self._channel is None or self._channel.is_closed:
-            raise PublishError("there is no connection to the broker")
-        with _explained(exchange, routing_key):
-            target = self._exchanges.get(exchange)
-            if target is None:
-                target = await self._channel.get_exchange(exchange, ensure=False)
-                self._exchanges[exchange] = target
-            await target.publish(message, routing_key, mandatory=True)
-
-    async def _publish_afresh(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        """Publish through a channel of its own.
+    async def _publish_twice(
+        self, lane: _Lane, exchange: str, routing_key: str, message: aio_pika.Message
+    ) -> None:
+        """Publish, and once more through a channel of its own if the refusal may not be about this message.
 
         RabbitMQ 3.10 can go on refusing on a channel on which a quorum queue refused once, also when the
-        queue's limit was taken away; on another it takes the message.
+        queue's limit was taken away; on another it takes the message. And where the broker closes a channel
+        because of one message, all that are under way on it fail.
         """
-        if self._connection is None:
-            raise PublishError("there is no connection to the broker")
-        with _explained(exchange, routing_key):
-            async with self._connection.channel(publisher_confirms=True, on_return_raises=True) as channel:
-                target = await channel.get_exchange(exchange, ensure=False)
-                await target.publish(message, routing_key, mandatory=True)
+        try:
+            await lane.publish(exchange, routing_key, message)
+        except (RefusedByQueueError, MessageRefused):
+            await lane.publish_afresh(exchange, routing_key, message)
 
     @asynccontextmanager
     async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
@@ -143,5 +181,16 @@ def _explained(exchange: str, routing_key: str) -> Iterator[None]:
     except aiormq.exceptions.DeliveryError as error:
         text = f"a queue behind {exchange} refused the message; is it full?"
         raise RefusedByQueueError(text) from error
+    except aiormq.ChannelAccessRefused as error:
+        raise PublishForbidden(f"the broker refuses to publish to {exchange}: {_reply(error)}") from error
+    except aiormq.ChannelNotFoundEntity as error:
+        raise PublishError(f"there is no exchange {exchange}: {_reply(error)}") from error
+    except aiormq.ChannelPreconditionFailed as error:
+        raise MessageRefused(f"the broker refuses this message: {_reply(error)}") from error
     except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
         raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error
+
+
+def _reply(error: aiormq.AMQPError) -> str:
+    """Return what the broker said when it closed the channel."""
+    return str(error.args[0]) if error.args else type(error).__name__

@@ -16,6 +16,10 @@ RPC_TIMEOUT = 10.0
 """Seconds until a broker that does not answer counts as gone: the channel is closed then."""
 SILENT = "the broker fell silent: no heartbeat came"
 _CANCEL_TIMEOUT = 2.0
+_CANCELLED = (
+    "the broker cancelled the consumer; was its queue deleted, or an event held longer than consumer_timeout?"
+)
+"""RabbitMQ 4.3 does so for an event that is held too long; before, it closes the channel."""
 
 
 class Source:
@@ -101,7 +105,7 @@ class Source:
         self._on_broken(error)
 
     def _on_cancelled(self, _frame: object) -> None:
-        self._on_broken(ConnectionError("the broker cancelled the consumer; was its queue deleted?"))
+        self._on_broken(ConnectionError(_CANCELLED))
 
 
 def is_being_cancelled() -> bool:

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource
 
+from worker.settings.as_written import NamedTwice, read_yaml
 from worker.settings.explain import explain
 from worker.settings.tree import PREFIX, Settings
 
@@ -148,13 +149,14 @@ def _nested(source: Mapping[str, Any]) -> dict[str, Any]:
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read the file as a setting's path and value each; one with nothing after it is not given."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError) as error:
         problems.append(f"--config {path}: can't be read: {getattr(error, 'strerror', None) or 'not UTF-8'}")
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        problems.append(f"--config {path}: not YAML{line}")
+        said = getattr(error, "problem", None) if isinstance(error, NamedTwice) else "not YAML"
+        problems.append(f"--config {path}: {said}{line}")
     else:
         if isinstance(data, dict):
             return _flattened(data, problems)
@@ -203,6 +205,7 @@ def _read_environment(problems: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
         if (path := known.get(name.upper())) is not None:
+            problems += [f"{name}: is set twice, also as {other}" for other in found if found[other] == path]
             found[name] = path
         elif name.upper().startswith(PREFIX) and name.upper() != SECRETS_DIR and not _is_link(name, value):
             problems.append(_no_such(name, [*known, SECRETS_DIR]))

@@ -7,23 +7,33 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from typing_extensions import override
 
 from worker.core.events import EventType
 from worker.core.signature import SECRET_PREFIX, key_of
 from worker.core.window import LARGEST as LARGEST_WINDOW
-from worker.settings.address import checked_url, login_secrets, path_secrets, query_secrets
+from worker.settings.address import (
+    checked_broker_url,
+    checked_url,
+    login_secrets,
+    path_secrets,
+    query_secrets,
+)
 from worker.settings.types import (
     Delays,
     Duration,
     DurationOrNone,
+    Exchange,
+    Host,
+    RequestTimeout,
     Statuses,
     Zone,
     read_secret,
     required,
     secret_or_file,
+    visible,
 )
 
 PREFIX = "CRM_SYNC_"
@@ -53,7 +63,7 @@ class BrokerSettings(_Section):
         description="The broker's address, `amqp://` or `amqps://` (TLS, verified).",
     )
     namespace: str = Field("crm-sync", description="The first part of every exchange's and queue's name.")
-    events_exchange: str = Field(
+    events_exchange: Exchange = Field(
         "", validate_default=True, description="The exchange on which producers publish events."
     )
 
@@ -67,13 +77,15 @@ class BrokerSettings(_Section):
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: SecretStr) -> SecretStr:
-        return checked_url(value, ("amqp", "amqps"), "amqp://user:password@broker.example:5672/vhost")
+        return SecretStr(checked_broker_url(value.get_secret_value()))
 
     @field_validator("namespace")
     @classmethod
     def _check_namespace(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value):
             raise ValueError("use 1 to 100 letters, digits, dots, dashes and underscores")
+        if f"{value}.".startswith("amq."):
+            raise ValueError("use another one: RabbitMQ keeps names that begin with amq. for itself")
         return value
 
     @field_validator("events_exchange")
@@ -112,8 +124,8 @@ class VicidialSettings(DialerWaits):
     )
     user: str = Field(default=None, validate_default=True, description="The API user.")
     password_file: Path | None = Field(None, description="A file that holds the API user's password.")
-    password: Annotated[SecretStr, secret_or_file("the API user's password")] = Field(
-        default=None, validate_default=True, description="The API user's password."
+    password: Annotated[SecretStr, AfterValidator(visible), secret_or_file("the API user's password")] = (
+        Field(default=None, validate_default=True, description="The API user's password.")
     )
     source: str = Field(
         "crmsync", pattern=r"^[A-Za-z0-9]{2,20}$", description="Who is calling, 2 to 20 letters and digits."
@@ -121,7 +133,7 @@ class VicidialSettings(DialerWaits):
     method: Literal["GET", "POST"] = Field(
         "GET", description="`POST` keeps the password out of the web server's access log."
     )
-    timeout: Duration = Field(timedelta(seconds=10), description="The longest wait for one answer.")
+    timeout: RequestTimeout = Field(timedelta(seconds=10), description="The longest wait for one answer.")
     max_concurrency: int = Field(
         8, ge=1, le=1000, description="Requests at one time, at most; fewer while the dialer is slow."
     )
@@ -161,8 +173,7 @@ class VicidialSettings(DialerWaits):
         )
         if value is None:
             raise required(what)
-        checked_url(SecretStr(str(value)), ("http", "https"), what.rsplit(" ", 1)[-1])
-        return value
+        return checked_url(str(value), ("http", "https"), what.rsplit(" ", 1)[-1])
 
     @field_validator("user", mode="before")
     @classmethod
@@ -171,6 +182,10 @@ class VicidialSettings(DialerWaits):
             raise required("the API user's name")
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise ValueError("write the API user's name as plain text")  # noqa: TRY004 - pydantic's
+        if not re.fullmatch(r"[-\w]{1,100}", str(value)):
+            raise ValueError(
+                "use letters, digits, dashes and underscores: VICIdial drops all else from a name"
+            )
         return str(value)
 
     @override
@@ -183,11 +198,11 @@ class VicidialSettings(DialerWaits):
     def reread(self) -> Self:
         """Give these settings with the password as its file holds it now.
 
-        Raises `ValueError` where the file can't be read.
+        Raises `ValueError` where the file can't be read, or holds no password.
         """
         if self.password_file is None:
             return self
-        return self.model_copy(update={"password": SecretStr(read_secret(self.password_file))})
+        return self.model_copy(update={"password": visible(SecretStr(read_secret(self.password_file)))})
 
 
 class SinkNames(_Section):
@@ -198,9 +213,14 @@ class SinkNames(_Section):
     kind: Literal["webhook", "queue"] = Field(
         "webhook", description="`webhook`: POST to the CRM; `queue`: publish to the outbound exchange."
     )
-    exchange: str | None = Field(
+    exchange: Exchange | None = Field(
         None, description="For `queue`: the outbound exchange; unset: `<namespace>.enriched`."
     )
+
+    @field_validator("exchange", mode="before")
+    @classmethod
+    def _nothing_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class SinkSettings(SinkNames):
@@ -218,13 +238,14 @@ class SinkSettings(SinkNames):
         validate_default=True,
         description="For `webhook`: the Standard Webhooks secret, `whsec_…`; unset: not signed.",
     )
-    timeout: Duration = Field(timedelta(seconds=15), description="The longest wait for one delivery.")
+    timeout: RequestTimeout = Field(timedelta(seconds=15), description="The longest wait for one delivery.")
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            return checked_url(value, ("http", "https"), "https://crm.example/hooks/calls")
+            example = "https://crm.example/hooks/calls"
+            return SecretStr(checked_url(value.get_secret_value(), ("http", "https"), example))
         if info.data.get("kind") != "queue":  # nor where it is misspelt: both are then named at once
             raise required("the CRM's address, unless sink.kind is queue")
         return None
@@ -277,7 +298,7 @@ class GateSettings(_Section):
 class HttpSettings(_Section):
     """The health and metrics server."""
 
-    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104 - probes come from outside
+    host: Host = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104 - probes come from outside
     port: int = Field(8080, ge=0, le=65535, description="The port; 0: any free one, logged.")
 
 

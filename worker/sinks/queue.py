@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from worker.core.errors import DeliveryUnavailable, PublishError
+from worker.core.errors import DeliveryUnavailable, Fault, MessageRefused, PublishError, PublishForbidden
 from worker.core.payload import Payload
 from worker.core.ports import Outgoing, Publisher, Receipt
 
@@ -25,6 +25,10 @@ class QueueSink:
             await self._publisher.publish(self._exchange, payload.type, message)
         except PublishError as error:
             self._observe("not_confirmed")
-            raise DeliveryUnavailable(f"the outbound exchange did not take the payload: {error}") from error
+            raise DeliveryUnavailable(
+                f"the outbound exchange did not take the payload: {error}",
+                Fault.REFUSED if isinstance(error, PublishForbidden) else Fault.OUTAGE,
+                answered=isinstance(error, MessageRefused),
+            ) from error
         self._observe("confirmed")
         return Receipt("confirmed")

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 
 from worker.core.errors import EnrichmentRejected
 from worker.core.records import Recording
+from worker.vicidial.error_answers import error_message, explain, unreadable
 from worker.vicidial.rows import (
     DialerTimes,
     by_name,
-    complaint,
-    explain,
     find_rows,
     lines,
     only_row,
     seconds,
     split_row,
     split_values,
-    unreadable,
 )
 
 _RECORDING_COLUMNS = ("start_time", "user", "recording_id", "lead_id", "location")
@@ -86,16 +84,16 @@ def read_recordings(body: str, times: DialerTimes) -> list[FoundRecording]:
     """
     columns, rows = _recording_rows(body)
     if not rows:
-        said = complaint(body)
+        said = error_message(body)
         if "NO RECORDINGS FOUND" in said:
             return []
         if "INVALID SEARCH PARAMETERS" in said:
             raise EnrichmentRejected(
                 "the dialer says INVALID SEARCH PARAMETERS: it has no call log with this uniqueid"
             )
-        explain(body, "recording_lookup")
+        raise explain(body, "recording_lookup")
     if len({len(row) for row in rows}) > 1:
-        unreadable("the rows of recording_lookup differ in length; a field may hold the separator")
+        raise unreadable("the rows of recording_lookup differ in length; a field may hold the separator")
     names = _recording_columns(columns, len(rows[0]))
     return [_recording(by_name("recording_lookup", names, row), times) for row in rows]
 
@@ -116,7 +114,7 @@ def _recording_columns(header: Sequence[str] | None, width: int) -> Sequence[str
     """Give the columns' names: with `duration=Y` the rows have one before the last that the header lacks."""
     names = _RECORDING_COLUMNS if header is None else header
     if "user" not in names:
-        unreadable("the rows of recording_lookup lack the user")
+        raise unreadable("the rows of recording_lookup lack the user")
     if width == len(names) + 1 and names[-1] == "location" and _LENGTHS.isdisjoint(names):
         return (*names[:-1], "length_in_sec", "location")
     return names
@@ -126,7 +124,7 @@ def _recording(row: dict[str, str], times: DialerTimes) -> FoundRecording:
     recording_id, lead = row.get("recording_id") or None, row.get("lead_id", "")
     for number in (recording_id, lead):
         if number and number != "NULL" and not _RECORDING_ID.fullmatch(number):
-            unreadable("recording_lookup answered with an id that is not a number")
+            raise unreadable("recording_lookup answered with an id that is not a number")
     length = row.get("length_in_sec") or row.get("duration") or ""
     url, file_name = _place(row.get("location", ""))
     recording = Recording(
@@ -157,25 +155,25 @@ def read_campaigns(body: str) -> dict[str, KnownCampaign]:
     """Read an answer of `campaigns_list`, by campaign id; empty where the API user may see none.
 
     A campaign's name that holds the separator makes its row longer than the
-    header. Then only the name is left out, and those of all others stay: the id
-    stands before it, and what stands behind it is counted from the end. Whatever
-    else does not fit is an error: an agent's joined list would be split wrongly
-    where a campaign is missing here.
+    header: the id stands before it, and what stands behind it is counted from
+    the end. If that leaves in doubt which field holds the separator, only the
+    name is left out. Whatever else does not fit is an error: an agent's joined
+    list would be split wrongly where a campaign is missing here.
     """
     header, rows = _campaign_rows(body)
     if not rows:
-        if "NO VIEWABLE CAMPAIGNS" in complaint(body):
+        if "NO VIEWABLE CAMPAIGNS" in error_message(body):
             return {}
-        explain(body, "campaigns_list")
+        raise explain(body, "campaigns_list")
     if header is None and len({len(row) for row in rows}) > 1:
-        unreadable("the rows of campaigns_list differ in length; a field may hold the separator")
+        raise unreadable("the rows of campaigns_list differ in length; a field may hold the separator")
     found: dict[str, KnownCampaign] = {}
     for row in rows:
         campaign = _campaign_by_shape(row) if header is None else _campaign_by_name(header, row)
         if not 0 < len(row[0]) <= _LONGEST_ID:
-            unreadable("a row of campaigns_list has no campaign id")
+            raise unreadable("a row of campaigns_list has no campaign id")
         if found.setdefault(row[0], campaign) != campaign:
-            unreadable("campaigns_list tells one campaign in two ways")
+            raise unreadable("campaigns_list tells one campaign in two ways")
     return found
 
 
@@ -198,28 +196,33 @@ def _campaign_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
 
 
 def _campaign_by_name(header: list[str], values: list[str]) -> KnownCampaign:
+    """Read name and mark by their columns; the mark tells on which side of it a field holds the separator."""
     if "campaign_name" not in header or "active" not in header:
-        unreadable("campaigns_list names no column of names, or none that tells which are active")
-    if len(values) <= len(header) or header[1] != "campaign_name":
+        raise unreadable("campaigns_list names no column of names, or none that tells which are active")
+    name, mark = header.index("campaign_name"), header.index("active")
+    surplus = len(values) - len(header)
+    if surplus <= 0 or name > mark:
         row = by_name("campaigns_list", header, values)
         return _known_campaign(row["campaign_name"], row["active"])
-    at = header.index("active")
-    behind_name = values[at + len(values) - len(header)]
-    # Where that is no mark, it was a later column that held the separator.
-    return _known_campaign("", behind_name if behind_name in _ACTIVE else values[at])
+    if values[mark] not in _ACTIVE:
+        row = by_name("campaigns_list", header, values, free_text="campaign_name")
+        return _known_campaign(row["campaign_name"], row["active"])
+    if values[mark + surplus] not in _ACTIVE:
+        return _known_campaign(values[name], values[mark])
+    return _known_campaign("", values[mark + surplus])
 
 
 def _campaign_by_shape(values: list[str]) -> KnownCampaign:
     """Read id, name and mark: without a header the mark alone tells where the name ends."""
     marks = [at for at, value in enumerate(values[:-5]) if value in _ACTIVE and at > 1]
     if len(values) < _FEWEST_CAMPAIGN_COLUMNS or marks != [2]:
-        unreadable("a row of campaigns_list fits no known order")
+        raise unreadable("a row of campaigns_list fits no known order")
     return _known_campaign(values[1], values[2])
 
 
 def _known_campaign(name: str, active: str) -> KnownCampaign:
     if active not in _ACTIVE:
-        unreadable("campaigns_list does not tell of a campaign whether it is active")
+        raise unreadable("campaigns_list does not tell of a campaign whether it is active")
     return KnownCampaign(name or None, _ACTIVE[active])
 
 
@@ -231,21 +234,19 @@ def read_user_details(body: str, agent_user: str) -> UserDetails | None:
 
     The row has the database's spelling of the user, whatever the case of the letters asked for.
     """
-    columns: Sequence[str] | None
-    columns, rows = find_rows(body, agent_user, "user", _OTHER_DETAILS, any_case=True)
+    header, rows = find_rows(body, agent_user, "user", _OTHER_DETAILS, any_case=True)
     if not rows:
-        if "USER NOT FOUND" in complaint(body):
+        if "USER NOT FOUND" in error_message(body):
             return None
-        explain(body, "user_details")
+        raise explain(body, "user_details")
     values = only_row(rows)
-    if columns is None:
-        columns = _DETAILS_COLUMNS
-        if len(values) == len(columns) and values[-1] not in _ACTIVE:
-            unreadable("the row of user_details fits no known order")
-    row = by_name("user_details", columns, values)
+    columns: Sequence[str] = _DETAILS_COLUMNS if header is None else header
+    row = by_name("user_details", columns, values, free_text="full_name")
+    if (header is None or len(values) > len(columns)) and row.get("active") not in _ACTIVE:
+        raise unreadable("the row of user_details fits no known order")
     level = row.get("user_level") or None
     if level is not None and not _LEVEL.fullmatch(level):
-        unreadable("user_details answered with a user level that is not a number")
+        raise unreadable("user_details answered with a user level that is not a number")
     return UserDetails(
         full_name=row.get("full_name") or None,
         user_group=row.get("user_group") or None,

@@ -14,9 +14,9 @@ import re
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import dropwhile
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NamedTuple
 
-from worker.core.errors import EnrichmentRejected, NotReady
+from worker.core.errors import EnrichmentRejected, NotReady, ProcessingError
 from worker.core.ids import NOBODY
 from worker.core.records import (
     AgentEnrichment,
@@ -27,22 +27,18 @@ from worker.core.records import (
     Recording,
 )
 from worker.vicidial.call_id import CallId, parse_call_id
+from worker.vicidial.error_answers import error_message, error_text, explain, first_in, unreadable
 from worker.vicidial.rows import (
     SEPARATORS,
     DialerTimes,
     by_name,
-    complaint,
-    error_line,
-    explain,
     find_rows,
-    first_in,
     lines,
     local_time,
     only_row,
     seconds,
     split_row,
     split_values,
-    unreadable,
 )
 
 _CALL_COLUMNS = (
@@ -67,13 +63,15 @@ _CALL_TYPES = frozenset({"INBOUND", "OUTBOUND_AUTO", "OUTBOUND_MANUAL", "OUTBOUN
 _LIKE_A_CALL_TYPE = re.compile(r"OUTBOUND(_[A-Z]+)?")
 _NO_CAMPAIGNS = re.compile(r"NO AVAILABLE CAMPAIGNS(?:: *([^|]*)\|)?")
 
-_NOT_FOUND = (
-    "CALL LOG NOT FOUND",
-    "CALL NOT FOUND",
-    "CALL ID NOT FOUND",
-    "AGENT USER DOES NOT EXIST",
-    "AGENT NOT FOUND",
-)
+_NO_AGENT = ": not made yet, or hidden from the API user, whose user group may not see the agent's"
+_NOT_FOUND = {
+    "CALL LOG NOT FOUND": "",
+    "CALL NOT FOUND": "",
+    "CALL ID NOT FOUND": "",
+    "AGENT USER DOES NOT EXIST": _NO_AGENT,
+    "AGENT NOT FOUND": _NO_AGENT,
+}
+"""What means that the id is not known, and what can be the cause."""
 _REJECTED = "INVALID SEARCH PARAMETERS"
 
 
@@ -86,7 +84,7 @@ def read_call(body: str, call_id: str, times: DialerTimes, not_final: AbstractSe
     columns: list[str] | tuple[str, ...] | None
     columns, rows = find_rows(body, call_id, "call_id", _OTHER_CALL_COLUMNS)
     if not rows:
-        _explain(body, "callid_info")
+        raise _explain(body, "callid_info")
     values = only_row(rows)
     if columns is None:
         columns = _KNOWN_CALL_SHAPES.get(len(values))
@@ -101,14 +99,10 @@ def read_agent(body: str, agent_user: str) -> AgentEnrichment:
     Campaigns are split at dashes, which is a guess where there is one: `campaigns_ambiguous`
     says so, and `worker.vicidial.campaigns` knows better with the list of all campaigns.
     """
-    if (error := error_line(body)) is not None and (empty := _NO_CAMPAIGNS.search(error)):
-        if empty[1] not in (None, agent_user):
-            unreadable("agent_campaigns answered about another agent than asked for")
-        return AgentEnrichment(agent=AgentRecord(agent_user=agent_user))
     columns: list[str] | tuple[str, ...] | None
     columns, rows = find_rows(body, agent_user, "user", _OTHER_AGENT_COLUMNS)
     if not rows:
-        _explain(body, "agent_campaigns")
+        return _agent_without_campaigns(body, agent_user)
     if columns is None:
         following = _lines_from(body, agent_user)
         if any(len(row) != len(_AGENT_COLUMNS) or _is_name(row[2]) for row in rows) or (
@@ -118,14 +112,14 @@ def read_agent(body: str, agent_user: str) -> AgentEnrichment:
         columns = _AGENT_COLUMNS
     row = by_name("agent_campaigns", columns, only_row(rows))
     if not row.keys() >= _OTHER_AGENT_COLUMNS:
-        unreadable("the row of agent_campaigns lacks its lists")
+        raise unreadable("the row of agent_campaigns lacks its lists")
     return _real_agent(agent_user, row["allowed_campaigns_list"], row["allowed_ingroups_list"])
 
 
 def _real_call(row: dict[str, str], times: DialerTimes, not_final: AbstractSet[str]) -> CallEnrichment:
     call_type = row.get("call_type") or None
     if call_type is not None and call_type not in _CALL_TYPES and not _LIKE_A_CALL_TYPE.fullmatch(call_type):
-        unreadable("callid_info answered with an unknown call type; a field may hold the separator")
+        raise unreadable("callid_info answered with an unknown call type; a field may hold the separator")
     status = row.get("status")
     final = status is None or status.upper() not in not_final
     inbound = call_type == "INBOUND"
@@ -191,11 +185,11 @@ def _length(row: dict[str, str]) -> int | None:
 def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet[str]) -> CallEnrichment:
     """Read the tutorials' order: id, start, end, direction, agent, phone, status, recording file."""
     if len(values) not in (_TUTORIAL_CALL_COLUMNS - 1, _TUTORIAL_CALL_COLUMNS):
-        unreadable(f"the row of callid_info has {len(values)} columns, which fits no known order")
+        raise unreadable(f"the row of callid_info has {len(values)} columns, which fits no known order")
     call_id, start, end, direction, user, phone, status, *recording = values
     way = _DIRECTIONS.get(direction.lower())
     if way is None or not any(letter.isalpha() for letter in status):
-        unreadable("the row of callid_info fits no known order")
+        raise unreadable("the row of callid_info fits no known order")
     local_start, local_end = local_time(start), local_time(end)
     started, ended = times.place(local_start), times.place(local_end)
     if started is not None and ended is not None:
@@ -216,6 +210,15 @@ def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet
         recordings=tuple(Recording(file_name=name) for name in recording if name),
     )
     return CallEnrichment(call=call, final=status.upper() not in not_final)
+
+
+def _agent_without_campaigns(body: str, agent_user: str) -> AgentEnrichment:
+    empty = _NO_CAMPAIGNS.search(error_text(body))
+    if empty is None:
+        raise _explain(body, "agent_campaigns")
+    if empty[1] not in (None, agent_user):
+        raise unreadable("agent_campaigns answered about another agent than asked for")
+    return AgentEnrichment(agent=AgentRecord(agent_user=agent_user))
 
 
 def _real_agent(agent_user: str, campaigns: str, in_groups: str) -> AgentEnrichment:
@@ -251,16 +254,16 @@ def _tutorial_agent(following: list[str], agent_user: str) -> AgentEnrichment:
             values = [agent_user, *split_values(line, mark)]
         for campaign in _pairs(values[1:]):
             if campaigns.setdefault(campaign.campaign_id, campaign) != campaign:
-                unreadable("the answer of agent_campaigns gives one campaign two names")
+                raise unreadable("the answer of agent_campaigns gives one campaign two names")
     if not campaigns:
-        unreadable("the answer of agent_campaigns names no campaign")
+        raise unreadable("the answer of agent_campaigns names no campaign")
     return AgentEnrichment(agent=AgentRecord(agent_user=agent_user, campaigns=tuple(campaigns.values())))
 
 
 def _pairs(values: list[str]) -> list[Campaign]:
     ids, names = values[::2], values[1::2]
     if len(ids) != len(names) or not all(ids) or any(" " in each for each in ids):
-        unreadable("the answer of agent_campaigns fits no known order")
+        raise unreadable("the answer of agent_campaigns fits no known order")
     return [Campaign(campaign_id=each, name=name or None) for each, name in zip(ids, names, strict=True)]
 
 
@@ -273,11 +276,11 @@ def _agent(user: str) -> str | None:
     return None if user.upper() in NOBODY else user
 
 
-def _explain(body: str, function: str) -> NoReturn:
-    """Raise the error that an answer without a row stands for."""
-    said = complaint(body)
+def _explain(body: str, function: str) -> ProcessingError:
+    """Make the error that an answer without a row stands for."""
+    said = error_message(body)
     if (known := first_in(said, _NOT_FOUND)) is not None:
-        raise NotReady(f"the dialer says {known}")
+        return NotReady(f"the dialer says {known}{_NOT_FOUND[known]}")
     if _REJECTED in said:
-        raise EnrichmentRejected(f"the dialer says {_REJECTED}: this can't be a call id on that server")
-    explain(body, function)
+        return EnrichmentRejected(f"the dialer says {_REJECTED}: this can't be a call id on that server")
+    return explain(body, function)

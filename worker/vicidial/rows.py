@@ -1,48 +1,24 @@
-"""What the parsers of all the dialer's functions share: rows, times, and what its error bodies mean.
+"""What the parsers of all the dialer's functions share: rows and times.
 
 Nothing here raises but the errors of `worker.core.errors`. No error holds text of
 the body but VICIdial's own fixed sentences, since its bodies repeat the password.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
-from typing import NoReturn
 
-from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused
+from worker.vicidial.error_answers import unreadable
 
 SEPARATORS = ("|", "\t", ",")
 
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
-_HTML = re.compile(r"<(!doctype|html|head|body|br|b|title|p|h1)\b", re.IGNORECASE)
-_ERROR_LINE = re.compile(r"^ERROR: ?(.*)$", re.MULTILINE)
-_ECHO = re.compile(r"[:|]| - ")
+_TAGS = re.compile(r"(?:<(?!b>)[^<>]*>\s*)+")
+"""HTML before a row. PHP's own messages begin with `<b>`: they are no rows."""
 _DAY = timedelta(days=1)
 _YEARS = range(1970, 3000)
 _CLOCKS_DIFFER = timedelta(seconds=60)
-
-_LOGIN_REFUSED = {
-    "LOGIN INCORRECT": "check vicidial.user and vicidial.password; an API user that is inactive or below User"
-    " Level 7 gets this too, and with two-factor login on even the right password does: turn two-factor off"
-    " for the API user",
-    "INVALID USERNAME OR PASSWORD": "check vicidial.user and vicidial.password",
-    "TOO MANY LOGIN ATTEMPTS": "ten failed logins lock the API user for 15 minutes, counted from its last"
-    " good login; check vicidial.password",
-    "IP ADDRESS IS NOT ALLOWED": "this host's address must be on the API IP list of the API user's user group"
-    " (Admin > IP Lists, Admin > User Groups)",
-    "INVALID SOURCE": "vicidial.source must be 2 to 20 letters and digits",
-}
-_LEVELS = {
-    "callid_info": 7,
-    "recording_lookup": 7,
-    "user_details": 7,
-    "agent_campaigns": 8,
-    "campaigns_list": 8,
-}
-_MODIFIES_USERS = frozenset({"agent_campaigns"})
-_NO_PERMISSION = "USER DOES NOT HAVE PERMISSION"
-_NO_FUNCTION = "NO FUNCTION SPECIFIED"
 
 
 # --- times
@@ -123,9 +99,9 @@ def local_time(text: str) -> datetime | None:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        unreadable("the dialer answered with a time that can't be read")
+        raise unreadable("the dialer answered with a time that can't be read") from None
     if when.tzinfo is not None:
-        unreadable("the dialer answered with a time that has a zone, which it never has")
+        raise unreadable("the dialer answered with a time that has a zone, which it never has")
     return when if when.year in _YEARS else None
 
 
@@ -181,25 +157,40 @@ def split_values(line: str, mark: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def by_name(function: str, columns: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    """Give a row's values by their columns' names. Raises `EnrichmentUnavailable` where they don't fit."""
+def by_name(
+    function: str, columns: Sequence[str], values: Sequence[str], *, free_text: str | None = None
+) -> dict[str, str]:
+    """Return a row's values by their columns' names. Raises `EnrichmentUnavailable` if they don't fit.
+
+    The column `free_text` may hold the separator: what stands behind it is counted from the end.
+    """
+    surplus = len(values) - len(columns)
+    if surplus > 0 and free_text in columns:
+        at = columns.index(free_text)
+        values = [*values[:at], "|".join(values[at : at + surplus + 1]), *values[at + surplus + 1 :]]
     if len(columns) != len(values):
-        unreadable(f"the row of {function} has {len(values)} columns where {len(columns)} are named")
+        raise unreadable(f"the row of {function} has {len(values)} columns where {len(columns)} are named")
     return dict(zip(columns, values, strict=True))
 
 
 def only_row(rows: list[list[str]]) -> list[str]:
     """Give the row where it is the only one. Raises `EnrichmentUnavailable`."""
     if len(rows) > 1:
-        unreadable("the dialer answered with several different rows for one id")
+        raise unreadable("the dialer answered with several different rows for one id")
     return rows[0]
 
 
 def lines(body: str) -> list[str]:
-    """Split at line feeds alone: `str.splitlines` would also cut at characters inside a field."""
+    """Split at line feeds alone: `str.splitlines` would also cut at characters inside a field.
+
+    HTML at the beginning of a line is left out.
+    """
     if "\r" in body:
         body = body.replace("\r\n", "\n").removesuffix("\r")
-    return body.split("\n")
+    split = body.split("\n")
+    return (
+        split if "<" not in body else [_TAGS.sub("", line, 1) if line[:1] == "<" else line for line in split]
+    )
 
 
 def seconds(text: str, what: str) -> int | None:
@@ -207,77 +198,6 @@ def seconds(text: str, what: str) -> int | None:
     if not text:
         return None
     if not _NUMBER.fullmatch(text):
-        unreadable(f"the dialer answered with a {what} that is not a number")
+        raise unreadable(f"the dialer answered with a {what} that is not a number")
     number = int(text)
     return number if number >= 0 else None
-
-
-# --- error bodies
-
-
-def error_line(body: str) -> str | None:
-    """Give what stands behind `ERROR:` on the first such line, `None` where there is none."""
-    found = _ERROR_LINE.search(body)
-    return None if found is None else found[1]
-
-
-def complaint(body: str) -> str:
-    """Give the first error's sentence in capital letters, without what repeats the request; empty if none."""
-    return _ECHO.split(error_line(body) or "", maxsplit=1)[0].upper()
-
-
-def first_in(text: str, known: Iterable[str]) -> str | None:
-    """Give the first of the known words that stand in a text."""
-    return next((words for words in known if words in text), None)
-
-
-def explain(body: str, function: str) -> NoReturn:
-    """Raise what an answer of `function` without a row stands for, where it is the same for all functions.
-
-    `FunctionRefused`, or `EnrichmentUnavailable`: a refused login, an outage, or an unreadable answer.
-    """
-    if error_line(body) is not None:
-        _explain_complaint(complaint(body), function)
-    text = body.strip()
-    if not text:
-        raise EnrichmentUnavailable("the dialer answered with an empty body")
-    if text.startswith("MySQL connect ERROR"):
-        raise EnrichmentUnavailable("the dialer can't reach its database")
-    if _HTML.search(text):
-        raise EnrichmentUnavailable("the dialer answered with a page of HTML instead of a row")
-    unreadable("the dialer's answer has no row for the id asked for")
-
-
-def unreadable(message: str) -> NoReturn:
-    """Raise that an answer fits no known shape."""
-    raise EnrichmentUnavailable(message, Fault.UNREADABLE)
-
-
-def _explain_complaint(said: str, function: str) -> NoReturn:
-    if (known := first_in(said, _LOGIN_REFUSED)) is not None:
-        raise EnrichmentUnavailable(f"the dialer says {known}: {_LOGIN_REFUSED[known]}", Fault.REFUSED)
-    if _NO_PERMISSION in said:
-        raise FunctionRefused(f"the dialer says {_NO_PERMISSION}: {_missing_permission(said, function)}")
-    if _NO_FUNCTION in said:
-        raise FunctionRefused(
-            f"the dialer says {_NO_FUNCTION}: this build of VICIdial does not know {function},"
-            " or vicidial.url is not the address of its non_agent_api.php"
-        )
-    unreadable("the dialer answered with an ERROR of an unknown kind")
-
-
-def _missing_permission(said: str, function: str) -> str:
-    """Say which boxes to tick: `auth` looks at the list of functions, the function itself at the rest.
-
-    The tutorials' sentence does not tell which of them it was.
-    """
-    allow = f"add {function} (or ALL_FUNCTIONS) to its API Allowed Functions"
-    modify = ", Modify Users 1" if function in _MODIFIES_USERS else ""
-    rights = (
-        f"give it User Level {_LEVELS[function]} or more, Agent API Access 1, View Reports 1{modify},"
-        f" which {function} needs"
-    )
-    steps = rights
-    if "TO USE THIS FUNCTION" in said:
-        steps = allow if said.startswith("AUTH ") else f"{allow}, and {rights}"
-    return f"in Admin > Users, at the API user, {steps}"
