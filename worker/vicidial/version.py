@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from worker.core.errors import EnrichmentUnavailable, Fault
-from worker.vicidial.rows import explain
+from worker.core.errors import Fault
+from worker.vicidial.error_answers import explain
 
 _VERSION = re.compile(r"VERSION: ([\w.-]{1,40})\|", re.ASCII)
 _BUILD = re.compile(r"\|BUILD: ([\w.-]{1,40})\|", re.ASCII)
@@ -40,10 +40,8 @@ def read_version(body: str) -> Version:
 
 
 def _outage(body: str) -> str:
-    try:
-        explain(body, "version")
-    except EnrichmentUnavailable as error:
-        return str(error) if error.fault is Fault.OUTAGE else ""
+    error = explain(body, "version")
+    return str(error) if error.fault is Fault.OUTAGE else ""
 
 
 def _offset(body: str) -> timedelta | None:
