@@ -1,7 +1,7 @@
 """From events to what the dialer knows: which look-ups are made, shared and kept, and what each adds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -23,6 +23,7 @@ from worker.demo.dialer import (
     DialerCall,
     StandInDialer,
 )
+from worker.demo.dialer_requests import DialerRequest, Planted
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock
@@ -472,6 +473,93 @@ async def test_zero_turns_keeping_off(
     for _ in range(2):
         await bench.agent(agent("1000"))
     assert dict(dialer.asked) == {"agent_campaigns": 2, "campaigns_list": 2, "user_details": 2}
+
+
+def know_campaigns(dialer: StandInDialer, *ids: str, seen: Iterable[str] | None = None) -> None:
+    """Let the dialer have these campaigns and no others, of which the API user may see some."""
+    dialer.campaigns.clear()
+    dialer.campaigns.update({each: Campaign(campaign_id=each, name=f"Name of {each}") for each in ids})
+    dialer.users[DEFAULT_USER].campaigns = None if seen is None else frozenset(seen)
+
+
+@pytest.mark.parametrize(
+    ("has", "seen"),
+    [
+        (("A-B",), ("A", "B")),
+        (("SALES1", "A-B"), ("SALES1", "A", "B")),
+        (("A-B", "SALES1"), ("SALES1", "A", "B")),
+        (("A", "B-C"), ("A", "B", "C", "A-B")),
+        (("A-B-C",), ("A", "B", "C")),
+        (("A-B-C",), ("A-B", "C")),
+        (("HIDDEN", "A"), ("A",)),
+    ],
+)
+async def test_a_campaign_that_the_api_user_may_not_see_makes_the_list_ambiguous(
+    has: tuple[str, ...], seen: tuple[str, ...], bench: Bench, dialer: StandInDialer
+) -> None:
+    know_campaigns(dialer, *has, *seen, seen=seen)
+    dialer.agents["1000"].campaigns = has
+    found = await bench.agent(agent("1000"))
+    assert found.agent.campaigns_ambiguous
+    assert found.campaigns_text == "-".join(has)
+
+
+@pytest.mark.parametrize(
+    ("has", "questions"),
+    [
+        (("A", "B"), 1),
+        (("B", "A", "C"), 3),
+        (("SALES1", "RENEW_24", "SUPP-1"), 0),
+        (("SALES1", "RENEW_24", "ADCAMP", "7"), 1),
+        (("SALES1", "OD-A", "OD", "A", "RENEW_24"), 3),
+        (tuple(f"10{number}" for number in range(10)), 9),
+    ],
+)
+async def test_a_list_without_a_hidden_campaign_is_proven_by_few_questions_asked_once(
+    has: tuple[str, ...], questions: int, bench: Bench, dialer: StandInDialer
+) -> None:
+    know_campaigns(dialer, *has)
+    dialer.agents["1000"].campaigns = has
+    for _ in range(3):
+        found = await bench.agent(agent("1000", *has))
+        assert sorted(each.campaign_id for each in found.agent.campaigns) == sorted(has)
+        assert not found.agent.campaigns_ambiguous
+        assert check_access(has, found).ok
+    assert dialer.count("agent_campaigns") == 3 + questions
+
+
+async def test_a_list_that_takes_too_many_questions_is_ambiguous(bench: Bench, dialer: StandInDialer) -> None:
+    has = tuple(str(number) for number in range(100, 120))
+    know_campaigns(dialer, *has)
+    dialer.agents["1000"].campaigns = has
+    found = await bench.agent(agent("1000"))
+    assert [each.campaign_id for each in found.agent.campaigns] == list(has)
+    assert found.agent.campaigns_ambiguous
+    assert dialer.count("agent_campaigns") == 1
+
+
+@pytest.mark.parametrize(("text", "ambiguous"), [("A-B", True), ("OD-A-OD-A", False)])
+async def test_a_server_without_the_filter_hides_no_campaigns(
+    text: str,
+    ambiguous: bool,  # noqa: FBT001
+    bench: Bench,
+    dialer: StandInDialer,
+) -> None:
+    know_campaigns(dialer, "A", "B", "OD", "OD-A")
+    dialer.plant("1000", function="agent_campaigns", body=f"1000|{text}|\n")
+    assert (await bench.agent(agent("1000"))).agent.campaigns_ambiguous == ambiguous
+
+
+async def test_an_outage_while_a_list_is_proven_is_an_outage(bench: Bench, dialer: StandInDialer) -> None:
+    know_campaigns(dialer, "A", "B")
+    dialer.agents["1000"].campaigns = ("A", "B")
+
+    def answer(request: DialerRequest) -> Planted | None:
+        return Planted(status=500) if "campaign_id" in request.parameters else None
+
+    dialer.plant("1000", answer, function="agent_campaigns")
+    with pytest.raises(EnrichmentUnavailable, match="500"):
+        await bench.agent(agent("1000"))
 
 
 async def test_an_agent_without_campaigns_needs_no_names(bench: Bench, dialer: StandInDialer) -> None:

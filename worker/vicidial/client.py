@@ -128,10 +128,13 @@ class DialerClient:
         read = partial(responses.read_call, call_id=call_id, times=times, not_final=self._settings.not_final)
         return await self._ask("callid_info", (("call_id", call_id),), read)
 
-    async def agent_campaigns(self, agent_user: str) -> AgentEnrichment:
-        """Ask about one agent. Raises as `callid_info` does."""
+    async def agent_campaigns(self, agent_user: str, campaign_id: str | None = None) -> AgentEnrichment:
+        """Ask about one agent, or whether it has one campaign. Raises as `callid_info` does."""
+        about: _About = (("agent_user", agent_user),)
+        if campaign_id is not None:
+            about += (("campaign_id", campaign_id),)
         read = partial(responses.read_agent, agent_user=agent_user)
-        return await self._ask("agent_campaigns", (("agent_user", agent_user),), read)
+        return await self._ask("agent_campaigns", about, read)
 
     async def recording_lookup(
         self, search: Iterable[tuple[str, str]], times: DialerTimes

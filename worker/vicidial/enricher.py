@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from worker.core.errors import EnrichmentRejected, Lack, NotReady
+from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, Lack, NotReady
 from worker.core.events import Event, EventType
 from worker.core.payload import check_access
 from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord, Enrichment
@@ -30,6 +30,8 @@ _Read = tuple[DialerTimes, _V]
 _CALL_ID = re.compile(r"[0-9a-zA-Z]+")
 _USER = re.compile(r"[-_0-9a-zA-Z]+")
 _MOST_NAMED = 10
+_MOST_ASKED = 12
+"""How many campaigns are asked for one by one, so that a list is known to be split rightly."""
 
 
 class VicidialEnricher:
@@ -61,6 +63,7 @@ class VicidialEnricher:
         self._campaigns = Lookups[str, dict[str, KnownCampaign]](
             settings.campaigns_list_cache, on_hit=partial(on_hit, "campaigns_list")
         )
+        self._proofs = Lookups[tuple[str, str], bool](settings.campaigns_list_cache)
         self._details = Lookups[str, UserDetails | None](
             settings.user_details_cache, on_hit=partial(on_hit, "user_details")
         )
@@ -159,10 +162,42 @@ class VicidialEnricher:
 
     async def _with_names(self, found: AgentEnrichment) -> AgentEnrichment:
         """Name the campaigns, and tell a dash within a campaign's id from one between two."""
-        if not self._settings.campaigns_list or not found.campaigns_text:
+        text = found.campaigns_text
+        if not self._settings.campaigns_list or not text:
             return found
         ask = partial(self._campaigns.get, "", self._client.campaigns_list)
-        return campaigns.resolve(found, await self._may_list_campaigns.ask(ask))
+        known = await self._may_list_campaigns.ask(ask)
+        found = campaigns.resolve(found, known)
+        if known is None or found.agent.campaigns_ambiguous:
+            return found
+        user = found.agent.agent_user
+        has_none = partial(self._has_none_of, user, campaigns.hidden(text, known))
+        if await self._proofs.get((user, text), has_none):
+            return found
+        return found.model_copy(
+            update={"agent": found.agent.model_copy(update={"campaigns_ambiguous": True})}
+        )
+
+    async def _has_none_of(self, user: str, hidden: list[str]) -> bool:
+        """Return whether the agent surely has none of these campaigns, which the API user may not see.
+
+        `agent_campaigns` tells of all campaigns of the agent, also of those; its filter asks for one.
+        A server without the filter is not VICIdial, and has no groups that hide campaigns.
+        """
+        if len(hidden) > _MOST_ASKED:
+            return False
+        for campaign_id in hidden:
+            try:
+                answer = (await self._client.agent_campaigns(user, campaign_id)).campaigns_text
+            except NotReady:
+                return False
+            except EnrichmentUnavailable as error:
+                if error.fault is not Fault.UNREADABLE:
+                    raise
+                return False
+            if answer is not None:
+                return answer.casefold() != campaign_id.casefold()
+        return True
 
     async def _with_details(self, found: AgentEnrichment) -> AgentEnrichment:
         if not self._settings.user_details:
