@@ -7,18 +7,19 @@ import asyncio
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import aio_pika
 import aiohttp
@@ -32,17 +33,31 @@ PASSWORD: Final = "Dialer-Pass-1"
 READY_WITHIN: Final = 20.0
 CONNECT_WITHIN: Final = 20.0
 EXIT_WITHIN: Final = 15.0
+STARTED_WITHIN: Final = 60.0
+"""Seconds until a program has printed its first line."""
+
+_ANSWER_WITHIN = aiohttp.ClientTimeout(total=30)
+_END_WITHIN = 30.0
+_CANCELLATIONS = 5
+
+T = TypeVar("T")
 
 
 class Program:
     """A stand-in as a process of its own, changed and watched through `/control`."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
-        """Start `python -m worker.demo.<name>`; it says where it listens."""
+    def __init__(self, name: str, *arguments: str, log: Path | None = None) -> None:
+        """Start `python -m worker.demo.<name>`, which prints where it listens; its errors go to the log."""
         command = [sys.executable, "-m", f"worker.demo.{name}", *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment({}))
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        errors = None if log is None else log.open("ab")
+        try:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, env=environment({})
+            )
+        finally:
+            if errors is not None:
+                errors.close()
+        line = first_line(self.process)
         assert line, f"{name} could not be started"
         said = json.loads(line)
         self.url: str = said["url"]
@@ -50,25 +65,45 @@ class Program:
 
     def end(self) -> None:
         """Stop it and wait."""
-        self.process.terminate()
-        self.process.wait(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        end(self.process)
 
     async def control(self, **change: Any) -> None:  # noqa: ANN401 - JSON
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(timeout=_ANSWER_WITHIN) as session,
             session.post(f"http://127.0.0.1:{self.port}/control", json=change) as response,
         ):
             assert response.status == 200, await response.text()
 
     async def report(self) -> dict[str, Any]:
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(timeout=_ANSWER_WITHIN) as session,
             session.get(f"http://127.0.0.1:{self.port}/control") as response,
         ):
             found: dict[str, Any] = await response.json()
             return found
+
+
+def first_line(process: subprocess.Popen[bytes], within: float = STARTED_WITHIN) -> bytes:
+    """Return the first line that a process prints; empty if it ends first, or is late and is ended."""
+    stream: IO[bytes] | None = process.stdout
+    assert stream is not None
+    readable, _, _ = select.select([stream], [], [], within)
+    line = stream.readline() if readable else b""
+    if not line:
+        end(process)
+    return line
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process and wait for its end; kill it if it is late."""
+    process.terminate()
+    try:
+        process.wait(_END_WITHIN)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_END_WITHIN)
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def environment(settings: Mapping[str, str], *, measured: bool = True) -> dict[str, str]:
@@ -124,7 +159,7 @@ class Worker:
 
     async def get(self, path: str) -> tuple[int, str]:
         url = f"http://127.0.0.1:{await self.listening()}{path}"
-        async with aiohttp.ClientSession() as session, session.get(url) as response:
+        async with aiohttp.ClientSession(timeout=_ANSWER_WITHIN) as session, session.get(url) as response:
             return response.status, await response.text()
 
     async def status(self) -> dict[str, Any]:
@@ -156,7 +191,7 @@ class Worker:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.wait(_END_WITHIN)
 
     def complaints(self) -> list[dict[str, Any]]:
         """Give what has no place in a log: tracebacks, stray lines, warnings of Python or of the loop."""
@@ -380,10 +415,14 @@ def new_call_id(rng: random.Random | None = None) -> str:
 async def eventually(
     condition: Callable[[], object] | Callable[[], Awaitable[object]], within: float = 10
 ) -> float:
-    """Wait until the condition holds; gives the seconds that it took."""
+    """Wait until the condition holds; returns the seconds that it took.
+
+    Raises `TimeoutError` when it is late, also if the condition swallowed the cancellation, as one does that
+    asks a broker and takes every failure for "not yet".
+    """
     started = time.monotonic()
     async with asyncio.timeout(within):
-        while True:
+        while time.monotonic() - started <= within:
             with suppress(aiohttp.ClientConnectionError):
                 held = condition()
                 if isinstance(held, Awaitable):
@@ -391,3 +430,48 @@ async def eventually(
                 if held:
                     return time.monotonic() - started
             await asyncio.sleep(0.02)
+        raise TimeoutError
+
+
+class Unfinished(Exception):
+    """Work that did not end in time, or was cancelled by itself; the message says where it stood."""
+
+
+async def bounded(work: Coroutine[Any, Any, T] | asyncio.Task[T], within: float) -> T:
+    """Await work for so many seconds at most, whatever it does with its cancellation; raises `Unfinished`."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=within)
+        if not done:
+            raise Unfinished(f"not done within {within:g} s; it stood at {position(task)}")
+        if task.cancelled():
+            raise Unfinished("cancelled, and not from outside")
+        return task.result()
+    finally:
+        await cancelled(task)
+
+
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they end. One that never does is left alone after a while.
+
+    Once is not enough: aiormq turns a cancellation into an error of its own, which its callers expect.
+    """
+    left = {task for task in tasks if not task.done()}
+    for _ in range(_CANCELLATIONS):
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = await asyncio.wait(left, timeout=1)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # whoever needed it has had it
+
+
+def position(task: asyncio.Task[Any]) -> str:
+    """Return where a task stands, from the outermost coroutine to the innermost."""
+    awaited: object = task.get_coro()
+    places = []
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        places.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}")
+        awaited = getattr(awaited, "cr_await", None)
+    return " > ".join(places) or "its end"

@@ -5,17 +5,17 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.system.chaos.__main__ import show
 from tests.system.chaos.account import Arrived, Dead, Published, Verdict, judge
 from tests.system.chaos.node import NodeUnavailable
-from tests.system.chaos.play import SHORT, play_all
+from tests.system.chaos.play import SHORT
 from tests.system.chaos.proxy import Proxy
-from tests.system.chaos.scenarios import SCENARIOS, Scenario
+from tests.system.chaos.runner import Runner
+from tests.system.chaos.scenarios import SCENARIOS
 from tests.tools import skip_without
 
 EVENT = Published("e", b"{}")
@@ -23,32 +23,25 @@ WRONG = Published("w", b"{", fate="invalid_event")
 ONCE, TWICE = Arrived(1, (1.0,)), Arrived(1, (1.0, 2.0))
 
 
-def title(scenario: Scenario) -> str:
-    return f"{scenario.group}: {scenario.name}"
-
-
-@pytest.fixture(scope="session")
-def verdicts(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, Verdict]:
-    """Play the chosen scenarios, all at once: most of the time of each is spent waiting."""
+@pytest.fixture(scope="module")
+def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """Play the chosen scenarios, several at a time: most of the time of each is spent waiting."""
     names = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
-    chosen = [each for each in SCENARIOS if title(each) in names]
+    chosen = [each for each in SCENARIOS if each.title in names]
     seed = random.randrange(10**6)  # noqa: S311 - shown, to play it again
-    try:
-        played = asyncio.run(play_all(chosen, SHORT, seed, tmp_path_factory.mktemp("chaos"), show))
-    except NodeUnavailable as error:
-        skip_without(str(error))
-    for verdict in played:
-        verdict.notes.append(f"seed {seed}")
-    return {verdict.name: verdict for verdict in played}
+    with Runner(chosen, SHORT, seed, tmp_path_factory.mktemp("chaos")) as playing:
+        yield playing
 
 
 @pytest.mark.system
-@pytest.mark.timeout(600)  # the first one waits for all
-@pytest.mark.parametrize("name", [title(each) for each in SCENARIOS if not each.long_only])
-def test_whatever_breaks_nothing_is_lost(name: str, verdicts: Mapping[str, Verdict]) -> None:
-    assert verdicts[name].wrong == [], verdicts[name]
+@pytest.mark.timeout(900)  # longer than the runner lets a scenario last
+@pytest.mark.parametrize("name", [each.title for each in SCENARIOS if not each.long_only])
+def test_whatever_breaks_nothing_is_lost(name: str, runner: Runner) -> None:
+    try:
+        verdict = runner.verdict(name)
+    except NodeUnavailable as error:
+        skip_without(str(error))
+    assert verdict.wrong == [], (verdict, f"seed {runner.seed}")
 
 
 class TestTheAccount:

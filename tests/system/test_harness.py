@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import logging
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import aio_pika
 import pytest
@@ -12,7 +14,7 @@ from aio_pika.abc import AbstractConnection
 
 from tests.adapters.raw import Connection, RawServer, closed_port, until
 from tests.system.chaos.proxy import Proxy
-from tests.system.harness import connect
+from tests.system.harness import Unfinished, bounded, connect, eventually, first_line
 
 NEVER_AWAITED = "coroutine 'Connection.close' was never awaited"
 
@@ -106,3 +108,60 @@ async def interrupted(connect: Connect, broker_url: str) -> None:
             await connection.close()
     finally:
         await proxy.refuse()
+
+
+class TestDeadlines:
+    """They hold for whatever swallows its cancellation, as what asks a broker does."""
+
+    async def test_a_condition_that_swallows_it(self) -> None:
+        async def never() -> bool:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return False
+
+        with pytest.raises(TimeoutError):
+            await bounded(eventually(never, 0.1), 30)
+
+    async def test_work_that_swallows_it_and_goes_on(self) -> None:
+        swallowed = 0
+
+        async def work() -> None:
+            nonlocal swallowed
+            while swallowed < 3:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    swallowed += 1
+
+        with pytest.raises(
+            Unfinished, match=r"not done within 0\.1 s; it stood at test_harness\.py:\d+ work"
+        ):
+            await bounded(work(), 0.1)
+        assert swallowed == 3
+
+    async def test_work_that_ends_with_a_cancellation_of_its_own(self) -> None:
+        """A library's future that was cancelled must not end whoever plays the next scenario."""
+
+        async def work() -> None:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+
+        with pytest.raises(Unfinished, match="cancelled, and not from outside"):
+            await bounded(work(), 30)
+
+    async def test_what_is_in_time_returns_or_raises(self) -> None:
+        async def work(*, fail: bool) -> int:
+            if fail:
+                raise OSError("no room")
+            return 3
+
+        assert await bounded(work(fail=False), 30) == 3
+        with pytest.raises(OSError, match="no room"):
+            await bounded(work(fail=True), 30)
+
+    def test_a_program_that_says_nothing_is_ended(self) -> None:
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert first_line(process, 0.1) == b""
+            assert process.poll() is not None

@@ -8,16 +8,18 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-from tests.system.chaos.account import BURIED
+from tests.system.chaos.account import BURIED, Published
 from tests.system.chaos.proxy import Proxy
 from tests.system.chaos.stage import Stage
-from tests.system.harness import PASSWORD, eventually
+from tests.system.harness import PASSWORD, cancelled, eventually
 
 Fault = Callable[[Stage], AbstractAsyncContextManager[None]]
 Pick = Callable[[Stage], Proxy]
 
 _FRESH = 20
-_BACK_WITHIN = 40.0
+_MOST_DEATHS = 40
+_BETWEEN_LOOKS = 0.1
+_BACK_WITHIN = 60.0
 
 # --- the worker
 
@@ -47,13 +49,12 @@ async def one_killed(stage: Stage) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def poisoned(stage: Stage) -> AsyncIterator[None]:
-    """Kill the worker whenever it has asked for the call of one event, until it asks no more."""
+    """Kill the worker whenever it has asked for the call of one event, until the event is a dead letter."""
     poison = stage.load.call(fate=BURIED)
-    call_id = poison.call_id
-    await stage.system.dialer.control(plant={call_id: {"fault": "hang"}})
+    await stage.system.dialer.control(plant={poison.call_id: {"fault": "hang"}})
     await stage.publish([poison])
     deaths = 0
-    while deaths < 40 and await _asked_for(stage, call_id):
+    while deaths < _MOST_DEATHS and await _asked_for(stage, poison):
         stage.kill(stage.workers[0])
         stage.spawn()
         deaths += 1
@@ -62,12 +63,20 @@ async def poisoned(stage: Stage) -> AsyncIterator[None]:
     await stage.system.dialer.control(unplant=True)
 
 
-async def _asked_for(stage: Stage, call_id: str) -> bool:
+async def _asked_for(stage: Stage, poison: Published) -> bool:
+    """Wait until a worker asks the dialer for its call; tell whether it did, or it is a dead letter."""
+    sighted = asyncio.create_task(stage.dialer.sees(poison.call_id.encode()))
+
+    async def decided() -> bool:
+        await asyncio.sleep(_BETWEEN_LOOKS)
+        await stage.take_dead()
+        return sighted.done() or any(letter.id == poison.id for letter in stage.dead)
+
     try:
-        await asyncio.wait_for(stage.dialer.sees(call_id.encode()), 10)
-    except TimeoutError:
-        return False
-    return True
+        await eventually(decided, _BACK_WITHIN)
+        return sighted.done()
+    finally:
+        await cancelled(sighted)
 
 
 # --- the broker
@@ -115,7 +124,7 @@ async def channels_closed(stage: Stage) -> AsyncIterator[None]:
     """Let the broker find a fault in what each channel said: an acknowledgement of nothing."""
     stage.cuts += 1
     ack = "{'basic.ack', 4000000, false}"
-    await stage.node.ctl("eval", f"[rabbit_channel:do(C, {ack}) || C <- rabbit_channel:list()].")
+    await stage.node.ctl("eval", f"[rabbit_channel_common:do(C, {ack}) || C <- rabbit_channel:list()].")
     yield
 
 

@@ -5,16 +5,24 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 
 import aio_pika
 import psutil
 
-from tests.system.harness import connect, environment, eventually
+from tests.system.harness import connect, end, environment, eventually, first_line
 
-_END_WITHIN = 30.0
+_BEGUN_WITHIN = 120.0
+_END_WITHIN = 60.0
+_TAKES_CLIENTS_WITHIN = 90.0
+_COMMAND_WITHIN = 60.0
+_CHANGES = ("set_", "clear_", "add_", "delete_")
+_AS_STARTED = (
+    ("set_vm_memory_high_watermark", "0.4"),
+    ("set_disk_free_limit", "50MB"),
+    ("set_permissions", "guest", ".*", ".*", ".*"),
+)
 
 
 class NodeUnavailable(Exception):
@@ -27,12 +35,10 @@ class Node:
     def __init__(self) -> None:
         """Start it with `python -m worker.demo.broker`, which cleans up; raises `NodeUnavailable`."""
         command = [sys.executable, "-m", "worker.demo.broker"]
-        self._program = Popen(command, stdout=PIPE, text=True, env=environment({}))
-        assert self._program.stdout is not None
-        line = self._program.stdout.readline()
-        said = json.loads(line or "{}")
+        self._program = Popen(command, stdout=PIPE, env=environment({}))
+        said = json.loads(first_line(self._program, _BEGUN_WITHIN) or "{}")
         if "pid" not in said:  # nothing, or a container
-            self._end_program()
+            end(self._program)
             raise NodeUnavailable("a node that may be mistreated needs an installed rabbitmq-server")
         self.url: str = said["url"]
         self.port = int(self.url.rstrip("/").rpartition(":")[2])
@@ -41,21 +47,26 @@ class Node:
         self._command, self._folder = self._server.cmdline(), self._server.cwd()
         self._environment, self._group = self._server.environ(), os.getpgid(self._server.pid)
         self._started: Popen[bytes] | None = None
+        self._changed = False
 
     async def halt(self) -> None:
         """Shut it down as an operator does: its clients are told."""
         self._server.terminate()
-        await asyncio.to_thread(self._gone)
+        try:
+            await eventually(self._gone, _END_WITHIN)
+        except TimeoutError:
+            await self.kill()
 
     async def kill(self) -> None:
         """SIGKILL it."""
-        self._server.kill()
-        await asyncio.to_thread(self._gone)
+        if not self._gone():
+            self._server.kill()
+        await eventually(self._gone, _END_WITHIN)
 
     async def start(self) -> None:
         """Start it again with its data, and wait until it takes clients."""
         self._spawn()
-        await eventually(self.takes_clients, _END_WITHIN)
+        await eventually(self.takes_clients, _TAKES_CLIENTS_WITHIN)
 
     async def takes_clients(self) -> bool:
         try:
@@ -65,13 +76,37 @@ class Node:
         await connection.close()
         return True
 
+    async def restore(self) -> None:
+        """Undo whatever was done to it: let it run, without an alarm or a policy, and with all rights."""
+        if self._gone():
+            self._spawn()
+        if self._changed:
+            await self.ctl("await_startup")
+            policies = json.loads(await self.ctl("list_policies", "--formatter", "json") or "[]")
+            for command in (*(("clear_policy", each["name"]) for each in policies), *_AS_STARTED):
+                await self.ctl(*command)
+            self._changed = False
+        try:
+            await eventually(self.takes_clients, _TAKES_CLIENTS_WITHIN)
+        except TimeoutError:
+            await self.kill()
+            await self.start()
+
     async def ctl(self, *arguments: str) -> str:
-        """Run rabbitmqctl against it; gives what it prints."""
+        """Run rabbitmqctl against it and return what it prints."""
+        self._changed |= arguments[0].startswith(_CHANGES)
         plugins = self._environment["ERL_LIBS"].split(os.pathsep)[0]
         tool = Path(plugins).with_name("sbin") / "rabbitmqctl"
         command = [str(tool), "--quiet", "--node", self._name, *arguments]
         done = await asyncio.to_thread(
-            subprocess.run, command, env=self._environment, capture_output=True, text=True, check=False
+            subprocess.run,
+            command,
+            env=self._environment,
+            stdin=DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_WITHIN,
         )
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return str(done.stdout)
@@ -81,13 +116,7 @@ class Node:
         if self._started is not None and self._started.poll() is None:
             self._started.kill()
             self._started.wait(_END_WITHIN)
-        self._end_program()
-
-    def _end_program(self) -> None:
-        self._program.terminate()
-        self._program.wait(_END_WITHIN)
-        if self._program.stdout is not None:
-            self._program.stdout.close()
+        end(self._program)
 
     def _spawn(self) -> None:
         self._started = Popen(
@@ -95,16 +124,16 @@ class Node:
             cwd=self._folder,
             env=self._environment,
             process_group=self._group,
+            stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
         )
         self._server = psutil.Process(self._started.pid)
 
-    def _gone(self) -> None:
+    def _gone(self) -> bool:
         if self._started is not None:
-            self._started.wait(_END_WITHIN)
-            return
-        deadline = time.monotonic() + _END_WITHIN
-        while self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, "the node did not end"
-            time.sleep(0.02)
+            return self._started.poll() is not None
+        try:
+            return not self._server.is_running() or self._server.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True

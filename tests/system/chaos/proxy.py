@@ -4,7 +4,10 @@ import asyncio
 from asyncio import StreamReader, StreamWriter
 from contextlib import suppress
 
+from tests.system.harness import eventually
+
 _CHUNK = 65536
+_CUT_WITHIN = 30.0
 _TORN_OFF = 3  # a frame's end octet and something before it: never the end of a frame
 
 
@@ -40,8 +43,12 @@ class Proxy:
             self._server = None
         self._flowing.set()
         self.cut()
-        while self._clients:  # noqa: ASYNC110 - a set announces nothing
-            await asyncio.sleep(0)
+        await eventually(lambda: not self._clients, _CUT_WITHIN)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens, and lets everything through."""
+        return self._server is not None and self._flowing.is_set() and not (self._tearing or self._losing)
 
     def cut(self) -> None:
         """Break every connection."""

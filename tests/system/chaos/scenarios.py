@@ -33,6 +33,13 @@ class Scenario:
     """Whether it has to last for long to show."""
     long_only: bool = False
     """Whether it takes too long for every run of the tests."""
+    deadline: float | None = None
+    """Seconds in which it has to end, whatever happens; `None` for those of the pace."""
+
+    @property
+    def title(self) -> str:
+        """The name by which it is known among all."""
+        return f"{self.group}: {self.name}"
 
 
 def _worker() -> list[Scenario]:

@@ -4,9 +4,10 @@ import asyncio
 import json
 import random
 from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aio_pika
@@ -21,11 +22,16 @@ from tests.system.harness import PASSWORD, Program, System, Worker
 
 IN_FLIGHT: Final = 32
 MAY_COME_AGAIN: Final = IN_FLIGHT + IN_FLIGHT // 4
-"""What a worker may have in hand of both queues, so what may be done twice after one kill or cut."""
+"""What a worker may have in hand of both queues, and so what may be delivered twice after one kill or cut."""
 
 WORK: Final = ("call-ended", "agent-onboarded")
 TIERS: Final = ("retry.200ms", "retry.500ms", "retry.1s")
-_EXIT_WITHIN = 40.0
+QUEUES: Final = (*WORK, *TIERS, "dead-letters")
+
+_EXIT_WITHIN = 60.0
+_READY_WITHIN = 60.0
+_ANSWER_WITHIN = 15.0
+_FLOWING = 0.02  # seconds a dialer takes, so that there always is something in flight
 _NET_ERRORS = (OSError, aio_pika.exceptions.AMQPError, TimeoutError, aiohttp.ClientError, RuntimeError)
 
 
@@ -44,10 +50,15 @@ class Pace:
     """How often a process is killed, or a connection closed, in one round."""
     patience: float
     """Seconds in which everything has to be accounted for once the fault is over."""
+    deadline: float
+    """Seconds in which a scenario has to end, whatever happens."""
 
 
 class Stage:
-    """One namespace on a node with its own dialer and CRM; scenarios play on it one after the other."""
+    """One namespace on a node with its own dialer and CRM; scenarios play on it one after the other.
+
+    A stage on which a scenario went wrong is closed, and the next scenario has a new one.
+    """
 
     def __init__(self, name: str, node: Node, folder: Path, pace: Pace, rng: random.Random) -> None:
         self.name, self.node, self.pace, self.rng = name, node, pace, rng
@@ -60,31 +71,74 @@ class Stage:
         self.dead: list[Dead] = []
         self._settings: Mapping[str, str | None] = {}
         self._gone: list[Worker] = []
+        self._late_before = 0
+        self._opened = AsyncExitStack()
         self.folder.mkdir()
-        (self.folder / "password").write_text(PASSWORD)
 
-    async def __aenter__(self) -> Self:
-        dialer, crm = await asyncio.gather(
-            asyncio.to_thread(Program, "dialer"), asyncio.to_thread(Program, "crm")
-        )
+    async def open(self) -> None:
+        """Start the stand-ins and the proxies. `close` ends what was started, also if this fails."""
+        dialer, crm = await asyncio.gather(self._start("dialer"), self._start("crm"))
         self.system = System(self.node.url, self.name, self.folder, dialer, crm)
-        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+        self._opened.callback(self._kill_all)
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_WITHIN)
+        self.http = await self._opened.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         self.broker, self.dialer, self.crm = (
             Proxy(self.node.port),
             Proxy(dialer.port),
             Proxy(crm.port),
         )
-        for proxy in (self.broker, self.dialer, self.crm):
+        for proxy in self._proxies:
+            self._opened.push_async_callback(proxy.refuse)
             await proxy.open()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._kill_all()
-        for proxy in (self.broker, self.dialer, self.crm):
-            await proxy.refuse()
-        await self.http.close()
-        for program in (self.system.dialer, self.system.crm):
-            await asyncio.to_thread(program.end)
+    async def close(self) -> None:
+        """Kill the workers and end everything else."""
+        await self._opened.aclose()
+
+    async def is_sound(self) -> bool:
+        """Tell whether a scenario can begin: everything runs and lets through, every queue stands empty."""
+        alive = all(worker.process.poll() is None for worker in self.workers)
+        if not alive or not all(proxy.is_open for proxy in self._proxies):
+            return False
+        async with await self.system.connect() as connection:
+            channel = await connection.channel()
+            return all([await self._is_empty(channel, queue) for queue in QUEUES])
+
+    async def begin(self, notes: list[str]) -> None:
+        """Begin the account of a scenario: nothing published yet, and both stand-ins in their usual state."""
+        (self.folder / "password").write_text(PASSWORD)
+        await self.system.dialer.control(
+            fault=None, delay=_FLOWING, unplant=True, ip_blocked=False, password={"crmsync": PASSWORD}
+        )
+        await self.system.crm.control(fault=None, delay=0, answer=200, retry_after=None, forget=True)
+        self.published, self.dead, self.cuts, self.notes = [], [], 0, notes
+        self._late_before = self._late()
+
+    @property
+    def may_come_again(self) -> int:
+        """How many deliveries may be repeated: what was in hand at each cut, and each that timed out."""
+        return self.cuts * MAY_COME_AGAIN + self._late() - self._late_before
+
+    def _late(self) -> int:
+        """Count the deliveries that the workers gave up as timed out: the CRM may have them all the same."""
+        return sum(
+            line["reason"] == "sink_outage" and "did not answer" in line["error"]
+            for worker in (*self.workers, *self._gone)
+            for line in worker.settled("retry")
+        )
+
+    async def _start(self, name: str) -> Program:
+        program = await asyncio.to_thread(Program, name, log=self.folder / f"{name}.log")
+        self._opened.push_async_callback(asyncio.to_thread, program.end)
+        return program
+
+    @property
+    def _proxies(self) -> tuple[Proxy, ...]:
+        return self.broker, self.dialer, self.crm
+
+    async def _is_empty(self, channel: aio_pika.abc.AbstractChannel, queue: str) -> bool:
+        declared = await channel.declare_queue(f"{self.name}.{queue}", passive=True)
+        return declared.declaration_result.message_count == 0
 
     # --- workers
 
@@ -134,24 +188,7 @@ class Stage:
             for _ in range(count):
                 self.spawn()
         for worker in self.workers:
-            await worker.ready(30)
-
-    async def clear(self) -> None:
-        """Begin anew after a scenario that ended in the middle: without workers, and with all healed."""
-        self._kill_all()
-        for worker in list(self.workers):
-            self._bury(worker)
-        for proxy in (self.broker, self.dialer, self.crm):
-            await proxy.refuse()
-            await proxy.open()
-        await self.system.dialer.control(
-            fault=None, unplant=True, ip_blocked=False, password={"crmsync": PASSWORD}
-        )
-        await self.system.crm.control(fault=None, answer=200, retry_after=None)
-        async with await self.system.connect() as connection:
-            channel = await connection.channel()
-            for queue in (*WORK, *TIERS, "dead-letters"):
-                await (await channel.get_queue(f"{self.name}.{queue}", ensure=False)).purge()
+            await worker.ready(_READY_WITHIN)
 
     def complaints(self) -> list[str]:
         """Give what has no place in the logs of those that are gone, once."""
@@ -250,7 +287,7 @@ class Window:
     async def _counts(self, connection: aio_pika.abc.AbstractConnection) -> dict[str, tuple[int, int]]:
         found = {}
         async with connection.channel() as channel:
-            for name in (*WORK, *TIERS, "dead-letters"):
+            for name in QUEUES:
                 queue = await channel.declare_queue(f"{self._stage.name}.{name}", passive=True)
                 said = queue.declaration_result
                 found[name] = (said.message_count or 0, said.consumer_count or 0)
