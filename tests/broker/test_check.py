@@ -192,7 +192,10 @@ async def test_a_missing_permission_is_named_with_the_command_that_mends_it(
     assert permissions.level is Level.FAILED
     named = lacking.replace(",", f" {namespace}.*,") + f" {namespace}.*"
     assert permissions.text == f"user {namespace} may not {named}"
-    assert levels(found)["broker"] == levels(found)["topology"] == levels(found)["alarms"] == "ok"
+    assert levels(found)["broker"] == levels(found)["alarms"] == "ok"
+    # From RabbitMQ 4.3 on, a user without any permission on a queue may not compare it either.
+    may_look = {"ok"} if any(allowed) else {"ok", "warning"}
+    assert levels(found)["topology"] in may_look
     assert await standing(limited) == before
     (advice,) = permissions.advice
     command = shlex.split(advice.partition(": ")[2])

@@ -70,7 +70,7 @@ class TestCopiesForARetry:
         assert before <= moment(headers.pop("crm-sync-first-seen")) <= datetime.now(UTC)
         assert json.loads(str(headers.pop("crm-sync-enrichment"))) == json.loads(found.model_dump_json())
         assert str(headers.pop("crm-sync-error")) == ("the dialer is down" + "!" * 2000)[:1000]
-        assert headers.pop("x-delivery-count") == 0  # the new queue's own
+        assert headers.pop("x-delivery-count", 0) == 0  # the new queue's own; RabbitMQ 4 omits a 0
         assert headers == {
             "tenant": "acme",
             "crm-sync-attempt": 2,
@@ -126,7 +126,7 @@ class TestCopiesForARetry:
             await eventually(lambda: bench.settled)
         copy = await bench.take(bench.topology.tiers[LONG])
         kept = {name for name in copy.headers if not name.startswith("crm-sync-")}
-        assert kept == {"X-Request-Id", "nested", "x-delivery-count"}  # the last is the tier's own
+        assert kept - {"x-delivery-count"} == {"X-Request-Id", "nested"}  # the count is the tier's own
         assert copy.headers["nested"] == {"a": [1, {"b": None}], "when": when}
         assert (copy.expiration, copy.user_id) == (None, None)
         assert (copy.content_type, copy.content_encoding) == ("application/json", "identity")
@@ -183,7 +183,7 @@ class TestDeadLetters:
         assert before <= moment(headers.pop("crm-sync-first-seen"))
         assert before <= moment(headers.pop("crm-sync-failed-at")) <= datetime.now(UTC)
         assert headers.pop("crm-sync-event-id", None) == ("e-1" if what == "an event" else None)
-        assert headers.pop("x-delivery-count") == 0  # the new queue's own
+        assert headers.pop("x-delivery-count", 0) == 0  # the new queue's own; RabbitMQ 4 omits a 0
         assert headers == {
             "tenant": "acme",
             "crm-sync-attempt": 1,

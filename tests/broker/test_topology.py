@@ -107,12 +107,15 @@ async def messages(connection: AbstractConnection, topology: Topology, queue: st
             },
         ),
         (
-            {"arguments": QUORUM | {"x-message-ttl": 3000, "x-single-active-consumer": True, "x-expires": 9}},
+            {
+                "arguments": QUORUM
+                | {"x-message-ttl": 3000, "x-single-active-consumer": True, "x-expires": 60_000}
+            },
             {"x-message-ttl": 5000},
             {
                 "x-message-ttl is 3000, wanted 5000",
                 "x-single-active-consumer is true, wanted not set",
-                "x-expires is 9, wanted not set",
+                "x-expires is 60000, wanted not set",
             },
         ),
         (
