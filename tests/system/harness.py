@@ -39,6 +39,8 @@ STARTED_WITHIN: Final = 60.0
 _ANSWER_WITHIN = aiohttp.ClientTimeout(total=30)
 _END_WITHIN = 30.0
 _CANCELLATIONS = 5
+_left_alone = set[asyncio.Task[Any]]()
+"""Tasks that did not end when cancelled; a loop keeps only weak references to its tasks."""
 
 T = TypeVar("T")
 
@@ -465,6 +467,7 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled():
             task.exception()  # whoever needed it has had it
+    _left_alone.update(left)
 
 
 def position(task: asyncio.Task[Any]) -> str:

@@ -33,7 +33,7 @@ async def deaf(stage: Stage) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def wrecked(stage: Stage) -> AsyncIterator[None]:
-    """Leave queues, policies, rights, stand-ins, network, worker and node broken, so that nothing can be published."""
+    """Leave queues, policies, rights, stand-ins, network, worker and node broken."""
     async with await stage.system.connect() as connection:
         channel = await connection.channel()
         for queue in QUEUES:
@@ -63,7 +63,7 @@ def test_a_scenario_that_fails_or_hangs_costs_no_other(tmp_path: Path) -> None:
         except NodeUnavailable as error:
             skip_without(str(error))
     assert any("not done within 3 s; it stood at runner.py" in each for each in hangs.wrong), hangs
-    assert any("Connection refused" in each or "Connect call failed" in each for each in falls.wrong), falls
+    assert any("it ended in the middle: Traceback" in each for each in falls.wrong), falls
     assert is_stopped.wrong == [], is_stopped
 
 

@@ -72,6 +72,7 @@ class Stage:
         self._settings: Mapping[str, str | None] = {}
         self._gone: list[Worker] = []
         self._late_before = 0
+        self._closed = False
         self._opened = AsyncExitStack()
         self.folder.mkdir()
 
@@ -92,7 +93,8 @@ class Stage:
             await proxy.open()
 
     async def close(self) -> None:
-        """Kill the workers and end everything else."""
+        """Kill the workers and end everything else; a scenario that goes on can start no more of them."""
+        self._closed = True
         await self._opened.aclose()
 
     async def is_sound(self) -> bool:
@@ -144,6 +146,7 @@ class Stage:
 
     def spawn(self) -> Worker:
         """Start one more worker with the settings of the scenario."""
+        assert not self._closed, "the stage is closed"
         chosen: dict[str, str | None] = {
             "broker__url": f"amqp://guest:guest@127.0.0.1:{self.broker.port}/",
             "vicidial__url": _behind(self.system.dialer.url, self.dialer),
