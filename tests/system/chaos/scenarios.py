@@ -60,6 +60,7 @@ def _worker() -> list[Scenario]:
 
 def _broker() -> list[Scenario]:
     group = "broker"
+    patient = {"vicidial__ready_within": "36s"}  # longer than a call stays unknown there
     return [
         Scenario(group, "stopped and started", faults.stopped, takes_events=False),
         Scenario(group, "killed (-9) and started", faults.crashed, takes_events=False),
@@ -68,11 +69,18 @@ def _broker() -> list[Scenario]:
         Scenario(group, "closes the publisher's", faults.connection_closed("crm-sync publisher")),
         Scenario(group, "closes every channel", faults.channels_closed, takes_events=False),
         Scenario(group, "cancels a consumer", faults.consumer_cancelled, agents=False),
-        Scenario(group, "retry queues full, then widened", faults.tiers_full("set_policy"), shows_late=True),
+        Scenario(
+            group,
+            "retry queues full, then widened",
+            faults.tiers_full("set_policy"),
+            settings=patient,
+            shows_late=True,
+        ),
         Scenario(
             group,
             "retry queues full, then unlimited",
             faults.tiers_full("clear_policy", "full"),
+            settings=patient,
             shows_late=True,
         ),
         Scenario(group, "memory alarm", faults.alarm, takes_events=False, shows_late=True),
