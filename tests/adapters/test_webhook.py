@@ -450,6 +450,9 @@ LOGIN = base64.b64encode(b"crmuser:pa$$word1").decode()
         ("/services/ab%2FcdT0ken", "no such hook: ab/cdT0ken", "cdT0ken"),
         (f"/hooks/{TOKEN}/x", f'{{"path": "\\/hooks\\/{TOKEN}\\/x"}}', TOKEN),
         ("/hooks/K3y/x", '{"path": "\\/hooks\\/K3y\\/x"}', "K3y"),
+        (f"/hooks/{TOKEN}", TOKEN.encode("utf-16").decode("latin-1"), TOKEN),
+        (f"/hooks/{TOKEN}", "".join(f"%{ord(letter):x}" for letter in TOKEN), f"%{ord(TOKEN[0]):x}"),
+        (f"/hooks/{TOKEN}", 700 * (TOKEN + " "), TOKEN[:4]),
         ("/in", "bad password pa$$word1", "pa$$word1"),
         ("/in", "bad password pa%24%24word1", "word1"),
         ("/in", f"bad header Basic {LOGIN}", LOGIN),
@@ -459,7 +462,7 @@ async def test_a_refusal_never_repeats_what_of_the_address_may_be_a_key(
     address: str, said: str, secret: str
 ) -> None:
     login = "crmuser:pa%24%24word1@" if address == "/in" else ""
-    text = await refusal(said.encode(), url=address, login=login)
+    text = await refusal(said.encode("latin-1"), url=address, login=login)
     assert secret not in text
     assert "***" in text
     assert text.startswith("the webhook answered 422: ")

@@ -116,7 +116,7 @@ async def test_one_post_for_each_event_whatever_comes_behind_the_status(
         connection.request = request  # type: ignore[method-assign]
         await always(answer, piece=min(piece, len(answer)) if piece else None)(connection)
 
-    async with RawServer(serve) as server, connected(server.url, timeout=0.5) as sink:
+    async with RawServer(serve) as server, connected(server.url, timeout=5) as sink:
         for number in range(5):
             payload = Payload(f"event-{number}", PAYLOAD.type, PAYLOAD.body)
             assert await sink.deliver(payload) == Receipt(str(status))
@@ -153,7 +153,7 @@ async def test_an_answer_that_breaks_off_behind_its_status_is_one(
         elif then == "stall":
             await connection.gone()
 
-    async with RawServer(serve) as server, connected(server.url, timeout=0.4) as sink:
+    async with RawServer(serve) as server, connected(server.url, timeout=1) as sink:
         assert await sink.deliver(PAYLOAD) == Receipt("200")
 
 
@@ -213,7 +213,7 @@ NOT_HTTP = [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"ok", 
 async def test_an_answer_without_a_status_is_not_told_as_none(answer: bytes, then: str) -> None:
     async with (
         RawServer(always(answer, then=then)) as server,
-        connected(server.url, timeout=0.3) as sink,
+        connected(server.url, timeout=5) as sink,
     ):
         error = await unavailable(sink)
     assert str(error) == "the webhook's answer is not HTTP, or breaks off before its status; check sink.url"

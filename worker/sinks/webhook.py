@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -38,6 +38,8 @@ EXCERPT = 500
 """How much of a refusal's body is kept, in bytes."""
 _BODY_SECONDS = 1.0
 _SHORTEST_PATH = 8
+_SCRUBBED, _LONGEST_SPELLED = 8192, 1024
+"""How much of a refusal is looked at, and how long a secret can be in whatever spelling, in bytes."""
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 _TRY_AGAIN = frozenset({408, 425})
@@ -189,7 +191,9 @@ class WebhookSink:
         body = _decoded(answer.body, encoding)
         if body is None:
             return f"(its body could not be decoded; it is encoded as {encoding[:20]!r})"
-        text = self._scrub(body.decode("utf-8", "replace"))
+        text = self._scrub(body[:_SCRUBBED].decode("utf-8", "replace"))
+        if len(body) > _SCRUBBED:
+            text = text[:-_LONGEST_SPELLED]  # it may end within a secret
         return repr(text.encode()[:EXCERPT].decode("utf-8", "ignore"))
 
 
@@ -215,8 +219,7 @@ def _secrets(settings: SinkSettings) -> list[str]:
     """List what an answer may repeat and nobody else may see; the whole path too, as it can be a key."""
     url = "" if settings.url is None else settings.url.get_secret_value()
     parts = urlsplit(url)
-    path = urlunsplit(("", "", parts.path, parts.query, ""))
-    paths = {path, unquote(path), parts.path, unquote(parts.path)}
+    paths = {unquote(parts.path), unquote(f"{parts.path}?{parts.query}")}
     return [*settings.secrets(), *(each for each in paths if len(each) >= _SHORTEST_PATH)]
 
 
