@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from urllib.parse import urlsplit
 
 from worker.check.finding import Finding, in_the_clear
 from worker.core.errors import (
@@ -30,6 +31,7 @@ NO_AGENT = "crmsyncchecknobody"
 NO_CAMPAIGN = "CRMSYNC0"
 """A call id, a user and a campaign that no dialer has, yet none refuses to look for."""
 
+_AGENT_API = "agc/api.php"
 _DROPPED = re.compile(r"[^-_0-9a-zA-Z]")
 _NO_TIMES = DialerTimes(None)
 
@@ -54,20 +56,28 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
             yield Finding.of("dialer", str(error), problems=[advice])
             return
         now = time.time()
-        yield await _check_functions(client, chosen, describe(version, chosen))
+        yield await _check_functions(client, chosen, version)
     yield check_clock(version, chosen, now)
 
 
-async def _check_functions(client: dialer.DialerClient, settings: VicidialSettings, text: str) -> Finding:
-    warnings = about_settings(settings)
-    problems = await _try_each(_needed(client))
-    if problems:
-        return Finding.of("dialer", text, problems=problems, warnings=warnings)
-    optional = _optional(client, settings)
-    lost = await _try_each({name: look_up for name, (look_up, _) in optional.items()})
-    allowed = [*_needed(client), *(name for name in optional if not _named(name, lost))]
-    losses = [f"{problem}; until then {optional[problem.partition(':')[0]][1]}" for problem in lost]
-    return Finding.of("dialer", f"{text}; may ask {', '.join(allowed)}", warnings=[*losses, *warnings])
+async def _check_functions(
+    client: dialer.DialerClient, settings: VicidialSettings, version: Version
+) -> Finding:
+    text, warnings = describe(version, settings), about_settings(settings)
+    if version.agent_api or urlsplit(settings.url).path.endswith(_AGENT_API):
+        advice = "vicidial.url is the agent API; set it to the address of vicidial/non_agent_api.php"
+        return Finding.of("dialer", text, problems=[advice], warnings=warnings)
+    needed, optional = _needed(client), _optional(client, settings)
+    answered, troubles = await _try_each(needed, {name: look_up for name, (look_up, _) in optional.items()})
+    problems = [f"{name}: {troubles[name]}" for name in needed if name in troubles]
+    losses = [
+        f"{name}: {troubles[name]}; until then {loss}"
+        for name, (_, loss) in optional.items()
+        if name in troubles
+    ]
+    if answered:
+        text += f"; may ask {', '.join(answered)}"
+    return Finding.of("dialer", text, problems=problems, warnings=[*losses, *warnings])
 
 
 def _needed(client: dialer.DialerClient) -> dict[str, LookUp]:
@@ -98,17 +108,28 @@ def _optional(client: dialer.DialerClient, settings: VicidialSettings) -> dict[s
     return {name: each for name, each in every.items() if getattr(settings, name)}
 
 
-async def _try_each(look_ups: dict[str, LookUp]) -> list[str]:
-    """Give a line for each that failed; after a refused login the rest is not tried."""
-    problems: list[str] = []
-    refused = False
-    for function, look_up in look_ups.items():
+async def _try_each(
+    needed: dict[str, LookUp], optional: dict[str, LookUp]
+) -> tuple[list[str], dict[str, str]]:
+    """Return which functions were answered, and what is wrong with each other.
+
+    After a refused login nothing more is tried, and after an outage only what is needed.
+    """
+    answered: list[str] = []
+    troubles: dict[str, str] = {}
+    refused = failed = False
+    for function, look_up in (needed | optional).items():
+        if function in optional and (refused or failed):
+            continue
         if refused:
-            problems.append(f"{function}: not tried, since refused logins lock the API user")
-        elif (trouble := await _trouble_with(look_up)) is not None:
-            problems.append(f"{function}: {trouble}")
+            troubles[function] = "not tried, since refused logins lock the API user"
+        elif (trouble := await _trouble_with(look_up)) is None:
+            answered.append(function)
+        else:
+            troubles[function] = str(trouble)
             refused = trouble.fault is Fault.REFUSED and not isinstance(trouble, FunctionRefused)
-    return problems
+            failed |= trouble.fault is Fault.OUTAGE
+    return answered, troubles
 
 
 async def _trouble_with(look_up: LookUp) -> EnrichmentUnavailable | None:
@@ -119,10 +140,6 @@ async def _trouble_with(look_up: LookUp) -> EnrichmentUnavailable | None:
         except EnrichmentUnavailable as error:
             return error
     return None
-
-
-def _named(function: str, problems: list[str]) -> bool:
-    return any(problem.startswith(f"{function}:") for problem in problems)
 
 
 def describe(version: Version, settings: VicidialSettings) -> str:

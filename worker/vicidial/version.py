@@ -11,6 +11,10 @@ _VERSION = re.compile(r"VERSION: ([\w.-]{1,40})\|", re.ASCII)
 _BUILD = re.compile(r"\|BUILD: ([\w.-]{1,40})\|", re.ASCII)
 _EPOCH = re.compile(r"EPOCH: ([0-9]{9,11})\|")
 _DATE = re.compile(r"DATE: ([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})\|EPOCH: ")
+_OF_AGENT_API = re.compile(
+    r"VERSION: [^|\n]*\|BUILD: [^|\n]*\|DATE: [^|\n]*\|EPOCH: [0-9]+\s*$", re.MULTILINE
+)
+"""It ends with the epoch, where the non-agent API goes on with daylight saving and the time zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Version:
     offset: timedelta | None
     outage: str = field(default="", compare=False)
     """What the answer says of an outage, if it is one's: an empty body, a page, a database that is down."""
+    agent_api: bool = False
+    """Whether the agent API answered (`agc/api.php`), which knows none of our functions."""
 
 
 def read_version(body: str) -> Version:
@@ -36,7 +42,14 @@ def read_version(body: str) -> Version:
         for found in (pattern.search(body) for pattern in (_VERSION, _BUILD, _EPOCH))
     )
     outage = _outage(body) if version is None and epoch is None else ""
-    return Version(version, build, None if epoch is None else int(epoch), _offset(body), outage)
+    return Version(
+        version,
+        build,
+        None if epoch is None else int(epoch),
+        _offset(body),
+        agent_api=_OF_AGENT_API.search(body) is not None,
+        outage=outage,
+    )
 
 
 def _outage(body: str) -> str:
