@@ -30,8 +30,13 @@ class CallRecord(_Record):
     call_id: str
     direction: Literal["inbound", "outbound"] | None = None
     call_type: str | None = Field(None, description="The dialer's own word, such as OUTBOUND_AUTO.")
-    started_at: AwareDatetime | None = None
-    ended_at: AwareDatetime | None = None
+    started_at: AwareDatetime | None = Field(
+        None, description="The time in the call id, else the dialer's `call_date`."
+    )
+    ended_at: AwareDatetime | None = Field(
+        None,
+        description="The event's own, else the dialer's, which tells it of an agent's outbound calls only.",
+    )
     talk_seconds: int | None = Field(None, description="Seconds of talk with the customer.")
     duration_seconds: int | None = Field(None, description="End minus start, where both are known.")
     agent_user: str | None = Field(None, description="Null where no agent took the call.")
@@ -40,9 +45,12 @@ class CallRecord(_Record):
     campaign_id: str | None = Field(None, description="Null for an inbound call.")
     in_group_id: str | None = Field(None, description="Set for an inbound call.")
     list_id: str | None = None
-    lead_id: str | None = None
+    lead_id: str | None = Field(
+        None, description="The event's, else that of the recordings, else the one in the call id."
+    )
     recordings: tuple[Recording, ...] | None = Field(
-        None, description="Null where not looked up, empty where there are none, else longest first."
+        None,
+        description="The call's own, longest first; empty if the dialer has none, null if they are not known.",
     )
 
 

@@ -30,7 +30,7 @@ FIELDS = {
     "call_id": "VICIdial's id of the call, such as V1201405090000012345.",
     "uniqueid": "Asterisk's id of the call; its recordings are found by it.",
     "lead_id": "The lead; recordings are found by it too, and it stands in the payload.",
-    "ended_at": "When the call ended, written like `occurred_at`; the real VICIdial does not tell it.",
+    "ended_at": "When the call ended, written like `occurred_at`; taken before what the dialer says.",
     "agent_user": f"Who took the call. {_UNKNOWN_CALL}",
     "campaign_id": _UNKNOWN_CALL,
     "in_group_id": _UNKNOWN_CALL,
