@@ -50,7 +50,7 @@ class CallRecord(_Record):
     )
     recordings: tuple[Recording, ...] | None = Field(
         None,
-        description="The call's own, longest first; empty if the dialer has none, null if they are not known.",
+        description="The call's own, longest first; empty if the dialer has none, null if unknown.",
     )
 
 
