@@ -206,6 +206,18 @@ class TestTheDialerIsDown:
         await system.publish(event)
         await retried_then_delivered(system, worker, event, "dialer_outage")
 
+    async def test_an_answer_that_can_not_be_decoded_is_an_outage_and_called_that(
+        self, system: System
+    ) -> None:
+        worker = await system.start()
+        event = await system.call()
+        coded = {"body": "ok", "headers": {"Content-Encoding": "br"}}
+        await system.dialer.control(plant={event["call_id"]: coded})
+        await system.publish(event)
+        await retried_then_delivered(system, worker, event, "dialer_outage")
+        assert "could not be decoded: its Content-Encoding is br" in worker.settled("retry")[0]["error"]
+        assert "reached" not in worker.text
+
     async def test_nobody_listens(self, system: System) -> None:
         dialer = Program("dialer")
         dialer.end()
@@ -243,6 +255,19 @@ class TestTheDialerRefusesUs:
             await system.nothing_dead()
         finally:
             dialer.end()
+
+    async def test_a_refusal_behind_a_byte_order_mark_is_one(self, system: System) -> None:
+        worker = await system.start(retry__max_attempts="4", gates__refused_probe="2s")
+        events = await system.calls(12)
+        refused = {"body": "\ufeffERROR: Login incorrect, please try again: |6666|x|BAD|\n"}
+        await system.dialer.control(plant={event["call_id"]: refused for event in events})
+        await system.publish_all(events)
+        await eventually(lambda: worker.events("gate_closed"))
+        asked = [each for each in (await system.dialer.report())["requests"] if each["function"] != "version"]
+        assert len(asked) < 10, "ten lock the API user"
+        await system.dialer.control(unplant=True)
+        await system.delivered(within=30)
+        await system.nothing_dead()
 
     async def test_an_address_that_is_not_allowed(self, system: System) -> None:
         worker = await system.start(retry__max_attempts="1")

@@ -77,7 +77,11 @@ ECHOES = (
 async def test_a_password_that_the_dialer_repeats_leaves_no_trace(system: System) -> None:
     """In each place, in each spelling; also with a wrong password, in extras, and in what is replayed."""
     texts = [ECHOED, quote(ECHOED), html_escaped(ECHOED), base64.b64encode(ECHOED.encode()).decode()]
-    bodies = [echo.replace("{0}", text).replace("{}", text) for echo in ECHOES for text in texts]
+    drawn_apart = ["\0".join(ECHOED), "\u200b".join(ECHOED), "".join(f"%{ord(each):02x}" for each in ECHOED)]
+    bodies = [
+        echo.replace("{0}", text).replace("{}", text) for echo in ECHOES for text in (*texts, *drawn_apart)
+    ]
+    bodies += ["\xff\xfe" + ECHOES[0].replace("{}", ECHOED), "\ufeff" + ECHOES[8].replace("{}", ECHOED)]
     events = [call_ended() for _ in bodies]
     plants = {
         event["call_id"]: {"body": body, "times": 3} for event, body in zip(events, bodies, strict=True)
@@ -115,8 +119,9 @@ async def test_a_password_that_the_dialer_repeats_leaves_no_trace(system: System
         dialer.end()
     assert "unreadable_answer" in written
     assert "LOGIN INCORRECT" in written
-    for text in {*texts, *spellings(ECHOED)}:
+    for text in {*texts, *drawn_apart, *spellings(ECHOED)}:
         assert text not in written, f"{text} in {around(written, text)}"
+    assert "".join(filter(str.isalnum, ECHOED)) not in "".join(filter(str.isalnum, written))
 
 
 EXTRAS = ("recording_lookup", "campaigns_list", "user_details")
