@@ -16,10 +16,10 @@ near it, the row's `call_date`, which is between the start and the end of the ca
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, time, timedelta
+from typing import NamedTuple
 
-from worker.core.ids import lead_number
+from worker.core.ids import LARGEST_LEAD
 from worker.vicidial.rows import DialerTimes
 
 EARLIEST = timedelta(minutes=-1)
@@ -32,13 +32,12 @@ REPEATS_AFTER = timedelta(days=60)
 _SHAPE = re.compile(
     r"(?:[YJVMS]|DC|LP|VH|XL)([0-9])([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{10})", re.ASCII
 )
-_NEAREST_DAYS = (0, -1, 1)
+_NEAREST_DAYS = (timedelta(0), timedelta(days=-1), timedelta(days=1))
 _LONGEST_MONTHS = (31, 31, 31, 31, 30, 31, 30, 31, 31, 30)
 """Days of the longest month, by the last digit of its number: 2 is also December."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallId:
+class CallId(NamedTuple):
     """The parts of a call id whose date is one of some year."""
 
     month: int
@@ -61,10 +60,11 @@ class CallId:
         """
         for at in times.readings(call_date):
             for days in _NEAREST_DAYS:
-                on = call_date.date() + timedelta(days=days)
+                on = call_date + days
                 if on.day != self.day or on.month % 10 != self.month:
                     continue
-                for began in sorted(times.readings(datetime.combine(on, self.time)), reverse=True):
+                readings = times.readings(datetime.combine(on, self.time))
+                for began in readings if len(readings) == 1 else sorted(readings, reverse=True):
                     if EARLIEST <= at - began <= LATEST:
                         return began, at
         return None
@@ -78,4 +78,5 @@ def parse_call_id(call_id: str) -> CallId | None:
     month, day, hour, minute, second = map(int, found.group(1, 2, 3, 4, 5))
     if not 0 < day <= _LONGEST_MONTHS[month] or hour > 23 or minute > 59 or second > 59:
         return None
-    return CallId(month, day, time(hour, minute, second), lead_number(found[6]))
+    lead = int(found[6])
+    return CallId(month, day, time(hour, minute, second), str(lead) if 0 < lead <= LARGEST_LEAD else None)

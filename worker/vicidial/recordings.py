@@ -66,20 +66,20 @@ class Lookup:
 def lookups(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Lookup]:
     """Return the ways to find the recordings, the narrowest first; the next one is for when one finds none.
 
-    A `uniqueid` does not find what was recorded while an agent dialled and nobody answered.
+    A `uniqueid` does not find what was recorded while an agent dialled and nobody answered. If an agent
+    exchanged the lead in the call, the recordings may be the old one's, which is in the id.
     Empty if no row could be told apart: no agent took the call, or its start is not known.
     """
     if call.agent_user is None or call.started_at is None:
         return []
-    found: list[Lookup] = []
-    lead_id = event.lead_id or call.lead_id
+    known = [("lead_id", lead) for lead in _leads(call, event)]
     if event.uniqueid is not None and _UNIQUEID.fullmatch(event.uniqueid):
-        found.append(Lookup(((("uniqueid", event.uniqueid),),), last=lead_id is None))
-    if lead_id is not None:
-        found.append(Lookup(((("lead_id", lead_id),),)))
+        known.insert(0, ("uniqueid", event.uniqueid))
+    if known:
+        return [Lookup(((each,),), last=each is known[-1]) for each in known]
     end = _Window.of(call, event, call.started_at).hung_up
-    if found or end is None or not _USER.fullmatch(call.agent_user):
-        return found
+    if end is None or not _USER.fullmatch(call.agent_user):
+        return []
     days = dict.fromkeys(when.astimezone(zone).date().isoformat() for when in (call.started_at, end))
     return [Lookup(tuple((("agent_user", call.agent_user), ("date", day)) for day in days))]
 
@@ -164,10 +164,14 @@ def _whose(row: FoundRecording, call: CallRecord, event: Event) -> _Belongs:
         return _Belongs.MAYBE  # made by the dialer itself
     if call.agent_user is None or user != call.agent_user.casefold():
         return _Belongs.NO
-    leads = {each for each in (event.lead_id, call.lead_id) if each is not None}
+    leads = _leads(call, event)
     if not leads or row.lead_id is None or row.lead_id in leads:
         return _Belongs.YES
     return _Belongs.MAYBE if event.lead_id is None else _Belongs.NO
+
+
+def _leads(call: CallRecord, event: Event) -> list[str]:
+    return list(dict.fromkeys(each for each in (event.lead_id, call.lead_id) if each is not None))
 
 
 def _told_apart(
@@ -184,7 +188,8 @@ def _told_apart(
         return [row for began, row in begun if began >= since]
     first = min(began for began, _ in begun)
     soon = first <= window.start + window.talk + RINGING
-    if searched_by != "uniqueid" and not soon and abs(event.occurred_at - (first + window.talk)) > TIMELY:
+    timely = event.dated and abs(event.occurred_at - (first + window.talk)) <= TIMELY
+    if not soon and not timely and searched_by != "uniqueid":
         return []  # of this call after a long wait, or of a later call
     talked = max(window.start, first) + max(window.talk, _SECOND)
     if window.inbound and event.dated and timedelta(0) <= event.occurred_at - talked <= TIMELY:
