@@ -1,6 +1,7 @@
 """From events to what the dialer knows: which look-ups are made, shared and kept, and what each adds."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -11,8 +12,8 @@ from structlog.testing import capture_logs
 
 from tests.adapters.raw import until
 from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Lack, NotReady
-from worker.core.events import Event, EventType
-from worker.core.payload import check_access
+from worker.core.events import Event, EventType, Inbound, decode
+from worker.core.payload import build_payload, check_access
 from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord
 from worker.demo.dialer import (
     DEFAULT_PASSWORD,
@@ -395,6 +396,22 @@ async def test_where_no_call_has_the_uniqueid_and_no_lead_is_known_the_recording
     dialer.plant(UNIQUEID, function="recording_lookup", body=NO_SUCH_CALL)
     call = await bench.call(event("M1201405090000000000", uniqueid=UNIQUEID))
     assert (call.lead_id, call.recordings) == (None, None)
+
+
+@pytest.mark.parametrize("said", [0, "undefined", 12345.0, "12345.0", "0012345", "00077", "", None], ids=repr)
+async def test_however_a_producer_writes_the_lead_the_calls_recordings_are_found(
+    said: object, bench: Bench, dialer: StandInDialer
+) -> None:
+    """Of an undated event, which is taken in days later."""
+    dialer.plant(UNIQUEID, function="recording_lookup", body=ROW)
+    body = {"call_id": CALL, "uniqueid": UNIQUEID, "lead_id": said}
+    seen = ENDED + timedelta(days=10)
+    happened = decode(Inbound(json.dumps(body).encode(), "call.ended", seen, {}))
+    payload = json.loads(build_payload(happened, await bench.enrich(happened)).body)
+    call = payload["data"]["call"]
+    lead_id = "77" if said == "00077" else "12345"
+    assert (call["lead_id"], payload["data"]["event"]["lead_id"]) == (lead_id, said)
+    assert [each["recording_id"] for each in call["recordings"]] == ["1"]
 
 
 async def test_the_lead_is_the_ids_where_no_recording_tells_it(bench: Bench) -> None:

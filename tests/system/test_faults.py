@@ -112,6 +112,16 @@ class TestTheDialerKnowsNothingYet:
             "ended_at": "2026-11-20T14:07:14-05:00",
         }
 
+    async def test_nobody_is_no_agent_of_a_call_that_is_delivered_as_not_found(self, system: System) -> None:
+        await system.start(vicidial__ready_within="500ms", vicidial__not_found="deliver")
+        event = call_ended(agent_user="VDAD", lead_id="undefined", status="NA")
+        await system.publish(event)
+        (received,) = (await system.delivered(event["event_id"]))[event["event_id"]]
+        data = json.loads(received["body"])["data"]
+        assert data["event"] == event
+        known = {name: value for name, value in data["call"].items() if value is not None}
+        assert known == {"call_id": event["call_id"], "status": "NA"}
+
     async def test_an_unknown_agent(self, system: System) -> None:
         await system.start(vicidial__ready_within="500ms")
         await system.publish({"event_id": "a-1", "agent_user": "nobody"}, "agent.onboarded")
