@@ -11,14 +11,15 @@ WORKDIR /build
 # --without-pip: what is installed is the worker and what it needs, so no pip ends up in the image.
 RUN python -m venv --without-pip /opt/crm-sync
 
-# Wheels only: no package's own code runs here, and no compiler is needed.
+# Wheels only: no package's own code runs here, and no compiler is needed. A lock is complete, so nothing
+# is resolved (--no-deps): what is installed does not depend on what the index offers today.
 COPY requirements.lock ./
 RUN pip --python /opt/crm-sync/bin/python install --no-cache-dir --no-compile \
-        --require-hashes --only-binary :all: --requirement requirements.lock
+        --require-hashes --no-deps --only-binary :all: --requirement requirements.lock
 
 # The build backend and what it needs, which stays in this stage.
 COPY requirements-build.lock ./
-RUN pip install --no-cache-dir --require-hashes --only-binary :all: --requirement requirements-build.lock
+RUN pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: --requirement requirements-build.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY worker ./worker

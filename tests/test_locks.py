@@ -1,39 +1,26 @@
 """The locks hold all that is installed, each file by its hash, for every Python that is supported."""
 
+import importlib.metadata
 import json
-import re
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-TRACING: list[str] = PROJECT["project"]["optional-dependencies"]["tracing"]
-DEPLOYED: list[str] = PROJECT["project"]["dependencies"] + TRACING
-GROUPS: dict[str, list[Any]] = PROJECT["dependency-groups"]
-LOCKS = {
-    "requirements.lock": DEPLOYED,
-    "requirements-dev.lock": [*DEPLOYED, *(each for each in GROUPS["dev"] if isinstance(each, str))],
-    "requirements-build.lock": GROUPS["build"],
-}
-HASHED = re.compile(r"^([a-z0-9.-]+)==(\S+)(?: ; .+)?((?: --hash=sha256:[0-9a-f]{64})+)$")
+from tests.locks import LOCKS, PROJECT, ROOT, Pin, could_install, installs, pins
+
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 
 def locked(name: str) -> dict[str, set[str]]:
-    """Read a lock: each package with its versions. Every line must be one, with a hash."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    lines = re.sub(r" \\\n +", " ", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    """Read a lock: each package with its versions."""
     found: dict[str, set[str]] = {}
-    for line in lines:
-        match = HASHED.match(line)
-        assert match, f"{name}: {line}"
-        found.setdefault(match[1], set()).add(match[2])
+    for pin in pins(name):
+        found.setdefault(pin.name, set()).add(pin.version)
     return found
 
 
@@ -53,16 +40,91 @@ def test_what_is_tested_is_what_is_deployed(name: str) -> None:
     assert {package: development[package] for package in locked(name)} == locked(name)
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
-def test_a_deployment_can_be_installed_without_building_anything(python: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_deployment_can_be_installed_without_building_anything(python: str) -> None:
     assert f"Programming Language :: Python :: {python}" in PROJECT["project"]["classifiers"]
-    uv = Path(sys.executable).with_name("uv")
-    platform = ["--python-version", python, "--python-platform", "x86_64-unknown-linux-gnu"]
-    strict = ["--require-hashes", "--only-binary", ":all:", "--dry-run", "--target", str(tmp_path)]
-    command = [str(uv), "pip", "install", *platform, *strict, "-r", str(ROOT / "requirements.lock")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = could_install("requirements.lock", python, "x86_64-unknown-linux-gnu")
     assert done.returncode == 0, done.stderr
     assert "Would install" in done.stderr
+
+
+def test_every_place_that_installs_a_lock_does_so_by_hash_and_without_resolving_it() -> None:
+    found = installs()
+    assert {"Dockerfile", ".ci/venv", "docs/deploy.md", "README.md"} <= found.keys()
+    for path, commands in found.items():
+        for command in commands:
+            assert "--require-hashes" in command, (path, command)
+            assert "--no-deps" in command or "uv pip sync" in command, (path, command)
+    for program in sorted((ROOT / "tests").rglob("*.py")):
+        text = program.read_text(encoding="utf-8")
+        if '"install"' in text and '"--require-hashes"' in text:
+            assert '"--no-deps"' in text, program
+
+
+PLATFORMS = [
+    ("linux", "Linux", "posix", "x86_64"),
+    ("linux", "Linux", "posix", "aarch64"),
+    ("darwin", "Darwin", "posix", "arm64"),
+    ("win32", "Windows", "nt", "AMD64"),
+]
+
+
+def environments(python: str) -> Iterator[dict[str, str]]:
+    """Name the environments that markers can tell apart: the first and a late CPython on each platform."""
+    for full in (f"{python}.0", f"{python}.30"):
+        for sys_platform, system, os_name, machine in PLATFORMS:
+            yield {
+                "python_version": python,
+                "python_full_version": full,
+                "implementation_version": full,
+                "implementation_name": "cpython",
+                "platform_python_implementation": "CPython",
+                "sys_platform": sys_platform,
+                "platform_system": system,
+                "os_name": os_name,
+                "platform_machine": machine,
+            }
+
+
+def needed_by(pin: Pin, extra: str, environment: dict[str, str]) -> Iterator[Requirement]:
+    """Read what a package, or an extra of it, requires; nothing if that version is not installed here."""
+    known = importlib.metadata.distribution(pin.name)
+    if known.version != pin.version:
+        return
+    for text in known.requires or []:
+        wanted = Requirement(text)
+        if wanted.marker is None:
+            if not extra:
+                yield wanted
+        elif wanted.marker.evaluate(environment | {"extra": extra}):
+            yield wanted
+
+
+def lacking(name: str, environment: dict[str, str]) -> Iterator[str]:
+    """Name what a lock lacks in an environment: whoever resolves it would have to look for that elsewhere."""
+    there = {
+        pin.name: pin for pin in pins(name) if pin.marker is None or pin.marker.evaluate({**environment})
+    }
+    asked = [Requirement(text) for text in LOCKS[name]]
+    wanted = [each for each in asked if each.marker is None or each.marker.evaluate({**environment})]
+    seen: set[tuple[str, str]] = set()
+    while wanted:
+        one = wanted.pop()
+        pin = there.get(canonicalize_name(one.name))
+        if pin is None or not one.specifier.contains(pin.version, prereleases=True):
+            yield f"{one} on {environment}"
+            continue
+        for extra in {"", *one.extras}:
+            if (pin.name, extra) not in seen:
+                seen.add((pin.name, extra))
+                wanted += needed_by(pin, extra, environment)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_lock_is_complete_so_that_nobody_needs_to_resolve_it(name: str, python: str) -> None:
+    for environment in environments(python):
+        assert list(lacking(name, environment)) == []
 
 
 def test_the_bill_of_materials_names_each_package_with_its_hashes(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from tests.deploy.container import Image, build, need_namespaces
 from tests.deploy.dockerfile import is_left_out, read
+from tests.locks import could_install
 from tests.system.harness import PASSWORD, System, eventually
 from worker import __version__
 from worker.demo.broker_node import free_ports
@@ -95,22 +96,9 @@ class TestTheDockerfile:
         assert f"Programming Language :: Python :: {match[1]}" in PROJECT["classifiers"]
 
     @pytest.mark.parametrize("platform", ["x86_64", "aarch64"])
-    def test_every_dependency_has_a_wheel_for_its_python(self, platform: str, tmp_path: Path) -> None:
+    def test_every_dependency_has_a_wheel_for_its_python(self, platform: str) -> None:
         python = INSTRUCTIONS[0].pairs({})["PYTHON"].partition("-")[0]
-        wanted = ["--python-version", python, "--python-platform", f"{platform}-manylinux_2_28"]
-        command = [
-            sys.executable,
-            "-m",
-            "uv",
-            "pip",
-            "install",
-            "--dry-run",
-            "--target",
-            str(tmp_path),
-            *wanted,
-        ]
-        checks = ["--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock")]
-        done = subprocess.run([*command, *checks], capture_output=True, text=True, check=False)
+        done = could_install("requirements.lock", python, f"{platform}-manylinux_2_28")
         assert done.returncode == 0, done.stderr
         assert "aiohttp==" in done.stderr
 
