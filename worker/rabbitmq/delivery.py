@@ -110,8 +110,11 @@ def to_inbound(
     """
     read = Properties.of(properties)
     table = table_of(read)
+    carried = headers.foreign(table)
     plain: dict[str, Any] = {
-        "headers": {name: table[name] for name in headers.foreign(table) if name in table},
+        "headers": {
+            name: value for name, value in table.items() if name in carried or headers.is_brokers(name)
+        },
         "content_type": read.content_type,
         "message_id": read.message_id,
         "type": read.message_type,

@@ -76,6 +76,11 @@ def time(headers: Mapping[str, Any], name: str) -> datetime | None:
         return None
 
 
+def is_brokers(name: str) -> bool:
+    """Whether a header is the broker's, or has such a name."""
+    return name.startswith("x-")
+
+
 def foreign(table: Table) -> dict[str, Any]:
     """Return the producer's own headers: those that the core sees, and that copies carry as they came.
 
@@ -87,7 +92,7 @@ def foreign(table: Table) -> dict[str, Any]:
     own = {
         name: raw
         for name, raw in table.raw.items()
-        if name not in OURS and not name.startswith("x-") and name.lower() not in _ROUTES_ELSEWHERE
+        if name not in OURS and not is_brokers(name) and name.lower() not in _ROUTES_ELSEWHERE
     }
     if not _fit(own):
         own = {name: raw for name, raw in own.items() if name.startswith(_READ) and len(raw) <= MAX_READ}

@@ -4,6 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import aio_pika
 import aiormq
@@ -60,7 +61,36 @@ class _Lane:
     async def _new_channel(self) -> AbstractChannel:
         if self._connection is None:
             raise PublishError("there is no connection to the broker")
-        return await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        underlay: Any = await channel.get_underlay_channel()
+        underlay.write_queue = _FramesUntilClosed(underlay)
+        return channel
+
+
+class _FramesUntilClosed:
+    """The connection's frames to send, for a channel; none is taken once the broker has closed the channel.
+
+    aiormq 7.2 lets a publish pass for a moment after it confirmed that, and the broker then closes the whole
+    connection ("expected 'channel.open'").
+    """
+
+    def __init__(self, channel: Any) -> None:  # noqa: ANN401 - aiormq's own class, not the abstract one
+        self._channel = channel
+        self._frames: asyncio.Queue[Any] = channel.write_queue
+
+    async def put(self, frame: object) -> None:
+        if (closed := _why_closed(self._channel)) is not None:
+            raise closed
+        await self._frames.put(frame)
+
+    def put_nowait(self, frame: object) -> None:
+        self._frames.put_nowait(frame)
+
+
+def _why_closed(channel: Any) -> BaseException | None:  # noqa: ANN401 - as above
+    """Return why the broker closed a channel; nothing else tells it as early."""
+    reason: BaseException | None = channel._close_exception  # noqa: SLF001
+    return reason
 
 
 async def _send(channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
@@ -73,6 +103,10 @@ async def _send(channel: AbstractChannel, exchange: str, routing_key: str, messa
             properties=message.properties,
             mandatory=True,
         )
+    except aiormq.exceptions.ChannelInvalidStateError as error:
+        if (closed := _why_closed(underlay)) is not None:
+            raise closed from error
+        raise
     except (TypeError, ValueError, OverflowError, struct.error) as error:
         raise MessageRefused(f"AMQP can't hold this message ({type(error).__name__})") from error
 
