@@ -19,7 +19,10 @@ from worker.settings import Settings
 OLDEST = (3, 10)
 """The first RabbitMQ whose quorum queues have a TTL and dead-letter at least once."""
 UNCOUNTED_FROM = (4, 3)
-"""From this one on, giving a message back does not count towards the delivery limit."""
+"""From this one on, giving a message back (`basic.nack`) does not count towards the delivery limit.
+
+The end of a channel or a connection does in every version, also a clean one.
+"""
 
 _BLOCKED_AFTER = 5.0
 _NAME = "crm-sync check"
@@ -58,7 +61,10 @@ def about_version(product: str, version: str, where: str) -> Finding:
     if number < UNCOUNTED_FROM:
         counting = f"giving an event back counts towards its delivery limit of {DELIVERY_LIMIT}, until 4.3"
     else:
-        counting = f"only crashes count towards an event's delivery limit of {DELIVERY_LIMIT}"
+        counting = (
+            f"each connection or channel that ends with an event in hand counts towards its delivery limit of"
+            f" {DELIVERY_LIMIT}, giving it back does not"
+        )
     return Finding.of("broker", f"{text}; {counting}")
 
 

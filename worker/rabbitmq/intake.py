@@ -20,6 +20,7 @@ from worker.core.events import EventType, Inbound
 from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.tracing import UNTRACED, Tracing
+from worker.rabbitmq.bodies import Bodies
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.publisher import RefusedByQueueError
 from worker.rabbitmq.settle import Settler
@@ -75,6 +76,7 @@ class Intake:
         self._tracing = tracing
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_hand: set[Delivery] = set()
+        self._bodies = Bodies()
         self._queues = topology.work_queues
         self._work_exchange = topology.work_exchange
         self._sources: list[Source] = []
@@ -95,7 +97,9 @@ class Intake:
         """Begin to take in. From then on `broken` fails as soon as that is no longer possible."""
         for kind, name in self._queues.items():
             on_message = partial(self._on_message, kind)
-            self._sources.append(await Source.open(connection, kind, name, on_message, self.break_off))
+            source = await Source.open(connection, kind, name, on_message, self.break_off)
+            self._bodies.watch(source.underlay)
+            self._sources.append(source)
         self._gates.watch(self._wake)
         await self._flow()
         self._regulating = asyncio.create_task(self._regulate())
@@ -219,9 +223,10 @@ class Intake:
             self._tasks.discard(task)
             if delivery.settled:
                 self._in_hand.discard(delivery)
+            self._bodies.forget(delivery.body)
 
     async def _work_on(self, queue: EventType, delivery: Delivery) -> None:
-        async with self._places:
+        async with self._bodies.in_work(delivery.body), self._places:
             while self._gates.crowded(queue):
                 await self._room_may_be.wait()
             if self.broken.done():  # while it waited
@@ -236,6 +241,8 @@ class Intake:
                     span.decided(outcome)
                     await self._settler.settle(delivery, inbound, outcome, queue)
                     self._observer.settled(inbound, outcome, time.perf_counter() - started)
+                if outcome.error is not None:  # its frames hold the parsed event, in a circle with it
+                    outcome.error.__traceback__ = None
             finally:
                 self._gates.end(queue)
                 if not (self._in_full_flow and self._gates.all_open):

@@ -12,6 +12,7 @@ from worker.core.errors import MessageRefused, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.rabbitmq import headers
+from worker.rabbitmq.bodies import DroppedBody
 from worker.rabbitmq.codec import Copy, Properties
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher, RefusedByQueueError
@@ -52,9 +53,11 @@ class Settler:
         not acknowledged, and comes back. So it does where the acknowledgement
         itself gets lost; its successor is then made twice, with the same id.
         """
-        disposition = outcome.disposition
-        if isinstance(disposition, Ack | Duplicate):
+        if isinstance(outcome.disposition, Ack | Duplicate):
             await self._shielded(delivery.acknowledge())  # the sink's word was the successor
+            return
+        if isinstance(delivery.body, DroppedBody):
+            await self._shielded(delivery.hand_over())
             return
         try:
             await self._copy(delivery, inbound, outcome, queue)

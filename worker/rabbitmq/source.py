@@ -36,9 +36,9 @@ class Source:
     ) -> None:
         """Take what `open` does, and the channel that it opened, with the one below it."""
         self.kind = kind
+        self.underlay = underlay
         self._queue = queue
         self._channel = channel
-        self._underlay = underlay
         self._on_message = on_message
         self._on_broken = on_broken
         self._tag: str | None = None
@@ -70,15 +70,15 @@ class Source:
         self._prefetch = prefetch
         if self._tag is not None:
             tag, self._tag = self._tag, None
-            await self._underlay.basic_cancel(tag, timeout=RPC_TIMEOUT)
+            await self.underlay.basic_cancel(tag, timeout=RPC_TIMEOUT)
         if prefetch > 0:
-            await self._underlay.basic_qos(prefetch_count=prefetch, timeout=RPC_TIMEOUT)
-            consume = self._underlay.basic_consume(self._queue, self._on_message, timeout=RPC_TIMEOUT)
+            await self.underlay.basic_qos(prefetch_count=prefetch, timeout=RPC_TIMEOUT)
+            consume = self.underlay.basic_consume(self._queue, self._on_message, timeout=RPC_TIMEOUT)
             self._tag = (await consume).consumer_tag
 
     async def take_one(self) -> DeliveredMessage | None:
         """Give one message, or `None` where the queue is empty."""
-        message = await self._underlay.basic_get(self._queue, timeout=RPC_TIMEOUT)
+        message = await self.underlay.basic_get(self._queue, timeout=RPC_TIMEOUT)
         return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
 
     async def check(self) -> None:
@@ -87,7 +87,7 @@ class Source:
         The channel breaks, and so this raises, where the queue is gone.
         """
         if self._tag is None:
-            await self._underlay.queue_declare(self._queue, passive=True, timeout=RPC_TIMEOUT)
+            await self.underlay.queue_declare(self._queue, passive=True, timeout=RPC_TIMEOUT)
 
     async def close(self) -> None:
         """Stop consuming; the channel itself closes with its connection."""
@@ -96,7 +96,7 @@ class Source:
         if tag is not None:
             with suppress(Exception):  # where it can't be cancelled any more, nothing is consumed either
                 try:
-                    await self._underlay.basic_cancel(tag, timeout=_CANCEL_TIMEOUT)
+                    await self.underlay.basic_cancel(tag, timeout=_CANCEL_TIMEOUT)
                 except asyncio.CancelledError:
                     if is_being_cancelled():
                         raise
