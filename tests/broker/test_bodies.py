@@ -11,9 +11,10 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from tests.broker.bench import AGENTS, LONG, SHORT, Bench, ack, bury, eventually, open_bench, open_gates
+from worker.core.body import MAX_BODY
 from worker.core.disposition import Disposition
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent
-from worker.core.events import MAX_BODY, Event, Inbound, decode
+from worker.core.events import Event, Inbound, decode
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Receipt

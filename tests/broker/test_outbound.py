@@ -69,7 +69,7 @@ async def theirs(node: PrivateBroker, namespace: str) -> AsyncIterator[str]:
 @asynccontextmanager
 async def scene_of(url: str, admin: str, namespace: str) -> AsyncIterator[tuple[Scene, Watched]]:
     """Make a scene whose sink is the outbound exchange, and whose permission never waits long."""
-    settings = settings_for(url, namespace, timedelta(milliseconds=50))
+    settings = settings_for(url, namespace, timedelta(milliseconds=100))
     topology = plan(
         settings.model_copy(update={"sink": SinkNames(kind="queue", exchange=f"{namespace}-outside")})
     )

@@ -17,7 +17,7 @@ from aiormq.abc import DeliveredMessage
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from worker.core.events import MAX_BODY
+from worker.core.body import MAX_BODY
 
 MAX_OVERSIZE = 4 * MAX_BODY
 """Bytes of bodies over `MAX_BODY` that are held at one time, all together."""
