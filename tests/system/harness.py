@@ -69,12 +69,15 @@ class Program:
         """Stop it and wait."""
         end(self.process)
 
-    async def control(self, **change: Any) -> None:  # noqa: ANN401 - JSON
+    async def control(self, **change: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+        """Change it, and return what it says about that."""
         async with (
             aiohttp.ClientSession(timeout=_ANSWER_WITHIN) as session,
             session.post(f"http://127.0.0.1:{self.port}/control", json=change) as response,
         ):
             assert response.status == 200, await response.text()
+            said: dict[str, Any] = await response.json()
+            return said
 
     async def report(self) -> dict[str, Any]:
         async with (
