@@ -195,7 +195,7 @@ XFER = ("1_V_before_transfer", "2_V_after_transfer_to_in_group", "3_Y_after_tran
     [
         (
             "answered",
-            {0: "NOT FOUND", 2: "LOG NOT FOUND", 3: "INCALL|1000", 12: "DISPO|1000", 20: "SALE|1000"},
+            {0: "NOT FOUND", 2: "QUEUE|VDAD", 3: "INCALL|1000", 12: "DISPO|1000", 20: "SALE|1000"},
         ),
         ("unanswered", {9: "NOT FOUND", 10: "NA|VDAD"}),
         ("dropped", {0: "QUEUE|VDCL", 6: "DROP|VDCL"}),
@@ -265,14 +265,16 @@ BEGAN = datetime(2026, 11, 30, 6, 53, 5, tzinfo=UTC).timestamp()
 OUTCOMES: dict[tuple[str, str], dict[float, str]] = {
     ("answered", "V"): {
         1.9: "NOT FOUND",
-        2.5: "LOG NOT FOUND",
+        2.5: "|0|01:53:07|QUEUE|VDAD",
         3: "|0|01:53:07|INCALL|1000",
         11.9: "|0|01:53:07|INCALL|1000",
         12: "|9|01:53:17|DISPO|1000",
         20: "|9|01:53:17|SALE|1000",
     },
     ("manual", "M"): {
-        5: "|0|01:53:08|INCALL|1000",
+        2.9: "NOT FOUND",
+        3.9: "LOG NOT FOUND",
+        4: "|0|01:53:08|INCALL|1000",
         12: "|7|01:53:17|DISPO|1000",
         20: "|7|01:53:17|SALE|1000",
     },

@@ -34,14 +34,22 @@ class Life:
     then_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def dialled(rings: float, lasts: float, wraps_up: float) -> Schedule:
-    """Make the schedule of a call that an agent dialled or the dialer gave to one.
+def automatic(rings: float, lasts: float, wraps_up: float) -> Schedule:
+    """Make the schedule of a call that the dialer made: its row is written at the answer, before an agent's.
 
-    Its rows are written at the answer, one a moment after the other; `lasts` ends with the agent's hang-up,
-    whoever hung up first, and `wraps_up` with the disposition.
+    `lasts` ends with the agent's hang-up, whoever hung up first, and `wraps_up` with the disposition.
     """
-    rows = ((rings, "log_not_found"), (rings + min(1.0, lasts / 4), "INCALL"))
-    return ((0.0, "not_found"), *rows, (rings + lasts, "DISPO"), (rings + lasts + wraps_up, "final"))
+    return _dialled("QUEUE", rings, lasts, wraps_up)
+
+
+def manual(rings: float, lasts: float, wraps_up: float) -> Schedule:
+    """Make the schedule of a call that an agent dialled: its two rows are written one after the other."""
+    return _dialled("log_not_found", rings, lasts, wraps_up)
+
+
+def _dialled(at_the_answer: State, rings: float, lasts: float, wraps_up: float) -> Schedule:
+    talking = ((rings, at_the_answer), (rings + min(1.0, lasts / 4), "INCALL"))
+    return ((0.0, "not_found"), *talking, (rings + lasts, "DISPO"), (rings + lasts + wraps_up, "final"))
 
 
 def without_a_channel(rings: float, wraps_up: float) -> Schedule:
@@ -57,8 +65,8 @@ def queued(waits: float, lasts: float, wraps_up: float) -> Schedule:
 _INBOUND: Final = {"call_type": "INBOUND", "campaign_id": "SALESLINE"}
 LIVES: Final[Mapping[str, Life]] = {
     "answered": Life(
-        what="not found, then INCALL, then DISPO; final after 20 s",
-        schedule=dialled(2, 10, 8),
+        what="not found, then QUEUE, INCALL, DISPO; final after 20 s",
+        schedule=automatic(2, 10, 8),
         fields={"talk_seconds": 9},
         recorded=((2, 12),),
     ),
@@ -66,7 +74,7 @@ LIVES: Final[Mapping[str, Life]] = {
         what="dialled by an agent, recorded while it rings, the customer gone 2 s before the hang-up; "
         "final after 20 s",
         prefix="M",
-        schedule=dialled(3, 9, 8),
+        schedule=manual(3, 9, 8),
         fields={"talk_seconds": 7, "call_type": "OUTBOUND_MANUAL"},
         recorded=((0, 12),),
     ),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from worker.demo.dialer_data import NOBODY, DialerAgent, DialerCall, Recording, World, make_call_id
-from worker.demo.dialer_lives import Schedule, dialled, queued, without_a_channel
+from worker.demo.dialer_lives import Schedule, automatic, manual, queued, without_a_channel
 
 _DAY: Final = 86400.0
 _EARLIER_DAYS: Final = 6
@@ -128,6 +128,8 @@ class Shift:
             self._tell(call, kind, self._record(call, waits + rings, talks, dead))
         elif kind == "no channel":
             common |= {"talk_seconds": 0, "status": self._rng.choice(("B", "NA"))}
+            second = int(self.dialer.time_of_day(at + rings + lasts))
+            common["uniqueid"] = f"{second}.{common['lead_id'][-9:]:0>9}"  # made up, as Asterisk gave none
             self._tell(self._call("M", at, without_a_channel(rings + lasts, wraps_up), **common), kind, [])
         elif kind == "transfer":
             gone = ((0.0, "not_found"), (rings, "INCALL"), (rings + lasts, "not_found"))
@@ -135,8 +137,10 @@ class Shift:
             self._record(call, rings, talks, dead)
             self._transfers.append((call, at + rings + lasts, pace))
         else:
-            call = self._call("M" if kind == "manual" else "V", at, dialled(rings, lasts, wraps_up), **common)
-            while_dialling = rings if kind == "manual" and self._rng.random() < 0.5 else 0.0
+            is_manual = kind == "manual"
+            schedule = (manual if is_manual else automatic)(rings, lasts, wraps_up)
+            call = self._call("M" if is_manual else "V", at, schedule, **common)
+            while_dialling = rings if is_manual and self._rng.random() < 0.5 else 0.0
             self._tell(call, kind, self._record(call, rings - while_dialling, talks + while_dialling, dead))
             if pace is _OF_THE_DAYS_BEFORE and self._rng.random() < 0.06:
                 self._had_a_twin(call)
