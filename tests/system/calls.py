@@ -41,6 +41,8 @@ class Case:
     event: dict[str, Any]
     publish_at: float
     """The epoch seconds at which the event is published."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """The call as it was delivered."""
     wrong: list[str] = field(default_factory=list)
     nulls: list[str] = field(default_factory=list)
     early: bool = False
@@ -139,6 +141,7 @@ async def _judge(played: list[Case], system: System) -> None:
             data = json.loads(deliveries[0]["body"])["data"]
             case.delay = deliveries[0]["at"] - max(case.truth["disposed_at"], case.publish_at)
             case.early = not data["final"] or data["call"]["status"] != case.truth["call"]["status"]
+            case.said = data["call"]
             _compare(case, data["call"])
 
 
@@ -208,6 +211,16 @@ def _row(kind: str, group: list[Case]) -> str:
     )
 
 
+def told_wrong(played: Iterable[Case]) -> list[str]:
+    """Describe each call that was told wrong, or before it was final: event, truth, and what was said."""
+    return [
+        f"{case.kind}: {', '.join(case.wrong) or 'early'}\n  event {json.dumps(case.event)}\n"
+        f"  truth {json.dumps(case.truth)}\n  told {json.dumps(case.said)}"
+        for case in played
+        if case.wrong or case.early or case.foreign
+    ]
+
+
 def delays_of(group: Iterable[Case]) -> tuple[float, float, float]:
     """Return median, 95th percentile and maximum of the seconds until the CRM had the calls."""
     found = sorted(case.delay for case in group if case.delay is not None) or [0.0]
@@ -236,9 +249,7 @@ def main() -> None:
         finally:
             broker.terminate()
     _print(table(played))
-    for case in played:
-        if case.wrong or case.early:
-            _print(f"WRONG {case.kind}: {case.wrong} {json.dumps(case.event)} {json.dumps(case.truth)}")
+    _print("\n".join(told_wrong(played)))
 
 
 async def _play_alone(url: str, folder: Path, **chosen: Any) -> list[Case]:  # noqa: ANN401 - the arguments
