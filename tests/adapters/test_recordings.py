@@ -255,8 +255,17 @@ def test_dead_time_of_an_inbound_call_belongs_to_it_until_the_event() -> None:
     assert mine(rows, INBOUND, event(after=210)) == ["talk", "dead time"]
     assert mine(rows, INBOUND, event(ended=200)) == ["talk", "dead time"]
     assert mine(rows, INBOUND, event(after=165)) == ["talk"]
-    assert mine(rows, INBOUND, event(after=210, dated=False)) == ["talk"]
-    assert mine(rows, INBOUND, event(after=7200)) == ["talk"]
+    for said in (event(after=210, dated=False), event(after=7200)):
+        assert mine(rows, INBOUND, said) is None  # it may be of a next call
+    assert mine(rows, INBOUND, event(UNIQUEID, after=7200, dated=False)) == ["talk", "dead time"]
+
+
+def test_what_began_before_the_call_and_did_not_last_into_it_is_of_the_call_before() -> None:
+    own_row = found("own", 1)
+    for before in (found("before", -4, 3), found("before", -4, 0), found("before", -4, None)):
+        for call in (OUTBOUND, INBOUND):
+            assert mine([before, own_row], call, event()) == ["own"]
+    assert mine([found("dialling", -4, 100), own_row], OUTBOUND, event()) == ["own", "dialling"]
 
 
 def test_an_event_from_before_the_end_of_the_talk_bounds_nothing() -> None:

@@ -231,13 +231,21 @@ def _recording_lookup(question: Question, _: ApiUser) -> str:
 
     Of a `uniqueid` the second alone counts; one that no call has is as if it were not given.
     """
-    asked = tuple(question.get(name) for name in ("agent_user", "lead_id", "date", "uniqueid"))
+    asked = agent, lead, date, uniqueid = tuple(
+        question.get(name) for name in ("agent_user", "lead_id", "date", "uniqueid")
+    )
     shown = "|".join((question.get("user"), *asked))
-    tests, weight = _recording_tests(question, *asked)
+    tests, weight = _recording_tests(question, agent, lead, uniqueid)
+    weight += len(date) == _DATE_LENGTH
     if weight < 2:
         return f"ERROR: recording_lookup INVALID SEARCH PARAMETERS: {shown}\n"
-    began = (each.as_of(question.now, question.local) for each in question.world.recordings)
-    found = [each for each in began if each is not None and all(fits(each) for fits in tests)]
+    fitting = (each for each in question.world.recordings if all(fits(each) for fits in tests))
+    found = [
+        each
+        for recording in fitting
+        if (each := recording.as_of(question.now, question.local)) is not None
+        and (len(date) != _DATE_LENGTH or each.start_time.startswith(date))
+    ]
     if not found:
         return f"ERROR: recording_lookup NO RECORDINGS FOUND - {shown}\n"
     with_seconds = "Y" in question.get("duration")
@@ -248,9 +256,9 @@ def _recording_lookup(question: Question, _: ApiUser) -> str:
 
 
 def _recording_tests(
-    question: Question, agent: str, lead: str, date: str, uniqueid: str
+    question: Question, agent: str, lead: str, uniqueid: str
 ) -> tuple[list[Callable[[Recording], bool]], int]:
-    """Return what a recording must fulfil, and how much the parameters weigh: a search needs 2."""
+    """Return what a recording must fulfil, and how much these parameters weigh: a search needs 2."""
     second = uniqueid.partition(".")[0]
     given: list[tuple[bool, int, Callable[[Recording], bool]]] = [
         (
@@ -260,7 +268,6 @@ def _recording_tests(
         ),
         (2 < len(agent) < 21, 1, lambda each: each.user.casefold() == agent.casefold()),
         (0 < len(lead) < 11, 2, lambda each: each.lead_id.lstrip("0") == lead.lstrip("0")),
-        (len(date) == _DATE_LENGTH, 1, lambda each: each.start_time.startswith(date)),
     ]
     used = [(weight, fits) for is_given, weight, fits in given if is_given]
     return [fits for _, fits in used], sum(weight for weight, _ in used)

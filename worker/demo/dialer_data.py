@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
@@ -202,8 +202,8 @@ class DialerAgent:
 class Recording:
     """One recording of a call or of a lead.
 
-    With a `call`, it begins `after` seconds after the call's schedule did, and is that call's; its length and
-    place are told once it is over.
+    With a `call`, it begins `after` seconds after the call's schedule did; its length and place are told once
+    it is over.
     """
 
     recording_id: str
@@ -223,15 +223,8 @@ class Recording:
         if self.call.begun is None or now < (begun := self.call.begun + self.after):
             return None
         over = now >= begun + self.seconds
-        return Recording(
-            recording_id=self.recording_id,
-            start_time=local(begun),
-            user=self.call.user,
-            lead_id=self.call.lead_id,
-            uniqueid=self.call.uniqueid,
-            seconds=self.seconds if over else 0,
-            location=self.location if over else "",
-        )
+        ending = (self.seconds, self.location) if over else (0, "")
+        return replace(self, start_time=local(begun), seconds=ending[0], location=ending[1])
 
 
 @dataclass(slots=True, kw_only=True)

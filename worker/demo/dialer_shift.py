@@ -72,7 +72,7 @@ class Shift:
     agents: int = 20
     seconds: float = 60.0
     rings: tuple[float, float] = (0.5, 3.0)
-    talks: tuple[float, float] = (1.0, 6.0)
+    talks: tuple[float, float] = (0.5, 6.0)
     wraps_up: tuple[float, float] = (1.0, 20.0)
     seed: int = 0
     truths: list[dict[str, Any]] = field(default_factory=list, init=False)
@@ -80,9 +80,9 @@ class Shift:
     def __post_init__(self) -> None:
         """Begin with nothing planned."""
         self._rng = random.Random(self.seed)  # noqa: S311 - a plan, no secret
-        self._leads: dict[str, list[str]] = {}
+        self._leads: dict[str, dict[str, float]] = {}
         self._transfers: list[tuple[DialerCall, float, Pace]] = []
-        self._pace = Pace(rings=self.rings, talks=self.talks, wraps_up=self.wraps_up, pauses=(0.2, 1.0))
+        self._pace = Pace(rings=self.rings, talks=self.talks, wraps_up=self.wraps_up, pauses=(1.0, 2.0))
 
     def plan(self) -> list[dict[str, Any]]:
         """Add the calls to the dialer's world, and return the truth about each."""
@@ -94,13 +94,16 @@ class Shift:
             self._work(user, now + self._rng.uniform(1, 4), now + self.seconds, self._pace)
         for _ in range(len(self.truths) // 3):
             self._agentless(now + self._rng.uniform(0, self.seconds), self._pace)
-        self._close(users[-1])
-        while (missing := self.calls - len(self.truths)) > 0:
+        while (missing := self.calls - len(self.truths) - self._to_come()) > 0:
             begin = now - self._rng.randint(1, _EARLIER_DAYS) * _DAY - self._rng.uniform(0, _DAY / 2)
             self._work(self._rng.choice(users[:-1]), begin, begin + 1800, _OF_THE_DAYS_BEFORE, most=missing)
             self._agentless(begin, _OF_THE_DAYS_BEFORE)
-            self._close(users[-1])
+        self._close(users[-1])
         return self.truths[: self.calls]
+
+    def _to_come(self) -> int:
+        """Count the calls that come of the transfers; of the days before, those that are gone count too."""
+        return sum(2 if pace is _OF_THE_DAYS_BEFORE else 1 for _, _, pace in self._transfers)
 
     def _work(self, user: str, begin: float, end: float, pace: Pace, most: int = 10**6) -> None:
         """Plan one agent's calls, one after the other, until a time comes or there are enough."""
@@ -121,9 +124,11 @@ class Shift:
         rings, talks, wraps_up = self._wait(pace.rings), self._wait(pace.talks), self._wait(pace.wraps_up)
         dead = self._rng.choice((0.0, 0.0, 0.0, min(1.0, talks / 3), talks / 2))
         lasts = talks + dead
-        common: dict[str, Any] = {"user": user, "talk_seconds": int(talks), "lead_id": self._lead(user)}
+        waits = self._wait((0.0, pace.wraps_up[1])) if kind == "inbound" else 0.0  # even for a busy agent
+        common: dict[str, Any] = {"user": user, "talk_seconds": int(talks)}
+        end = float("inf") if kind == "transfer" else at + rings + lasts  # who knows when the other is done
+        common["lead_id"] = self._lead(user, at - waits, end)
         if kind == "inbound":
-            waits = self._wait((0.0, pace.wraps_up[1]))  # often while the agent is still on another call
             call = self._call("Y", at - waits, queued(waits + rings, lasts, wraps_up), **common)
             self._tell(call, kind, self._record(call, waits + rings, talks, dead))
         elif kind == "no channel":
@@ -151,7 +156,7 @@ class Shift:
         free = float("-inf")
         for first, at, pace in sorted(self._transfers, key=lambda each: each[1]):
             waits = max(free - at, 0.0) + self._wait((0.5, 2.0))
-            talks, wraps_up = self._wait(pace.talks), self._wait(pace.wraps_up)
+            talks, wraps_up = self._wait(pace.talks), self._wait(pace.wraps_up) / 4  # or they would pile up
             call = self._call(
                 "Y",
                 at,
@@ -166,11 +171,10 @@ class Shift:
             if pace is _OF_THE_DAYS_BEFORE:
                 self._tell(first, "transferred away", [], answered="never", hung_up=at, disposed=at)
             free = at + waits + talks + wraps_up
-        self._transfers.clear()
 
     def _agentless(self, at: float, pace: Pace) -> None:
         """Plan a call that no agent took: an automatic one that nobody answered, or a caller who gave up."""
-        lasts, lead = self._wait(pace.rings) + 1, self._lead("")
+        lasts, lead = self._wait(pace.rings) + 1, self._new_lead()
         if self._pick(_WITHOUT) == "dropped":
             schedule: Schedule = ((0.0, "QUEUE"), (lasts, "final"))
             call = self._call("Y", at, schedule, user="VDCL", status="DROP", lead_id=lead)
@@ -279,17 +283,21 @@ class Shift:
     def _utc(self, at: float) -> str:
         return datetime.fromtimestamp(int(self.dialer.time_of_day(at)), UTC).isoformat()
 
-    def _lead(self, user: str) -> str:
-        """Return a lead: a new one, or one that this agent has talked to before."""
-        known = self._leads.setdefault(user, [])
-        if user and known and self._rng.random() < 0.2:
-            return self._rng.choice(known)
-        known.append(f"{self._rng.randrange(20_000, 2**31)}")
-        return known[-1]
+    def _lead(self, user: str, begin: float, end: float) -> str:
+        """Return a lead for a call of that time: a new one, or one that this agent talked to before it."""
+        known = self._leads.setdefault(user, {})
+        free = [lead for lead, until in known.items() if until < begin]
+        again = bool(free) and self._rng.random() < 0.2
+        lead = self._rng.choice(free) if again else self._new_lead()
+        known[lead] = end
+        return lead
+
+    def _new_lead(self) -> str:
+        return f"{self._rng.randrange(20_000, 2**31)}"
 
     def _pick(self, weights: Mapping[str, int]) -> str:
         return self._rng.choices(tuple(weights), tuple(weights.values()))[0]
 
     def _wait(self, between: tuple[float, float]) -> float:
         least, most = between
-        return least + (most - least) * self._rng.random() ** 2
+        return least + (most - least) * self._rng.random() ** 3

@@ -155,7 +155,14 @@ class DialerState(StandIn):
         number = f"{1001 + len(self.recordings)}"
         location = f"http://10.10.10.15/RECORDINGS/MP3/{call.call_id}_{number}-all.mp3"
         added = Recording(
-            recording_id=number, call=call, after=begin, seconds=int(end - begin), location=location
+            recording_id=number,
+            call=call,
+            after=begin,
+            seconds=int(end - begin),
+            user=call.user,
+            lead_id=call.lead_id,
+            uniqueid=call.uniqueid,
+            location=location,
         )
         self.recordings.append(added)
         return added

@@ -151,8 +151,8 @@ class _Window:
         if began > self.over:
             return _Belongs.NO
         length = timedelta(seconds=recording.duration_seconds or 0)
-        earlier = began < self.start - DIALLING or (length and began + length <= self.start)
-        if began < self.start and earlier:
+        # What begins before the call and does not last into it is of the agent's call before.
+        if began < self.start and (began < self.start - DIALLING or began + length <= self.start):
             return _Belongs.NO if self.start_is_known else _Belongs.MAYBE
         return _Belongs.YES
 
@@ -192,8 +192,13 @@ def _told_apart(
     if not soon and not timely and searched_by != "uniqueid":
         return []  # of this call after a long wait, or of a later call
     talked = max(window.start, first) + max(window.talk, _SECOND)
-    if window.inbound and event.dated and timedelta(0) <= event.occurred_at - talked <= TIMELY:
-        return rows  # dead time ends before the event, and a next call begins after it
+    in_time = event.dated and timedelta(0) <= event.occurred_at - talked <= TIMELY
+    if window.inbound and (in_time or searched_by == "uniqueid"):
+        # Dead time ends before the event, and a next call begins after it; or no other call of that second
+        # has this agent and this lead.
+        return rows
+    if window.inbound and any(talked <= began <= talked + TIMELY for began, _ in begun):
+        return []  # in the dead time, or of a next call
     return [row for began, row in begun if began < talked]
 
 
