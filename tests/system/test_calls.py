@@ -9,7 +9,7 @@ from tests.system.harness import Program, System
 
 pytestmark = pytest.mark.system
 
-SECONDS = 45.0
+SECONDS = 40.0
 """How long the agents take calls. The last disposition comes 20 s later, and is found within 25 s more."""
 
 
