@@ -96,7 +96,7 @@ async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDiale
     assert all(finding.level is Level.OK and not finding.advice for finding in found.values()), found
     assert worst(found.values()) is Level.OK
     assert "logged in; " in found["broker"].text
-    assert found["topology"].text == "16 of 16 exchanges and queues missing, which run declares"
+    assert found["topology"].text == "20 of 20 exchanges and queues missing, which run declares"
     assert found["alarms"].text == "none; the broker takes messages"
     assert found["dialer"].text.startswith("VICIdial 2.14-")
     assert found["dialer"].text.endswith(
@@ -114,7 +114,7 @@ async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, n
         await declare(connection, plan(settings))
         topology = (await findings())["topology"]
         assert topology == Finding.of(
-            "topology", "all 16 exchanges and queues stand as the settings want them"
+            "topology", "all 20 exchanges and queues stand as the settings want them"
         )
         async with connection.channel() as channel:
             await channel.queue_delete(f"{namespace}.retry.5s")
