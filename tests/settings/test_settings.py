@@ -256,7 +256,7 @@ def test_every_secret_is_listed_for_the_log_to_leave_out(loaded: Loader) -> None
 def test_what_of_an_address_may_be_a_key_is_a_secret_too(loaded: Loader) -> None:
     settings = loaded(
         REQUIRED,
-        SINK__URL="https://me:p%24@crm.example/crm-sync/call-ended/T0kenT0ken/ab%2Fcdef?key=a%2Bb&x",
+        SINK__URL="https://me:p%24@crm.example/crm-sync/call-ended/vicidial/T0kenT0ken/ab%2Fcdef?key=a%2Bb&x",
         VICIDIAL__URL="https://web:b%40sic@dialer.example/vicidial/non_agent_api.php?pass=y",
     )
     assert set(settings.secrets()) == {
@@ -264,6 +264,14 @@ def test_what_of_an_address_may_be_a_key_is_a_secret_too(loaded: Loader) -> None
         *("me", "p%24", "p$", "me:p$", "T0kenT0ken", "ab%2Fcdef", "ab/cdef", "a%2Bb", "a+b", "x"),
         *("web", "b%40sic", "b@sic", "web:b@sic", "y"),
     }
+
+
+@pytest.mark.parametrize("password", ["crm-sync", "vicidial", "call-ended"])
+def test_a_password_is_a_secret_even_if_it_is_a_word_of_ours(loaded: Loader, password: str) -> None:
+    given = {**REQUIRED, "CRM_SYNC_VICIDIAL__PASSWORD": password}
+    assert password in loaded(given).secrets()
+    address = f"https://me:{password}@crm.example/{password}"
+    assert password in loaded({**REQUIRED, "CRM_SYNC_SINK__URL": address}).secrets()
 
 
 BROKEN = {

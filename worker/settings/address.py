@@ -97,23 +97,28 @@ _BROKER_QUERY: Mapping[str, tuple[Callable[[str], object], str]] = {
 _ONLY_TLS = frozenset({"cafile", "capath", "certfile", "keyfile", "no_verify_ssl"})
 
 
-def login_secrets(url: str) -> Iterator[str]:
-    """Yield the user and password of an address: as written, as meant, and joined as HTTP sends them."""
+def passwords(url: str) -> Iterator[str]:
+    """Yield the password of an address: as written, as meant, and behind the user as HTTP sends it."""
     parts = urlsplit(url)
-    user, password = parts.username or "", parts.password or ""
-    yield from (user, password, unquote(user), unquote(password))
-    if user or password:
-        yield f"{unquote(user)}:{unquote(password)}"  # of which a scrubber knows the base64, too
+    if parts.password:
+        yield from (parts.password, unquote(parts.password))
+        yield unquote(f"{parts.username or ''}:{parts.password}")  # a scrubber finds the base64 of it, too
 
 
-def path_secrets(url: str) -> Iterator[str]:
-    """Yield each long part of the path: it may be a key."""
+def users(url: str) -> Iterator[str]:
+    """Yield the user of an address, as written and as meant: some services take a key for one."""
+    user = urlsplit(url).username or ""
+    yield from (user, unquote(user))
+
+
+def path_segments(url: str) -> Iterator[str]:
+    """Yield each long part of the path, as written and as meant."""
     for segment in urlsplit(url).path.split("/"):
         if len(segment) >= _SHORTEST_KEY:
             yield from (segment, unquote(segment))
 
 
-def query_secrets(url: str) -> Iterator[str]:
+def query_values(url: str) -> Iterator[str]:
     """Yield each value of the query, as written and as meant; a query may also be nothing but a key."""
     for pair in urlsplit(url).query.split("&"):
         name, equals, value = pair.partition("=")

@@ -17,9 +17,10 @@ from worker.core.window import LARGEST as LARGEST_WINDOW
 from worker.settings.address import (
     checked_broker_url,
     checked_url,
-    login_secrets,
-    path_secrets,
-    query_secrets,
+    passwords,
+    path_segments,
+    query_values,
+    users,
 )
 from worker.settings.types import (
     Delays,
@@ -40,7 +41,7 @@ PREFIX = "CRM_SYNC_"
 LONGEST_DRAIN = timedelta(minutes=25)
 """Below RabbitMQ's consumer timeout of 30 minutes, after which it closes the channel."""
 
-_OWN_WORDS = {name for kind in EventType for name in (str(kind), kind.replace(".", "-"))}
+_OWN_WORDS = {"vicidial", *(name for kind in EventType for name in (kind, kind.replace(".", "-")))}
 
 
 class _Section(BaseModel):
@@ -51,6 +52,10 @@ class _Section(BaseModel):
         for _, value in self:
             if isinstance(value, SecretStr):
                 yield value.get_secret_value()
+
+    def words(self) -> Iterator[str]:
+        """Yield what else of an address may be a key, or only a word."""
+        yield from ()
 
 
 class BrokerSettings(_Section):
@@ -190,10 +195,14 @@ class VicidialSettings(DialerWaits):
 
     @override
     def secrets(self) -> Iterator[str]:
-        """Yield the password, and the login and the query of the address."""
+        """Yield the password, and that of the address."""
         yield from super().secrets()
-        yield from login_secrets(self.url)
-        yield from query_secrets(self.url)
+        yield from passwords(self.url)
+
+    @override
+    def words(self) -> Iterator[str]:
+        """Yield the user and the query of the address."""
+        yield from (*users(self.url), *query_values(self.url))
 
     def reread(self) -> Self:
         """Give these settings with the password as its file holds it now.
@@ -259,13 +268,19 @@ class SinkSettings(SinkNames):
 
     @override
     def secrets(self) -> Iterator[str]:
-        """Yield the signing secret, and the address with all parts of it that may be a key."""
+        """Yield the signing secret, and the address with its password."""
         yield from super().secrets()
         if self.signing_secret is not None:
             yield self.signing_secret.get_secret_value().removeprefix(SECRET_PREFIX)
         if self.url is not None:
+            yield from passwords(self.url.get_secret_value())
+
+    @override
+    def words(self) -> Iterator[str]:
+        """Yield the user, the query and the long parts of the path of the address."""
+        if self.url is not None:
             url = self.url.get_secret_value()
-            yield from (*login_secrets(url), *path_secrets(url), *query_secrets(url))
+            yield from (*users(url), *path_segments(url), *query_values(url))
 
 
 class RetrySettings(_Section):
@@ -330,12 +345,13 @@ class BrokerCommandSettings(BaseSettings):
     def secrets(self) -> list[str]:
         """List every secret that must stand in no log, with the parts of addresses that are secret.
 
-        The namespace and the names of events are none, even if they stand in an address: without them no
-        line of the log could be read.
+        The namespace and words of our own are none, if they only stand in the path of an address or so:
+        without them no line of the log could be read.
         """
         sections = [value for _, value in self if isinstance(value, _Section)]
         found = {secret for section in sections for secret in section.secrets()}
-        return sorted(found - {"", self.broker.namespace, *_OWN_WORDS})
+        words = {word for section in sections for word in section.words()}
+        return sorted((found | words - {self.broker.namespace, *_OWN_WORDS}) - {""})
 
 
 class Settings(BrokerCommandSettings):

@@ -220,7 +220,7 @@ def _secrets(settings: SinkSettings) -> list[str]:
     url = "" if settings.url is None else settings.url.get_secret_value()
     parts = urlsplit(url)
     paths = {unquote(parts.path), unquote(f"{parts.path}?{parts.query}")}
-    return [*settings.secrets(), *(each for each in paths if len(each) >= _SHORTEST_PATH)]
+    return [*settings.secrets(), *settings.words(), *(each for each in paths if len(each) >= _SHORTEST_PATH)]
 
 
 def _decoded(body: bytes, encoding: str) -> bytes | None:
