@@ -1,0 +1,130 @@
+"""Settling one delivery: at most once, and unsettled as long as its frame is not in line."""
+
+import asyncio
+import logging
+
+import pytest
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+from pamqp.header import ContentHeader
+from pydantic import SecretStr
+
+from worker.core.disposition import Ack
+from worker.core.errors import PublishError
+from worker.core.events import EventType
+from worker.core.pipeline import Outcome
+from worker.rabbitmq.connection import connect
+from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.settle import Settler
+from worker.rabbitmq.topology import plan
+from worker.settings import BrokerCommandSettings
+
+
+class Channel:
+    """A channel whose frames wait in a short line, as aiormq's do."""
+
+    def __init__(self, room: int) -> None:
+        self.line: asyncio.Queue[str] = asyncio.Queue(room)
+
+    async def basic_ack(self, _tag: int, *, wait: bool) -> None:
+        assert not wait
+        await self.line.put("ack")
+
+    async def basic_nack(self, _tag: int, *, requeue: bool, wait: bool) -> None:
+        assert requeue
+        assert not wait
+        await self.line.put("nack")
+
+    async def basic_reject(self, _tag: int, *, requeue: bool, wait: bool) -> None:
+        assert not requeue
+        assert not wait
+        await self.line.put("reject")
+
+    def sent(self) -> list[str]:
+        return [self.line.get_nowait() for _ in range(self.line.qsize())]
+
+
+def delivery_on(channel: Channel) -> Delivery:
+    frame = spec.Basic.Deliver("ctag", 1, exchange="x", routing_key="call.ended")
+    return Delivery(DeliveredMessage(frame, ContentHeader(), b"{}", channel))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def full() -> Channel:
+    channel = Channel(1)
+    channel.line.put_nowait("another's")
+    return channel
+
+
+async def suspended(task: asyncio.Task[None]) -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+
+
+async def test_an_acknowledgement_that_was_cancelled_in_line_was_none(full: Channel) -> None:
+    delivery = delivery_on(full)
+    task = asyncio.create_task(delivery.acknowledge())
+    await suspended(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not delivery.settled
+    assert full.sent() == ["another's"]
+    await delivery.give_back()
+    assert (full.sent(), delivery.settled) == (["nack"], True)
+
+
+async def test_giving_back_that_was_cancelled_in_line_can_be_done_again(full: Channel) -> None:
+    delivery = delivery_on(full)
+    task = asyncio.create_task(delivery.give_back())
+    await suspended(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not delivery.settled
+    full.sent()
+    await delivery.give_back()
+    assert full.sent() == ["nack"]
+
+
+async def test_nobody_settles_what_somebody_else_is_settling(full: Channel) -> None:
+    delivery = delivery_on(full)
+    task = asyncio.create_task(delivery.acknowledge())
+    await suspended(task)
+    await delivery.give_back()
+    await delivery.hand_over()
+    with pytest.raises(PublishError, match="meanwhile"):
+        await delivery.acknowledge()
+    assert full.sent() == ["another's"]
+    await task
+    assert full.sent() == ["ack"]
+
+
+async def test_a_cancellation_waits_until_what_was_delivered_is_acknowledged(full: Channel) -> None:
+    """Else the event would be delivered twice."""
+    delivery = delivery_on(full)
+    settler = Settler(BrokerPublisher(), plan(BrokerCommandSettings()))
+    inbound = delivery.inbound("work")
+    outcome = Outcome(disposition=Ack())
+    task = asyncio.create_task(settler.settle(delivery, inbound, outcome, EventType.CALL_ENDED))
+    await suspended(task)
+    task.cancel()
+    await suspended(task)
+    full.sent()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (full.sent(), delivery.settled) == (["ack"], True)
+
+
+async def test_the_library_logs_no_message(capfd: pytest.CaptureFixture[str]) -> None:
+    """A message that is returned after its publish has timed out would be logged with its body."""
+    with pytest.raises(OSError, match="Connect"):
+        async with connect(SecretStr("amqp://guest:guest@127.0.0.1:1/"), "nobody"):
+            pass
+    message = DeliveredMessage(spec.Basic.Return(), ContentHeader(), b"3125551212", None)  # type: ignore[arg-type]
+    for name in ("aiormq.channel", "aiormq.connection"):
+        logging.getLogger(name).error("Unhandled message %r returning", message)
+    assert "3125551212" not in capfd.readouterr().err
+    assert not logging.getLogger("aiormq.channel").isEnabledFor(logging.ERROR)
