@@ -1,11 +1,10 @@
 """Fails when a file is covered less than it must be: 100 % of worker/core/, 90 % of every other file.
 
-Usage: coverage_floor.py coverage.json
-
 One total would let a well-tested file pay for an untested one, so each file has to reach its own floor.
 The percentages count branches as well as lines.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -36,4 +35,6 @@ def main(report: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, metavar="coverage.json")
+    sys.exit(main(parser.parse_args().report))

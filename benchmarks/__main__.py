@@ -51,7 +51,7 @@ async def _memory(broker: str, first: int, then: int) -> tuple[Result, Result]:
 
 
 async def _main(*, quick: bool) -> None:
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     rounds, count = (2, 3000) if quick else (5, 6000)
     first, then = (2_000, 8_000) if quick else (20_000, 80_000)
     async with find_broker(None, console.print) as broker:
@@ -89,7 +89,7 @@ def _show(
     table.add_row("µs to read an answer of nine columns", f"{parsing:.1f}", "", f"below {BUDGET}")
     table.add_row(f"MiB resident after {first} events", f"{early.rss_mib:.1f}", "", "")
     table.add_row(f"MiB resident after {total} events", f"{late.rss_mib:.1f}", "", "below 120, no growth")
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Run as a process: `python -m benchmarks.bare BROKER_URL QUEUE DIALER_URL WEBHOOK
 It prints `ready` once it consumes and runs until it is terminated.
 """
 
+import argparse
 import asyncio
 import json
-import sys
 from functools import partial
 
 import aio_pika
@@ -40,14 +40,18 @@ async def on_message(
 
 async def main() -> None:
     """Consume for ever."""
-    broker, queue_name, dialer, webhook, prefetch = sys.argv[1:]
-    connector = aiohttp.TCPConnector(limit=2 * int(prefetch))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bare", description=__doc__)
+    for name in ("broker", "queue", "dialer", "webhook"):
+        parser.add_argument(name)
+    parser.add_argument("prefetch", type=int)
+    chosen = parser.parse_args()
+    connector = aiohttp.TCPConnector(limit=2 * chosen.prefetch)
     async with aiohttp.ClientSession(connector=connector) as session:
-        connection = await aio_pika.connect(broker)
+        connection = await aio_pika.connect(chosen.broker)
         channel = await connection.channel()
-        await channel.set_qos(prefetch_count=int(prefetch))
-        queue = await channel.get_queue(queue_name, ensure=False)
-        await queue.consume(partial(on_message, session, dialer, webhook))
+        await channel.set_qos(prefetch_count=chosen.prefetch)
+        queue = await channel.get_queue(chosen.queue, ensure=False)
+        await queue.consume(partial(on_message, session, chosen.dialer, chosen.webhook))
         print("ready", flush=True)
         await asyncio.Event().wait()
 

@@ -69,7 +69,7 @@ async def rate_of(on: Stage, count: int) -> float:
 
 async def main(events: int, minutes: float, sample: int) -> None:
     """Run it and print the table."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     async with (
         find_broker(None, console.print) as broker,
         stage(broker, 0) as on,
@@ -105,7 +105,7 @@ async def main(events: int, minutes: float, sample: int) -> None:
     table.add_row("times not ready", str(seen.not_ready), "0")
     table.add_row("seconds from the heal to the first delivery", f"{first:.1f}", "at most 30 and a little")
     table.add_row("events per second before and after", f"{normal:.0f}, {recovered:.0f}", "the same")
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 if __name__ == "__main__":

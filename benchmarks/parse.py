@@ -1,5 +1,6 @@
 """How long it takes to read one answer of the dialer: `python -m benchmarks.parse`."""
 
+import argparse
 import timeit
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
@@ -45,5 +46,6 @@ def microseconds(parse: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.parse", description=__doc__).parse_args()
     for name, parse in PARSES.items():
         print(f"{name:32}{microseconds(parse):6.1f} µs    budget: below {BUDGET} µs")

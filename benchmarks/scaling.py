@@ -102,7 +102,7 @@ def _cpu(running: list[psutil.Process]) -> float:
 
 async def main(seconds: float) -> None:
     """Run it and print the tables."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     enough = int(900 * (seconds + WARM) * 1.5)
     async with find_broker(None, console.print) as broker:
         tables = []
@@ -135,7 +135,7 @@ async def main(seconds: float) -> None:
                     )
                 tables.append(_table(title, seen))
     for table in tables:
-        Console().print(table)
+        Console(emoji=False).print(table)
 
 
 def _table(title: str, seen: list[Seen]) -> Table:

@@ -6,6 +6,7 @@ python -m docs.generate --check    # only tell which are out of date; exit statu
 A test keeps each page equal to what is made here.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -288,9 +289,9 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def main() -> int:
     """Write each page that is out of date, or with `--check` name it."""
-    if sys.argv[1:] not in ([], ["--check"]):
-        sys.stderr.write("usage: python -m docs.generate [--check]\n")
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description="Write the generated pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    check = parser.parse_args().check
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         del os.environ[name]  # the pages show the defaults
     stale = []
@@ -298,12 +299,12 @@ def main() -> int:
         path, text = FOLDER / name, make()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
-            if not sys.argv[1:]:
+            if not check:
                 path.write_text(text, encoding="utf-8")
     for name in stale:
-        what = "out of date; run python -m docs.generate" if sys.argv[1:] else "written"
+        what = "out of date; run python -m docs.generate" if check else "written"
         sys.stdout.write(f"docs/{name}: {what}\n")
-    return 1 if stale and sys.argv[1:] else 0
+    return 1 if stale and check else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 that none of them starts a server; only what needs more than its own files is installed.
 """
 
+import argparse
 import base64
 import hashlib
 import os
@@ -109,6 +110,10 @@ def _run(command: list[str], folder: str | Path, **environment: str) -> None:
 
 def main() -> int:
     """Get what is missing; fails in CI, where every test must run."""
+    argparse.ArgumentParser(
+        prog="python -m tests.tools",
+        description="Get the programs that some tests need and that are missing.",
+    ).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     wanted = [
         ("prometheus and promtool", bool(find("prometheus") and find("promtool")), _unpack_prometheus),

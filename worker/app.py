@@ -216,7 +216,7 @@ async def run(
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; a second one stops it at once.
 
-    Raises `OSError` where the health port is taken, `TopologyMismatchError`,
+    Raises `worker.observe.health.ListenError`, `TopologyMismatchError`,
     `asyncio.CancelledError` on the second signal, and `RuntimeError` where the
     consuming ended without a stop: a worker is never connected but deaf.
     """

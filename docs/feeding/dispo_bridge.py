@@ -12,6 +12,7 @@ confirmed just before a kill is published twice, with the same id.
 dispo_bridge.ndjson.
 """
 
+import argparse
 import asyncio
 import fcntl
 import json
@@ -158,6 +159,9 @@ def make_app(token: str, spool: Spool, url: str, exchange: str) -> web.Applicati
 
 def main() -> None:
     """Serve until SIGTERM."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     os.umask(0o077)  # the spool may hold phone numbers
     token, url = os.environ.get("BRIDGE_TOKEN", ""), os.environ.get("CRM_SYNC_BROKER__URL", "")

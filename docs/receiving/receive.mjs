@@ -108,8 +108,13 @@ async function take(request) {
 }
 
 const [host, port, file] = process.argv.slice(2);
+const usage = 'usage: WEBHOOK_SECRET=whsec_... node receive.mjs HOST PORT FILE';
+if (process.argv.includes('--help')) {
+  console.log(usage);
+  process.exit(0);
+}
 if (file === undefined) {
-  console.error('usage: WEBHOOK_SECRET=whsec_... node receive.mjs HOST PORT FILE');
+  console.error(usage);
   process.exit(1);
 }
 const secrets = (process.env.WEBHOOK_SECRET ?? '')

@@ -99,6 +99,11 @@ function answer(int $status, string $text): void
     echo $text, "\n";
 }
 
+if (PHP_SAPI === 'cli') {
+    echo "usage: WEBHOOK_SECRET=whsec_... DELIVERIES=FOLDER php -S HOST:PORT receive.php\n";
+    exit(0);
+}
+
 ini_set('display_errors', '0');   // a warning that is printed would stand in the answer, or send 200 ahead of it
 try {
     if ($_SERVER['REQUEST_METHOD'] !== 'POST') {

@@ -6,6 +6,7 @@ Only Python's own library is used. `WEBHOOK_SECRET` may hold several secrets wit
 the new one and the old one, while a secret is being changed.
 """
 
+import argparse
 import base64
 import binascii
 import hashlib
@@ -130,9 +131,14 @@ class Receiver(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve until it is stopped."""
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    host, port, Receiver.database = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("database")
+    chosen = parser.parse_args()
+    Receiver.database = chosen.database
     try:
         Receiver.secrets = [
             base64.b64decode(secret.removeprefix("whsec_"), validate=True)
@@ -146,7 +152,7 @@ def main() -> None:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS deliveries (id TEXT PRIMARY KEY, received_at INTEGER, body TEXT)"
         )
-    ThreadingHTTPServer((host, port), Receiver).serve_forever()
+    ThreadingHTTPServer((chosen.host, chosen.port), Receiver).serve_forever()
 
 
 if __name__ == "__main__":

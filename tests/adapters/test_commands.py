@@ -1,19 +1,35 @@
 """The commands explain themselves, and tell wrong usage from failure by the exit status."""
 
+import ast
+import asyncio
 import json
+import os
 import re
+import signal
 import socket
+import tracemalloc
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import typer
 from jsonschema import Draft202012Validator
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from worker import __version__
 from worker.cli import app
 from worker.commands import common, letters, terminal
+from worker.commands.picture import Look
 from worker.core.events import EventType
+from worker.core.scrub import Scrubber
+from worker.observe import health
+from worker.observe.metrics import Metrics
 from worker.rabbitmq.dead_letters import Letter
+from worker.settings import BrokerCommandSettings, HttpSettings
 
 COMMANDS = {
     "run": [],
@@ -150,8 +166,149 @@ def test_schema_prints_json_schemas() -> None:
 
 
 def test_text_of_others_can_not_steer_the_terminal() -> None:
-    assert terminal.printable("ä € 😀") == "ä € 😀"
-    assert terminal.printable("\x1b[2J\r\n\x9b\u202e\ud800") == r"\x1b[2J\r\n\x9b\u202e\ud800"
+    assert common.printable("ä € 😀") == "ä € 😀"
+    assert common.printable("\x1b[2J\r\n\x9b\u202e\ud800") == r"\x1b[2J\r\n\x9b\u202e\ud800"
+
+
+ODD = "a\x7f\x9b1m\u202eb\u2066c\ufeff\u2028d\u200f\x1b[2Jé😀\ud800\n"
+
+
+def test_a_json_document_can_not_steer_the_terminal_either() -> None:
+    for indent in (None, 2):
+        shown = common.to_json({"x": ODD, "é😀": [1.5, None]}, indent=indent)
+        assert json.loads(shown) == {"x": ODD, "é😀": [1.5, None]}
+        assert all(line.isprintable() for line in shown.split("\n"))
+        assert "é😀" in shown
+    assert "\n" not in common.to_json({"x": ODD})
+
+
+@pytest.mark.parametrize("command", ["check", "status"])
+def test_what_others_wrote_is_escaped_in_json(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if command == "check":
+        monkeypatch.setenv("CRM_SYNC_HTTP__PORT", ODD.replace("\ud800", ""))
+    else:
+        look = Look(ODD, well=False, sentences=(ODD,), answer={"gates": {ODD: ODD}})
+        monkeypatch.setattr("worker.commands.status._look", lambda _: look)
+    shown = crm_sync(command, "--json").stdout
+    assert json.loads(shown)
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert "u202e" in shown
+
+
+@pytest.mark.parametrize("text", ["id a:100:b", ":ok: :+1: [bold]x[/bold]", "[link=x]"])
+def test_text_is_shown_as_it_is_on_a_terminal(text: str) -> None:
+    for console in (common.out, common.err):
+        with console.capture() as shown:
+            console.print(text, markup=False)
+        assert shown.get() == f"{text}\n"
+
+
+def test_every_console_leaves_emoji_codes_alone() -> None:
+    """A copied id with `:100:` in it would be another."""
+    made = 0
+    for folder in ("worker", "benchmarks"):
+        for file in (Path(__file__).parents[2] / folder).rglob("*.py"):
+            for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "Console" and file.stem != "log":
+                    made += 1
+                    assert "emoji=False" in ast.unparse(call), file
+    assert made >= 4
+
+
+def test_the_version_is_told() -> None:
+    shown = crm_sync("--version")
+    assert (shown.exit_code, shown.stdout) == (0, f"crm-sync {__version__}\n")
+
+
+def test_a_broker_that_falls_silent_is_an_outage_and_no_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(_stop: asyncio.Event) -> None:
+        raise asyncio.CancelledError  # so ends what waits for a connection of aiormq's that is lost
+
+    settings = BrokerCommandSettings()
+    with pytest.raises(typer.Exit) as ended:
+        terminal.talk_to_broker(settings, work)
+    assert ended.value.exit_code == 1
+    assert "the broker at 127.0.0.1:5672: " in (said := capsys.readouterr().err)
+    assert "silent" in said
+    assert "stopped" not in said
+
+
+def test_a_signal_is_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(_stop: asyncio.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(10)
+
+    with pytest.raises(typer.Exit):
+        terminal.talk_to_broker(BrokerCommandSettings(), work)
+    assert capsys.readouterr().err == "crm-sync: stopped\n"
+
+
+def some_letters(count: int) -> Iterator[Letter]:
+    at = datetime.now(UTC)
+    for number in range(count):
+        yield Letter(
+            *(f"event-{number}", f"event-{number}", "call.ended", f"reason-{number % 3}", "enrich"),
+            *(f"a long error {number} " * 10, 1, at, at + timedelta(seconds=number), EventType.CALL_ENDED),
+        )
+
+
+def test_a_summary_of_many_letters_takes_no_memory() -> None:
+    summary, newest = letters.Summary(), deque[Letter](maxlen=20)
+    tracemalloc.start()
+    try:
+        for letter in some_letters(50_000):
+            summary.add(letter)
+            newest.append(letter)
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
+    finally:
+        tracemalloc.stop()
+    assert summary.count == 50_000
+    assert [letter.id for letter in newest] == [f"event-{number}" for number in range(49_980, 50_000)]
+
+
+def test_reasons_without_end_are_put_together(screen: Console) -> None:
+    summary = letters.Summary()
+    for number, letter in enumerate(some_letters(1000)):
+        summary.add(replace(letter, reason=f"reason-{number}"))
+    summary.show()
+    shown = screen.export_text()
+    assert "(others)" in shown
+    assert len(shown.splitlines()) < 110
+
+
+def test_a_letter_is_told_from_another_of_the_same_event() -> None:
+    one, other = some_letters(2)
+    assert one.fingerprint == replace(one).fingerprint != other.fingerprint
+    assert one.fingerprint != replace(one, failed_at=datetime.now(UTC)).fingerprint
+
+
+def test_an_error_of_a_whole_run_is_not_told_as_one_of_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/etc/ssl/absent.pem")
+
+    monkeypatch.setattr("worker.app.run", fail)
+    monkeypatch.setattr("worker.commands.run.log.configure", lambda *_, **__: Scrubber([]))
+    monkeypatch.setattr("worker.commands.run._tune_garbage_collection", lambda: None)
+    for name, value in {
+        "VICIDIAL__URL": "http://127.0.0.1:1/",
+        "VICIDIAL__USER": "6666",
+        "VICIDIAL__PASSWORD": "hush-hush",
+        "SINK__KIND": "queue",
+    }.items():
+        monkeypatch.setenv(f"CRM_SYNC_{name}", value)
+    ended = crm_sync("run")
+    assert ended.exit_code == 1
+    assert "listen" not in ended.output
+    assert "the worker ended: No such file or directory" in ended.stderr
+    assert "/etc/ssl/absent.pem" in ended.stderr
+
+
+async def test_a_port_that_is_taken_is_told_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = HttpSettings(host="127.0.0.1", port=taken.getsockname()[1])
+        with pytest.raises(health.ListenError, match=r"can.t listen on 127\.0\.0\.1:"):
+            async with health.serve(settings, metrics=Metrics(), ready=bool, status=dict):
+                pass
 
 
 def test_ages_and_moments() -> None:
@@ -180,8 +337,11 @@ def test_letters_fit_the_terminal(screen: Console, capsys: pytest.CaptureFixture
         *("e-1", "e-1", "call.ended", "not_found", "enrich", "a long error " * 10, 1),
         *(None, datetime.now(UTC) - timedelta(hours=3), EventType.CALL_ENDED),
     )
-    letters.show_summary([letter] * 3)
-    letters.show_letters([letter] * 3, 1)
+    summary = letters.Summary()
+    for _ in range(3):
+        summary.add(letter)
+    summary.show()
+    letters.show_letters([letter], summary.count)
     lines = screen.export_text().splitlines()
     assert lines[0].split() == ["REASON", "TYPE", "COUNT", "OLDEST", "NEWEST"]
     assert "e-1  call.ended  not_found  1 attempt  3h ago" in lines

@@ -298,6 +298,29 @@ async def test_export_writes_all_and_takes_nothing(bench: Letters, tmp_path: Pat
     await bench.holds(bench.topology.dead_letters, 4)
 
 
+async def test_an_export_replaces_no_file_unless_it_is_told_to(bench: Letters, tmp_path: Path) -> None:
+    await bench.bury_some()
+    file = tmp_path / "out.ndjson"
+    file.write_text("the only copy\n")
+    refused = await command("export", str(file))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr == f"crm-sync: {file} exists; name another file, or replace it with --force\n"
+    assert file.read_text() == "the only copy\n"
+    assert list(tmp_path.iterdir()) == [file]  # noqa: ASYNC240
+    assert (await command("export", str(file), "--force")).exit_code == 0
+    assert len(file.read_text().splitlines()) == 4
+
+
+async def test_what_a_message_holds_can_not_steer_the_terminal(bench: Letters, tmp_path: Path) -> None:
+    odd = "\x7f\x9b31m\u202eabc\u2066"
+    await bench.bury(json.dumps({"x": odd}, ensure_ascii=False).encode(), {"odd": odd}, message_id="m-1")
+    for told in ((await command("export", "-")).stdout, (await command("show", "m-1")).stdout):
+        assert all(line.isprintable() for line in told.splitlines())
+    line = json.loads((await command("export", "-")).stdout)
+    assert json.loads(line["body"]) == {"x": odd}
+    assert line["headers"]["odd"] == odd
+
+
 async def test_an_export_whose_reader_has_gone_ends_quietly(bench: Letters) -> None:
     await bench.bury_some()
     reading, writing = os.pipe()

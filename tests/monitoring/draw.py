@@ -4,6 +4,7 @@ Run as `python -m tests.monitoring.draw`; it takes five minutes. A real worker w
 answers the dashboard's own queries.
 """
 
+import argparse
 import asyncio
 import json
 import subprocess
@@ -257,6 +258,7 @@ def _broker() -> Iterator[str]:
 
 def main() -> int:
     """Play and draw; gives 1 where the picture is too large."""
+    argparse.ArgumentParser(prog="python -m tests.monitoring.draw", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="crm-sync-draw-") as folder, _broker() as url:
         made, caption = asyncio.run(run(url, Path(folder)))
     PICTURE.parent.mkdir(exist_ok=True)

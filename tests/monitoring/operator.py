@@ -4,6 +4,7 @@ Kustomize can't put a file's content under a key, so the text stands twice; a te
 Run as `python -m tests.monitoring.operator` after a change of `alerts.yaml`.
 """
 
+import argparse
 import textwrap
 from pathlib import Path
 from typing import Final
@@ -30,4 +31,5 @@ def for_the_operator(alerts: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.monitoring.operator", description=__doc__).parse_args()
     PROMETHEUS_RULE.write_text(for_the_operator(ALERTS.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,6 +1,5 @@
 """`crm-sync check`: would a worker with these settings work from here?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -11,8 +10,8 @@ from rich.table import Table
 
 from worker import check as checks
 from worker.check import Finding, Level
-from worker.commands.common import ConfigOption, load_or_exit, out
-from worker.commands.terminal import printable, say, show_table, talk_to_broker
+from worker.commands.common import ConfigOption, load_or_exit, out, printable, to_json
+from worker.commands.terminal import say, show_table, talk_to_broker
 from worker.core.scrub import Scrubber
 from worker.settings import Settings, SettingsError, load
 from worker.settings.show import DEFAULT, InForce, in_force
@@ -85,7 +84,7 @@ def _write(findings: Sequence[Finding], settings: Sequence[InForce]) -> None:
         "findings": [asdict(finding) for finding in findings],
         "settings": [asdict(each) for each in settings],
     }
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(to_json(document, indent=2))
 
 
 async def _find(settings: Settings, scrub: Scrubber, *, ping: bool, quiet: bool) -> list[Finding]:

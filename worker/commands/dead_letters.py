@@ -2,26 +2,27 @@
 
 import asyncio
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from worker.commands.common import ConfigOption, err, load_or_exit
+from worker.commands.common import Command, ConfigOption, Group, err, load_or_exit, printable
 from worker.commands.export import write_lines
-from worker.commands.letters import describe, show_letters, show_plan, show_summary
-from worker.commands.settling import collect, finish, opened, settle_letters
-from worker.commands.terminal import printable, progress, say, stop_with, talk_to_broker
+from worker.commands.letters import Plan, Summary, describe, show_letters
+from worker.commands.settling import finish, look_through, opened, settle_letters
+from worker.commands.terminal import progress, say, stop_with, talk_to_broker
 from worker.core.errors import Reason
 from worker.core.events import EventType
-from worker.rabbitmq.dead_letters import UNKNOWN, Selection, discarding, record, replaying
+from worker.rabbitmq.dead_letters import UNKNOWN, Letter, Selection, discarding, record, replaying
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import plan
 from worker.settings import BrokerCommandSettings
 
 _LOWEST_RATE = 0.01  # the broker lets nobody hold a letter for long
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=Group, no_args_is_help=True)
 
 
 @app.callback()
@@ -61,7 +62,7 @@ TypeOption = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(
     reason: ReasonOption = None,
     kind: TypeOption = None,
@@ -75,22 +76,31 @@ def list_(
     """
     if limit < 0:
         raise typer.BadParameter("can't be negative", param_hint="--limit")
-    letters, count = collect(load_or_exit(BrokerCommandSettings, config), Selection(reason=reason, type=kind))
+    found, newest, named = Summary(), deque[Letter](maxlen=limit), list[str]()
+
+    def each(letter: Letter) -> None:
+        if ids:
+            named.append(letter.id)
+        found.add(letter)
+        newest.append(letter)
+
+    selection = Selection(reason=reason, type=kind)
+    count = look_through(load_or_exit(BrokerCommandSettings, config), selection, each)
     if ids:
-        for letter in letters:
-            say(printable(letter.id))
-    elif not letters:
+        for letter_id in named:
+            say(printable(letter_id))
+    elif not found.count:
         say(f"none of the {count} dead letters is meant" if count else "no dead letters")
     else:
-        say(f"{len(letters)} dead letter{'' if len(letters) == 1 else 's'}")
+        say(f"{found.count} dead letter{'' if found.count == 1 else 's'}")
         say()
-        show_summary(letters)
+        found.show()
         if limit:
             say()
-            show_letters(letters, limit)
+            show_letters(newest, found.count)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     letter_id: Annotated[str, typer.Argument(metavar="ID", help="Which letter.")], config: ConfigOption = None
 ) -> None:
@@ -117,7 +127,7 @@ def show(
             say(line)
 
 
-@app.command()
+@app.command(cls=Command)
 def replay(
     ids: IdsArgument = None,
     everything: AllOption = False,
@@ -157,7 +167,7 @@ def replay(
     finish(settle_letters(settings, selection, act, publisher, rate), "replayed")
 
 
-@app.command()
+@app.command(cls=Command)
 def discard(
     ids: IdsArgument = None,
     everything: AllOption = False,
@@ -178,24 +188,31 @@ def discard(
         stop_with("nobody can be asked here, as standard input is no terminal; say --yes", status=2)
     settings = load_or_exit(BrokerCommandSettings, config)
     if not yes:
-        meant, _ = collect(settings, selection)
-        if meant:
-            show_summary(meant)
-            if not typer.confirm(f"Throw {len(meant)} dead letter(s) away for good?", err=True):
+        found, meant = Summary(), set[int]()
+
+        def each(letter: Letter) -> None:
+            found.add(letter)
+            meant.add(letter.fingerprint)
+
+        look_through(settings, selection, each)
+        if found.count:
+            found.show()
+            if not typer.confirm(f"Throw {found.count} dead letter(s) away for good?", err=True):
                 stop_with("nothing was discarded")
         selection = Selection(selection.ids, reason, kind, frozenset(meant))
     finish(settle_letters(settings, selection, discarding), "discarded")
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands there already.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Write all dead letters to a file, one JSON object a line; they stay where they are.
 
     The file holds personal data: only its owner can read it. It stands there
-    whole or not at all.
+    whole or not at all, and replaces none.
 
     Example: crm-sync dead-letters export dead-letters.ndjson
     """
@@ -203,7 +220,7 @@ def export(
 
     async def work(_stop: asyncio.Event) -> int:
         async with opened(settings) as letters:
-            with progress("exporting", letters.count) as tick, write_lines(file) as write:
+            with progress("exporting", letters.count) as tick, write_lines(file, replace=force) as write:
                 async for letter, message in letters:
                     write(record(letter, message))
                     tick(letters.looked_at)
@@ -224,14 +241,23 @@ def _select(ids: list[str] | None, reason: str | None, kind: str | None, *, ever
 def _say_what_would_be_done(
     settings: BrokerCommandSettings, selection: Selection, *, look_up_again: bool
 ) -> None:
-    letters, _ = collect(settings, selection)
-    if letters:
-        show_summary(letters)
+    found, sending = Summary(), Plan(plan(settings).work_queues, look_up_again=look_up_again)
+    absent = set(selection.ids)
+
+    def each(letter: Letter) -> None:
+        found.add(letter)
+        sending.add(letter)
+        absent.discard(letter.id)
+
+    look_through(settings, selection, each)
+    if found.count:
+        found.show()
         say()
-        show_plan(letters, plan(settings).work_queues, look_up_again=look_up_again)
+        sending.show()
         say()
-    possible = [letter for letter in letters if letter.queue]
-    asked = sum(look_up_again or not letter.enriched for letter in possible)
-    say(f"would replay {len(possible)}, and ask the dialer about {asked} of them; nothing was changed")
-    if absent := selection.ids - {letter.id for letter in letters}:
-        stop_with("not among the dead letters meant:", *map(printable, sorted(absent)))
+    say(
+        f"would replay {sending.possible}, and ask the dialer about {sending.asked} of them;"
+        " nothing was changed"
+    )
+    if absent:
+        stop_with("not among the dead letters meant:", *sorted(absent))

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import typer
 from pydantic import SecretStr
 
-from worker.commands.terminal import printable, say, silence_libraries, stop_with
+from worker.commands.common import printable
+from worker.commands.terminal import say, silence_libraries, stop_with
 from worker.demo.broker import BrokerError
 from worker.demo.dialer import StandInDialer
 from worker.demo.dialer_alone import DEFAULT_PORT, serve_alone

@@ -1,6 +1,5 @@
 """Writing an export: a file for its owner alone, whole or not at all, or standard output."""
 
-import json
 import os
 import sys
 import tempfile
@@ -11,20 +10,33 @@ from typing import Any
 
 import typer
 
+from worker.commands.common import to_json
 from worker.commands.terminal import stop_with
 
 Write = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
-def write_lines(file: Path) -> Iterator[Write]:
-    """Give the function that writes one JSON line; the file takes its name at the end, if all went well."""
+def write_lines(file: Path, *, replace: bool) -> Iterator[Write]:
+    """Give the function that writes one JSON line; the file takes its name at the end, if all went well.
+
+    Exits if there is such a file that may not be replaced: it may hold the only copy of what was discarded
+    since.
+    """
     if str(file) == "-":
         yield _write_to_standard_output
         return
     special = file.exists() and not file.is_file()  # a pipe or a device must not be replaced by a file
-    with _special_file(file) if special else _new_file(file.resolve()) as write:
+    if not special and not replace:
+        _insist_on_no_file(file)
+    with _special_file(file) if special else _new_file(file.resolve(), replace=replace) as write:
         yield write
+
+
+def _insist_on_no_file(file: Path) -> None:
+    """Exit if there is such a file."""
+    if file.exists():
+        stop_with(f"{file} exists; name another file, or replace it with --force")
 
 
 def _write_to_standard_output(value: dict[str, Any]) -> None:
@@ -53,7 +65,7 @@ def _write_all(file: Path, descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def _new_file(file: Path) -> Iterator[Write]:
+def _new_file(file: Path, *, replace: bool) -> Iterator[Write]:
     """Write beside the file, which only its owner can read (as `mkstemp` makes it), and rename at the end."""
     with _explained(file):
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -68,6 +80,9 @@ def _new_file(file: Path) -> Iterator[Write]:
             with _explained(file):
                 stream.flush()
                 os.fsync(stream.fileno())
+            if not replace:
+                _insist_on_no_file(file)
+            with _explained(file):
                 Path(name).replace(file)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -83,4 +98,4 @@ def _explained(file: Path) -> Iterator[None]:
 
 
 def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return to_json(value) + "\n"

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from typing import Any
 
-from worker.commands.common import out
-from worker.commands.terminal import age, moment, printable, say, show_table
+from worker.commands.common import out, printable
+from worker.commands.terminal import age, moment, say, show_table
 from worker.core.events import EventType
 from worker.rabbitmq.dead_letters import Letter
 
@@ -17,25 +19,50 @@ _FACTS = (
     *("first_seen", "failed_at", "routing_key", "message_id", "content_type"),
 )
 
+_MOST_GROUPS = 100
 _STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 
-def show_summary(letters: Sequence[Letter]) -> None:
-    """Show how many there are of each reason and type, the most first."""
-    groups: dict[tuple[str, str], list[Letter]] = {}
-    for letter in letters:
-        groups.setdefault((letter.reason, letter.type), []).append(letter)
-    rows = []
-    for (reason, kind), group in sorted(groups.items(), key=lambda item: -len(item[1])):
-        times = [letter.failed_at for letter in group if letter.failed_at is not None]
-        oldest, newest = _moment(min(times, default=None)), _moment(max(times, default=None))
-        rows.append((reason, kind, str(len(group)), oldest, newest))
-    show_table(("REASON", "TYPE", "COUNT", "OLDEST", "NEWEST"), rows, right=("COUNT",))
+@dataclass
+class _Group:
+    """Letters of one reason and type: how many, and from when to when."""
+
+    count: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
 
 
-def show_letters(letters: Sequence[Letter], limit: int) -> None:
-    """Show the newest letters one by one: on a terminal two lines each, else one with tabs."""
-    shown = letters[len(letters) - min(limit, len(letters)) :]
+class Summary:
+    """Counts letters by reason and type, without keeping any."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.count = 0
+        self._groups: dict[tuple[str, str], _Group] = {}
+
+    def add(self, letter: Letter) -> None:
+        """Count one."""
+        self.count += 1
+        key = (letter.reason, letter.type)
+        if key not in self._groups and len(self._groups) >= _MOST_GROUPS:
+            key = ("(others)", "(others)")
+        group = self._groups.setdefault(key, _Group())
+        group.count += 1
+        if (at := letter.failed_at) is not None:
+            group.oldest = at if group.oldest is None else min(group.oldest, at)
+            group.newest = at if group.newest is None else max(group.newest, at)
+
+    def show(self) -> None:
+        """Show how many there are of each reason and type, the most first."""
+        rows = [
+            (reason, kind, str(group.count), _moment(group.oldest), _moment(group.newest))
+            for (reason, kind), group in sorted(self._groups.items(), key=lambda item: -item[1].count)
+        ]
+        show_table(("REASON", "TYPE", "COUNT", "OLDEST", "NEWEST"), rows, right=("COUNT",))
+
+
+def show_letters(shown: Collection[Letter], count: int) -> None:
+    """Show letters one by one, the newest of `count`: on a terminal two lines each, else one with tabs."""
     if out.is_terminal:
         for letter in shown:
             attempts = f"{letter.attempts} attempt{'' if letter.attempts == 1 else 's'}"
@@ -48,18 +75,34 @@ def show_letters(letters: Sequence[Letter], limit: int) -> None:
             for letter in shown
         ]
         show_table(("ID", "TYPE", "REASON", "ATTEMPTS", "FAILED_AT", "ERROR"), rows)
-    if len(letters) > len(shown):
-        say(f"… and {len(letters) - len(shown)} more; --limit {len(letters)} shows all")
+    if count > len(shown):
+        say(f"… and {count - len(shown)} more; --limit {count} shows all")
 
 
-def show_plan(letters: Sequence[Letter], queues: Mapping[EventType, str], *, look_up_again: bool) -> None:
-    """Show what a replay would send, in its order: to which queue, and whether with an enrichment."""
-    rows = []
-    for letter in letters:
-        queue = "stays: its queue can't be told" if letter.queue is None else queues[letter.queue]
-        enrichment = ("dropped" if look_up_again else "carried") if letter.enriched else "none"
-        rows.append((letter.id, letter.type, letter.reason, queue, enrichment))
-    show_table(("ID", "TYPE", "REASON", "TO", "ENRICHMENT"), rows)
+class Plan:
+    """What a replay would send, in its order: to which queue, and whether with an enrichment."""
+
+    def __init__(self, queues: Mapping[EventType, str], *, look_up_again: bool) -> None:
+        """Begin with nothing."""
+        self._queues = queues
+        self._look_up_again = look_up_again
+        self._rows: list[tuple[str, ...]] = []
+        self.possible = self.asked = 0
+
+    def add(self, letter: Letter) -> None:
+        """Take in one letter; of it only what is shown is kept."""
+        queue = "stays: its queue can't be told" if letter.queue is None else self._queues[letter.queue]
+        enrichment = ("dropped" if self._look_up_again else "carried") if letter.enriched else "none"
+        self._rows.append(
+            (letter.id, intern(str(letter.type)), intern(str(letter.reason)), queue, enrichment)
+        )
+        if letter.queue is not None:
+            self.possible += 1
+            self.asked += self._look_up_again or not letter.enriched
+
+    def show(self) -> None:
+        """Show a line for each."""
+        show_table(("ID", "TYPE", "REASON", "TO", "ENRICHMENT"), self._rows)
 
 
 def _late(letter: Letter) -> tuple[str, str]:

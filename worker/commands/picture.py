@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from worker.commands.terminal import age, printable
+from worker.commands.common import printable
+from worker.commands.terminal import age
 
 _OPEN = "open"
 _FIRST = {"closed": 0, "probing": 1}

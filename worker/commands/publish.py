@@ -14,7 +14,7 @@ import aiormq
 import typer
 from aio_pika.abc import AbstractConnection
 
-from worker.commands.common import ConfigOption, err, load_or_exit
+from worker.commands.common import Command, ConfigOption, Group, err, load_or_exit, printable
 from worker.commands.terminal import progress, say, stop_with, talk_to_broker
 from worker.core.errors import InvalidEvent, PublishError
 from worker.core.events import EventType
@@ -24,7 +24,7 @@ from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import Exchange, exists
 from worker.settings import BrokerCommandSettings
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(cls=Group, invoke_without_command=True)
 
 EventIdOption = Annotated[
     str | None, typer.Option("--event-id", help="The event's id; unset: derived from the event itself.")
@@ -76,7 +76,7 @@ def publish(
     _publish_file(load_or_exit(BrokerCommandSettings, config), file, from_line, config)
 
 
-@app.command("call-ended")
+@app.command("call-ended", cls=Command)
 def call_ended(
     context: typer.Context,
     call_id: Annotated[str, typer.Option("--call-id", help="VICIdial's id of the call.")],
@@ -107,7 +107,7 @@ def call_ended(
     _publish_one(EventType.CALL_ENDED, fields, config or context.obj)
 
 
-@app.command("agent-onboarded")
+@app.command("agent-onboarded", cls=Command)
 def agent_onboarded(
     context: typer.Context,
     agent_user: Annotated[str, typer.Option("--agent-user", help="VICIdial's user name of the agent.")],
@@ -157,7 +157,7 @@ def _publish_one(kind: EventType, fields: dict[str, Any], config: Path | None) -
 
     if (problem := talk_to_broker(settings, work)) is not None:
         stop_with(problem)
-    say(f"published {kind} {event.id} to {exchange}")
+    say(printable(f"published {kind} {event.id} to {exchange}"))
 
 
 def _publish_file(settings: BrokerCommandSettings, file: Path, from_line: int, config: Path | None) -> None:

@@ -11,6 +11,7 @@ from worker.commands.common import ConfigOption, fail, load_or_exit
 from worker.commands.tracing import open_or_exit, tracing_or_exit
 from worker.core.tracing import UNTRACED
 from worker.observe import log
+from worker.observe.health import ListenError
 from worker.rabbitmq.connection import TopologyMismatchError
 from worker.settings import Settings
 
@@ -36,8 +37,10 @@ def run(config: ConfigOption = None) -> None:
             "the broker's topology differs from the settings; crm-sync topology shows more:",
             error.differences,
         )
+    except ListenError as error:
+        fail(f"{error}; see http.host and http.port", [])
     except OSError as error:
-        fail(f"can't listen on {settings.http.host}:{settings.http.port}: {error.strerror}", [])
+        fail(f"the worker ended: {error.strerror or type(error).__name__}", [scrubber(str(error))])
     except asyncio.CancelledError:
         fail("stopped at once; the broker delivers again what was in work", [])
     else:

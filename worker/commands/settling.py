@@ -1,15 +1,15 @@
 """From a command to the dead letters and back: open, collect, settle, and say how far that got."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiormq
 import typer
 
-from worker.commands.common import fail
-from worker.commands.terminal import printable, progress, say, stop_with, talk_to_broker
+from worker.commands.common import fail, printable
+from worker.commands.terminal import progress, say, stop_with, talk_to_broker
 from worker.core.errors import PublishError
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.dead_letters import Act, DeadLetters, Letter, Selection, Tally, hold, settle
@@ -45,18 +45,22 @@ async def opened(settings: BrokerCommandSettings, at_most: int | None = None) ->
             )
 
 
-def collect(settings: BrokerCommandSettings, selection: Selection) -> tuple[list[Letter], int]:
-    """Give the letters that are meant, in the order of the queue, and how many there are in all."""
+def look_through(
+    settings: BrokerCommandSettings, selection: Selection, each: Callable[[Letter], object]
+) -> int:
+    """Call `each` with every letter that is meant, in the order of the queue; return how many all are.
 
-    async def work(_stop: asyncio.Event) -> tuple[list[Letter], int]:
-        found = []
+    There may be hundreds of thousands, and little memory: nothing here keeps them.
+    """
+
+    async def work(_stop: asyncio.Event) -> int:
         async with opened(settings) as letters:
             with progress("reading", letters.count) as tick:
                 async for letter, _ in letters:
                     tick(letters.looked_at)
                     if selection.takes(letter):
-                        found.append(letter)
-            return found, letters.count
+                        each(letter)
+            return letters.count
 
     return talk_to_broker(settings, work)
 

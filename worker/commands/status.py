@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.live import Live
 from rich.text import Text
 
-from worker.commands.common import ConfigOption, out
+from worker.commands.common import ConfigOption, out, to_json
 from worker.commands.picture import Look, Status, draw, judge
 from worker.commands.terminal import say
 from worker.settings import HttpSettings
@@ -85,7 +85,7 @@ def status(
     seen = _watch(base) if watch else _look(base)
     if as_json:
         document = {"url": seen.url, "well": seen.well, "summary": seen.sentences, "status": seen.answer}
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        typer.echo(to_json(document, indent=2))
     elif not watch:
         for text, style in draw(seen):
             say(text, style)

@@ -23,8 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from worker.commands.common import err, fail, out
+from worker.commands.common import err, fail, out, printable
 from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
+from worker.rabbitmq.source import SILENT, is_being_cancelled
 from worker.settings import BrokerCommandSettings
 
 A_HANDFUL = 20
@@ -83,18 +84,18 @@ async def _until_signal(work: Callable[[asyncio.Event], Awaitable[_T]], *, caref
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    return await work(stop)
+    try:
+        return await work(stop)
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        raise ConnectionError(SILENT) from None  # so ends what waits for a broker that fell silent
 
 
 def silence_libraries() -> None:
     """Say each trouble once, in our own words."""
     for name in ("aiormq", "aio_pika"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-
-
-def printable(text: str) -> str:
-    """Show text that others wrote: with escapes for what would steer the terminal or break the line."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:

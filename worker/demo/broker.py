@@ -4,6 +4,7 @@ Run as `python -m worker.demo.broker`, it starts a private node, prints one JSON
 ends it at SIGTERM or SIGINT.
 """
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -242,11 +243,19 @@ async def _prepare() -> None:
 def main() -> None:
     """Run a private broker until SIGTERM or SIGINT; one JSON line on stdout says where it is.
 
-    With `--prepare`, only install RabbitMQ where it is missing and can be installed.
+    With `--prepare`, only install RabbitMQ if it is missing and can be installed.
     """
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.demo.broker",
+        description="Run a private broker until SIGTERM or SIGINT; one JSON line says where it is.",
+    )
+    parser.add_argument(
+        "--prepare", action="store_true", help="only install RabbitMQ, if it is missing and can be installed"
+    )
+    prepare = parser.parse_args().prepare
     try:
         with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(_prepare() if sys.argv[1:] == ["--prepare"] else _serve())
+            asyncio.run(_prepare() if prepare else _serve())
     except BrokerError as error:
         _say(str(error))
         sys.exit(1)

@@ -22,6 +22,9 @@ LONGEST_CLEANING = 5.0
 
 def main() -> None:
     """Make the folder, say where it is, wait until the owner is gone, then clean up."""
+    if len(sys.argv) > 1:
+        sys.stdout.write(f"usage: python -I -S broker_keeper.py\n\n{__doc__}")
+        return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     folder = Path(tempfile.mkdtemp(prefix="crm-sync-broker-"))

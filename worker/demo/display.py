@@ -220,8 +220,8 @@ class LiveDisplay(Display):
 
 def make_display() -> Display:
     """Choose: live for a terminal that can do it, plain lines for anything else."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if sys.stdout.isatty() and not console.is_dumb_terminal and console.width >= _NARROWEST:
         return LiveDisplay(console)
-    plain = Console(highlight=False, force_terminal=False, no_color=True, color_system=None)
+    plain = Console(highlight=False, emoji=False, force_terminal=False, no_color=True, color_system=None)
     return PlainDisplay(plain)

@@ -14,6 +14,10 @@ from worker.settings import HttpSettings
 _log = structlog.get_logger()
 
 
+class ListenError(Exception):
+    """The port of the health endpoints can't be listened on. The text says why."""
+
+
 @asynccontextmanager
 async def serve(
     settings: HttpSettings,
@@ -22,7 +26,7 @@ async def serve(
     ready: Callable[[], bool],
     status: Callable[[], dict[str, Any]],
 ) -> AsyncIterator[int]:
-    """Serve the endpoints for as long as the block runs; gives the port. Raises `OSError` where it is taken.
+    """Serve the endpoints for as long as the block runs; gives the port. Raises `ListenError`.
 
     `/livez` answers whenever the loop turns and says nothing of any
     dependency, so that a broker's outage restarts no worker.
@@ -53,7 +57,11 @@ async def serve(
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ListenError(f"can't listen on {settings.host}:{settings.port}: {reason}") from error
         port: int = runner.addresses[0][1]
         _log.info("listening", host=settings.host, port=port)
         yield port

@@ -68,6 +68,11 @@ class Letter:
     queue: EventType | None
     enriched: bool = False
 
+    @property
+    def fingerprint(self) -> int:
+        """A number that tells it from others, for as long as this process runs."""
+        return hash(self)
+
 
 class Received(Protocol):
     """A message as it was received: a `Delivery`, or aio-pika's own."""
@@ -219,12 +224,15 @@ def _time(value: object) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters are meant: those that everything given applies to; all where nothing is given."""
+    """Which letters are meant: those that everything given applies to; all if nothing is given.
+
+    `only` holds fingerprints: the letters themselves would fill the memory.
+    """
 
     ids: frozenset[str] = frozenset()
     reason: str | None = None
     type: str | None = None
-    only: frozenset[Letter] | None = None
+    only: frozenset[int] | None = None
 
     def takes(self, letter: Letter) -> bool:
         """Tell whether a letter is meant."""
@@ -232,7 +240,7 @@ class Selection:
             (not self.ids or letter.id in self.ids)
             and (self.reason is None or letter.reason == self.reason)
             and (self.type is None or letter.type == self.type)
-            and (self.only is None or letter in self.only)
+            and (self.only is None or letter.fingerprint in self.only)
         )
 
 
@@ -303,6 +311,7 @@ class Tally:
 
     done: int = 0
     found: set[str] = field(default_factory=set)
+    """The ids that were found of those that were named."""
     stuck: list[str] = field(default_factory=list)
     unfinished: bool = False
     """Whether it ended only because it had held letters for too long: the rest is still to be done."""
@@ -342,7 +351,8 @@ async def settle(
             next_at = max(next_at, loop.time()) + 1 / rate
         if stop.is_set():
             return
-        tally.found.add(letter.id)
+        if selection.ids:
+            tally.found.add(letter.id)
         if await act(letter, message):
             await letters.settle(message)
             tally.done += 1
