@@ -1,13 +1,10 @@
 """The command `crm-sync`. Exit status 0, 1 (failed), 2 (wrong usage or settings)."""
 
-from typing import Annotated
-
 import typer
 
-from worker import __version__
 from worker.commands import dead_letters, publish
 from worker.commands.check import check
-from worker.commands.common import Command, Group
+from worker.commands.common import Command, Group, VersionOption
 from worker.commands.demo import demo
 from worker.commands.run import run
 from worker.commands.schema import schema
@@ -31,19 +28,8 @@ app.command(cls=Command)(schema)
 app.command(cls=Command)(demo)
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
-    if wanted:
-        typer.echo(f"crm-sync {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def crm_sync(
-    *,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def crm_sync(*, version: VersionOption = False) -> None:
     """Carry VICIdial's call and agent events from RabbitMQ to a CRM.
 
     Every setting is an environment variable (CRM_SYNC_…) or a line in a YAML file given with --config.

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from worker import __version__
 from worker.settings import BrokerCommandSettings, SettingsError, load
 
 _P = TypeVar("_P")
@@ -36,6 +37,15 @@ def _without_types_of_flags(params: list[_P]) -> list[_P]:
     return params
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        typer.echo(f"crm-sync {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="A YAML file with settings; the environment wins over it."),

@@ -22,7 +22,7 @@ LONGEST_CLEANING = 5.0
 
 def main() -> None:
     """Make the folder, say where it is, wait until the owner is gone, then clean up."""
-    if len(sys.argv) > 1:
+    if "--help" in sys.argv:
         sys.stdout.write(f"usage: python -I -S broker_keeper.py\n\n{__doc__}")
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
