@@ -37,7 +37,7 @@ def _without_types_of_flags(params: list[_P]) -> list[_P]:
     return params
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"crm-sync {__version__}")
         raise typer.Exit
