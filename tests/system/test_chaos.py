@@ -34,7 +34,7 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.system
-@pytest.mark.timeout(900)  # longer than the runner lets a scenario last
+@pytest.mark.timeout(1000)  # longer than the runner lets a scenario last
 @pytest.mark.parametrize("name", [each.title for each in SCENARIOS if not each.long_only])
 def test_whatever_breaks_nothing_is_lost(name: str, runner: Runner) -> None:
     try:

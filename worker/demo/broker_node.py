@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-READY_WITHIN = 60.0
-"""Seconds a node may take until an AMQP client can connect."""
+READY_WITHIN = 100.0
+"""Seconds a node may take until an AMQP client can connect; a busy machine needs over a minute."""
 
 _CLOSE_WITHIN = 30.0
 _COMMAND_WITHIN = 60.0

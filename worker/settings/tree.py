@@ -65,7 +65,10 @@ class BrokerSettings(_Section):
     url: Annotated[SecretStr, secret_or_file(None)] = Field(
         default=None,
         validate_default=True,
-        description="The broker's address, `amqp://` or `amqps://` (TLS, verified).",
+        description=(
+            "The broker's address, `amqp://` or `amqps://` (TLS, verified). For a cluster: a name that resolves to"
+            " all its nodes, or a load balancer's, not the name of one node."
+        ),
     )
     namespace: str = Field("crm-sync", description="The first part of every exchange's and queue's name.")
     events_exchange: Exchange = Field(

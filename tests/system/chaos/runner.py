@@ -24,7 +24,7 @@ from tests.system.chaos.scenarios import Scenario
 from tests.system.chaos.stage import Pace, Stage
 from tests.system.harness import bounded, cancelled, position
 
-PREPARED_WITHIN: Final = 300.0
+PREPARED_WITHIN: Final = 450.0
 """Seconds until a scenario has a sound stage, if everything has to be made anew for it."""
 
 _CLOSED_WITHIN = 60.0
