@@ -66,16 +66,23 @@ async def start() -> Broker:
     node = await PrivateBroker.start(server)
     (port,) = free_ports(1)
     (node.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
-    given = definitions(manifests())
+    wanted = definitions(manifests())
     if not await knows(node, "consumer-disconnected-timeout"):
-        given["policies"] = [each for each in given["policies"] if each["name"] != FROM_4_3]
-    (node.folder / "definitions.json").write_text(json.dumps(given))
+        wanted["policies"] = [each for each in wanted["policies"] if each["name"] != FROM_4_3]
+    (node.folder / "definitions.json").write_text(json.dumps(wanted))
     (node.folder / "conf.d" / "more.conf").write_text(
         f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\ncollect_statistics_interval = 250\n"
         f"load_definitions = {node.folder}/definitions.json\n"
     )
     await node.restart()
-    return Broker(node, f"http://127.0.0.1:{port}")
+    broker = Broker(node, f"http://127.0.0.1:{port}")
+    async with broker.channel(WORKER) as channel:
+        await channel.declare_exchange("crm-sync.events", "topic", durable=True)
+    for each in manifests().all("TopicPermission"):  # RabbitMQ 4.3 refuses them until the exchange is there
+        given = each["spec"]["permissions"]
+        patterns = given["exchange"], given["write"], given["read"]
+        await node.ctl("set_topic_permissions", "-p", VHOST, name_of_user(each), *patterns)
+    return broker
 
 
 async def knows(node: PrivateBroker, key: str) -> bool:
@@ -93,7 +100,6 @@ async def knows(node: PrivateBroker, key: str) -> bool:
 def definitions(built: Built) -> dict[str, list[dict[str, Any]]]:
     """Say as RabbitMQ's own definitions what the manifests say."""
     rights = [each["spec"] | {"user": name_of_user(each)} for each in built.all("Permission")]
-    topics = [each["spec"] | {"user": name_of_user(each)} for each in built.all("TopicPermission")]
     policies = [each["spec"] for each in built.all("Policy")]
     return {
         "vhosts": [{"name": each["spec"]["name"]} for each in built.all("Vhost")],
@@ -103,9 +109,6 @@ def definitions(built: Built) -> dict[str, list[dict[str, Any]]]:
         ],
         "permissions": [
             {"user": each["user"], "vhost": each["vhost"], **each["permissions"]} for each in rights
-        ],
-        "topic_permissions": [
-            {"user": each["user"], "vhost": each["vhost"], **each["permissions"]} for each in topics
         ],
         "policies": [
             {name: each[name] for name in ("name", "vhost", "pattern", "definition")}

@@ -34,14 +34,15 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.system
-@pytest.mark.timeout(1000)  # longer than the runner lets a scenario last
+@pytest.mark.timeout(1200)  # longer than the runner lets a scenario last
 @pytest.mark.parametrize("name", [each.title for each in SCENARIOS if not each.long_only])
 def test_whatever_breaks_nothing_is_lost(name: str, runner: Runner) -> None:
     try:
         verdict = runner.verdict(name)
     except NodeUnavailable as error:
         skip_without(str(error))
-    assert verdict.wrong == [], (verdict, f"seed {runner.seed}")
+    said = [*verdict.wrong, *verdict.notes, f"{verdict.events} events, seed {runner.seed}"]
+    assert not verdict.wrong, "\n".join(said)
 
 
 class TestTheAccount:

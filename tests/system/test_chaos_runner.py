@@ -50,7 +50,7 @@ async def wrecked(stage: Stage) -> AsyncIterator[None]:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(1200)
 def test_a_scenario_that_fails_or_hangs_costs_no_other(tmp_path: Path) -> None:
     table = [
         Scenario("broker", "hangs", deaf, deadline=3),

@@ -66,8 +66,8 @@ class BrokerSettings(_Section):
         default=None,
         validate_default=True,
         description=(
-            "The broker's address, `amqp://` or `amqps://` (TLS, verified). For a cluster: a name that resolves to"
-            " all its nodes, or a load balancer's, not the name of one node."
+            "The broker's address, `amqp://` or `amqps://` (TLS, verified). For a cluster: a name that stands"
+            " for all its nodes, or a load balancer's, not the name of one node."
         ),
     )
     namespace: str = Field("crm-sync", description="The first part of every exchange's and queue's name.")

@@ -19,7 +19,7 @@ Pick = Callable[[Stage], Proxy]
 _FRESH = 20
 _MOST_DEATHS = 40
 _BETWEEN_LOOKS = 0.1
-_BACK_WITHIN = 60.0
+_BACK_WITHIN = 120.0
 
 # --- the worker
 

@@ -10,9 +10,9 @@ from tests.system.chaos.stage import Pace, Stage
 from tests.system.chaos.watch import Watch
 from tests.system.harness import eventually
 
-_WORK_BEGINS_WITHIN = 60.0
+_WORK_BEGINS_WITHIN = 120.0
 
-SHORT = Pace(events=120, rounds=1, hold=1.0, long_hold=3.0, kills=3, patience=90.0, deadline=240.0)
+SHORT = Pace(events=120, rounds=1, hold=1.0, long_hold=3.0, kills=3, patience=120.0, deadline=420.0)
 """For every `make test`."""
 LONG = Pace(events=600, rounds=3, hold=3.0, long_hold=30.0, kills=5, patience=180.0, deadline=900.0)
 """For `make chaos`."""

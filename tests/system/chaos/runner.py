@@ -4,6 +4,7 @@ A scenario that fails, or never ends, costs its own verdict and no other.
 """
 
 import asyncio
+import logging
 import random
 import threading
 import traceback
@@ -29,6 +30,7 @@ PREPARED_WITHIN: Final = 450.0
 
 _CLOSED_WITHIN = 60.0
 _SLACK = 30.0
+_AIORMQ = logging.getLogger("aiormq")
 
 
 class Stuck(Exception):
@@ -177,9 +179,11 @@ class Runner:
         self._others = set(psutil.Process().children())
         self._thread = threading.Thread(target=self._run, name="chaos", daemon=True)
         self._stuck = ""
+        self._level = _AIORMQ.level
 
     def __enter__(self) -> Self:
-        """Begin to play."""
+        """Begin to play. What is broken is broken on purpose, so a library need not tell of it."""
+        _AIORMQ.setLevel(logging.CRITICAL)
         self._thread.start()
         return self
 
@@ -193,6 +197,7 @@ class Runner:
         with suppress(RuntimeError):  # it has ended, and closed its loop
             self._loop.call_soon_threadsafe(self._cancel)
         self._thread.join(_CLOSED_WITHIN + _SLACK)
+        _AIORMQ.setLevel(self._level)
         if self._thread.is_alive():
             for process in set(psutil.Process().children()) - self._others:
                 with suppress(psutil.NoSuchProcess):

@@ -28,9 +28,9 @@ WORK: Final = ("call-ended", "agent-onboarded")
 TIERS: Final = ("retry.200ms", "retry.500ms", "retry.1s")
 QUEUES: Final = (*WORK, *TIERS, "dead-letters")
 
-_EXIT_WITHIN = 60.0
-_READY_WITHIN = 60.0
-_ANSWER_WITHIN = 15.0
+_EXIT_WITHIN = 90.0
+_READY_WITHIN = 150.0
+_ANSWER_WITHIN = 20.0
 _FLOWING = 0.02  # seconds a dialer takes, so that there always is something in flight
 _NET_ERRORS = (OSError, aio_pika.exceptions.AMQPError, TimeoutError, aiohttp.ClientError, RuntimeError)
 
