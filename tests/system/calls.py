@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,8 @@ class Case:
     event: dict[str, Any]
     publish_at: float
     """The epoch seconds at which the event is published."""
+    origin: str
+    """What the event was published for: the hang-up or the disposition."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """The call as it was delivered."""
     wrong: list[str] = field(default_factory=list)
@@ -92,7 +94,7 @@ def cases(truths: Iterable[Mapping[str, Any]], rng: random.Random, begin: float,
         if origin == "disposition" and rng.random() < 0.5:
             event["status"] = call["status"]
         late = begin + rng.uniform(0, spread)
-        found.append(Case(truth, event, late if truth["late"] else happened + rng.uniform(0, 0.5)))
+        found.append(Case(truth, event, late if truth["late"] else happened + rng.uniform(0, 0.5), origin))
     return sorted(found, key=lambda each: each.publish_at)
 
 
@@ -190,21 +192,23 @@ def _instant(said: str | None) -> float | None:
     return None if said is None else datetime.fromisoformat(said).timestamp()
 
 
-_COLUMNS: Final = "{:<26}{:>6}{:>6}{:>7}{:>5}{:>6}{:>6}{:>8}{:>7}{:>7}{:>7}{:>8}{:>8}{:>8}{:>10}"
+_COLUMNS: Final = "{:<29}{:>6}{:>6}{:>7}{:>5}{:>6}{:>6}{:>8}{:>7}{:>7}{:>7}{:>8}{:>8}{:>8}{:>10}"
 _HEADER: Final = (
     *("kind of call", "calls", "right", "start", "end", "lead", "recs", "foreign", "other", "early"),
     *("nulls", "median", "95 %", "max", "requests"),
 )
 
 
-def table(played: Iterable[Case]) -> str:
+def table(played: Collection[Case]) -> str:
     """Write a line for each kind of call, and one for all: what was wrong, and how soon it was right."""
     kinds: dict[str, list[Case]] = {}
+    origins: dict[str, list[Case]] = {}
     for case in played:
         kinds.setdefault(case.kind, []).append(case)
-    every = [case for group in kinds.values() for case in group]
-    rows = [(kind, kinds[kind]) for kind in sorted(kinds)]
-    return "\n".join([_COLUMNS.format(*_HEADER), *(_row(*each) for each in rows), _row("all", every)])
+        if case.truth["agent_user"] is not None and not case.truth["late"]:
+            origins.setdefault(f"agents' now, at {case.origin}", []).append(case)
+    rows = [*sorted(kinds.items()), *sorted(origins.items()), ("all", [*played])]
+    return "\n".join([_COLUMNS.format(*_HEADER), *(_row(*each) for each in rows)])
 
 
 def _row(kind: str, group: list[Case]) -> str:

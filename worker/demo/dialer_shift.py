@@ -15,6 +15,8 @@ from worker.demo.dialer_lives import Schedule, automatic, manual, queued, withou
 
 _DAY: Final = 86400.0
 _EARLIER_DAYS: Final = 6
+_REDIAL: Final = 2.0
+"""Seconds after which the same lead is called again, or calls, at the soonest: times are in whole seconds."""
 _WITH_AN_AGENT: Final = {"auto": 38, "manual": 22, "no channel": 8, "inbound": 26, "transfer": 6}
 """What an agent does, by weight."""
 
@@ -286,7 +288,7 @@ class Shift:
     def _lead(self, user: str, begin: float, end: float) -> str:
         """Return a lead for a call of that time: a new one, or one that this agent talked to before it."""
         known = self._leads.setdefault(user, {})
-        free = [lead for lead, until in known.items() if until < begin]
+        free = [lead for lead, until in known.items() if until < begin - _REDIAL]
         again = bool(free) and self._rng.random() < 0.2
         lead = self._rng.choice(free) if again else self._new_lead()
         known[lead] = end
