@@ -232,11 +232,12 @@ class TestTheDialerIsDown:
         dialer = Program("dialer")
         dialer.end()
         worker = await system.start(vicidial__url=dialer.url)
-        event = call_ended(call_id="V1201405090000012345")
+        event = call_ended()
         await system.publish(event)
         await eventually(lambda: len(worker.settled("retry")) >= 2)
         assert "can't be reached" in worker.settled("retry")[0]["error"]
-        again = Program("dialer", "--port", str(dialer.port))
+        known = json.dumps({"calls": {event["call_id"]: {}}})
+        again = Program("dialer", "--port", str(dialer.port), "--config", known)
         try:
             await system.delivered()
         finally:

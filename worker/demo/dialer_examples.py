@@ -268,6 +268,11 @@ _REAL_CHANGES: Final = (
         ),
     ),
     Change(
+        "A shift of agents: the answer tells what is true of each call, those of the days before included",
+        {"shift": {"calls": 20, "agents": 3, "seconds": 30, "seed": 1}},
+        A_CALL,
+    ),
+    Change(
         "One more agent",
         {"agents": {"newcomer": {"full_name": "New Comer", "campaigns": ["SALES1"]}}},
         Example("The agent", "newcomer|SALES1|…", agent_query("newcomer")),

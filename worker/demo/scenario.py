@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from worker.demo.dialer_data import DialerCall
@@ -58,8 +58,10 @@ class Dead:
 class Story:
     """One event: what it is in words, how it is published, and how it has to end.
 
-    `calls` is what the dialer gets to know of it at the moment of publishing. `crm_says` are the statuses
-    that the CRM answers first, before it accepts. `published` is how often the producer sends it.
+    `call` is what the dialer gets to know of it at the moment of publishing. `happened` is when, if that is
+    not now: the recorded calls are those of one evening, and a call id is used again in other years.
+    `crm_says` are the statuses that the CRM answers first, before it accepts. `published` is how often the
+    producer sends it.
     """
 
     what: str
@@ -70,6 +72,7 @@ class Story:
     fields: Mapping[str, Any] = field(default_factory=dict)
     envelope: Envelope = "plain"
     call: Callable[[datetime], DialerCall] | None = None
+    happened: datetime | None = None
     crm_says: tuple[int, ...] = ()
     published: int = 1
     dialect: Literal["real", "tutorial"] = "real"
@@ -88,8 +91,8 @@ class Story:
         return f"{self.kind} {short}"
 
     def message(self, now: datetime) -> Message:
-        """Write the message that tells of something that happened now."""
-        time = now.isoformat(timespec="milliseconds")
+        """Write the message that tells of something that happened now, or when it did."""
+        time = (self.happened or now).isoformat(timespec="milliseconds")
         key = "call_id" if self.kind == "call" else "agent_user"
         data = {key: self.subject} | dict(self.fields)
         match self.envelope:
@@ -114,6 +117,9 @@ class Story:
             "type": self.event_type,
             "time": time,
         }
+
+
+_RECORDED: Final = datetime(2026, 11, 20, 23, tzinfo=UTC)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -149,6 +155,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="V1201405090000012345",
         event_id="demo-01",
+        happened=_RECORDED,
         fields={"uniqueid": "1795269909.101", "lead_id": 12345, "agent_user": "1000"},
         ending=Delivered({"call.direction": "outbound", "call.status": "SALE", "call.talk_seconds": 120}),
     ),
@@ -172,6 +179,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="Y1201405110000012345",
         event_id="0d3e0000-0000-4000-8000-000000000004",
+        happened=_RECORDED,
         envelope="structured",
         ending=Delivered({"call.direction": "inbound", "call.in_group_id": "SALESLINE"}),
     ),
@@ -189,6 +197,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="V1201406070000012346",
         event_id="demo-06",
+        happened=_RECORDED,
         ending=Delivered({"call.status": "DROP", "call.agent_user": None}),
     ),
     Story(
@@ -196,6 +205,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="M1201407010000012347",
         event_id="demo-07",
+        happened=_RECORDED,
         crm_says=(503,),
         ending=Delivered({"call.call_type": "OUTBOUND_MANUAL"}, "2nd try"),
     ),
@@ -215,6 +225,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="Y1202141000000012346",
         event_id="demo-09",
+        happened=_RECORDED,
         call=_transferred,
         crm_says=(429,),
         ending=Delivered({"call.in_group_id": "SUPPORTLINE", "call.agent_user": "1001"}, "2nd try"),
@@ -246,6 +257,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="V1201406090000012346",
         event_id="demo-13",
+        happened=_RECORDED,
         crm_says=(422,),
         ending=Dead("rejected_by_sink"),
     ),
@@ -254,6 +266,7 @@ STORIES: Final[tuple[Story, ...]] = (
         kind="call",
         subject="M1201407000000012347",
         event_id="demo-14",
+        happened=_RECORDED,
         published=2,
         ending=Delivered({"call.status": "SALE"}, "once"),
     ),

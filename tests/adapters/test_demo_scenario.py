@@ -1,0 +1,43 @@
+"""The demonstration's stories hold on any day."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from worker.core.events import Inbound, decode
+from worker.core.records import CallEnrichment
+from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
+from worker.demo.scenario import STORIES, Delivered, Story
+from worker.settings import VicidialSettings
+from worker.vicidial.client import DialerClient, open_session
+from worker.vicidial.clock import DialerClock
+from worker.vicidial.enricher import VicidialEnricher
+
+CALLS = [
+    story
+    for story in STORIES
+    if story.kind == "call" and story.dialect == "real" and isinstance(story.ending, Delivered)
+]
+
+
+@pytest.mark.parametrize("story", CALLS, ids=lambda story: story.event_id)
+@pytest.mark.parametrize("day", ["2026-12-01", "2027-01-31", "2027-06-15", "2031-11-20"])
+async def test_a_story_is_about_the_call_that_the_dialer_knows_in_any_year(story: Story, day: str) -> None:
+    """A call id is used again in other years, so a story of a recorded call must say when it was."""
+    now = datetime.fromisoformat(f"{day}T23:30:00Z")
+    async with StandInDialer(wall=now.timestamp) as dialer:
+        settings = VicidialSettings(
+            url=dialer.url, user=DEFAULT_USER, password=SecretStr(DEFAULT_PASSWORD), recording_lookup=False
+        )
+        if story.call is not None:
+            dialer.add_call(replace(story.call(now), schedule=()))
+        message = story.message(now)
+        told = Inbound(message.body, message.routing_key, now, message.headers, message.content_type)
+        async with open_session(settings) as session:
+            client = DialerClient(settings, session, refused_probe=timedelta(minutes=5))
+            enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings, again_after=300)
+            found = await enricher.enrich(decode(told), patient=True)
+        assert isinstance(found, CallEnrichment)
+        assert found.final
