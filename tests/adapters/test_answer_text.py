@@ -96,7 +96,7 @@ def test_any_bytes_give_a_text(body: bytes) -> None:
 )
 def test_the_time_grows_with_the_size_and_no_faster(piece: str) -> None:
     body = piece.encode() * (2**20 // len(piece.encode()))
-    started = time.monotonic()
+    started = time.process_time()
     text_of(body + b"x")
     text_of(b"x" + body + b"x")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5

@@ -256,9 +256,9 @@ def test_what_a_hidden_campaign_could_be_called(
 def test_a_list_with_too_many_ways_is_ambiguous_and_takes_no_time(pair: tuple[str, str]) -> None:
     ids = [f"{name}{number}" for number in range(100) for name in pair]
     joins = ["-".join(each) for each in pairwise(ids)]
-    started = time.monotonic()
+    started = time.process_time()
     assert split("-".join(ids * 2), known(*ids, *joins))[1]
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("text", ["-", "A-", "-A", "A", "--A", "A-B-"])
@@ -278,13 +278,13 @@ def test_the_time_for_a_list_grows_with_its_length_and_no_faster(
 ) -> None:
     whole = text * (2000 // len(text))
     enrichment = AgentEnrichment(agent=AgentRecord(agent_user="1"), campaigns_text=whole)
-    started = time.monotonic()
+    started = time.process_time()
     resolve(enrichment, campaigns)
     hidden(whole, campaigns)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_an_endless_list_is_left_ambiguous() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     assert split("-" * 2**20, known(*("-" * count for count in range(1, 32))))[1]
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5

@@ -128,10 +128,10 @@ def test_what_was_sent_is_not_shown_of_a_recorded_error(exchange: Exchange) -> N
 
 
 def test_the_time_grows_with_the_size_and_no_faster() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for piece in ("<", "<b", "<b>", "ERROR: |", "1", "12 ", "\n", "\x00", "error", "&#80;"):
         excerpt(piece * (2**20 // len(piece)), SCRUB)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 @PROPERTY

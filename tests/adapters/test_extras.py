@@ -362,11 +362,11 @@ def test_an_error_means_the_same_for_each(body: str, refused_function: bool, fau
 def test_the_time_for_an_answer_grows_with_its_size_and_no_faster(before: str, line: str) -> None:
     size = 256 * 1024 // len(line.format(9999))
     body = before + "\n".join(line.format(number) for number in range(size))
-    started = time.monotonic()
+    started = time.process_time()
     for read in (recordings, read_campaigns, lambda body: read_user_details(body, "1000")):
         with suppress(ProcessingError):
             read(body)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 # --- properties

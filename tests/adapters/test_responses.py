@@ -740,11 +740,11 @@ def test_the_separator_of_the_first_line_holds_for_all() -> None:
 @pytest.mark.parametrize("before", ["", "1|C|A name\n"])
 def test_the_time_for_an_answer_grows_with_its_size_and_no_faster(line: str, before: str) -> None:
     text = "\n".join(line.format(number) for number in range(256 * 1024 // len(line.format(99999))))
-    started = time.monotonic()
+    started = time.process_time()
     for read_it in (lambda: read_agent(before + text, "1"), lambda: answered(before + text, "1", None)):
         with suppress(ProcessingError):
             read_it()
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 # --- properties
