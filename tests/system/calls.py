@@ -21,10 +21,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tests.system.harness import Program, System, eventually
+import aio_pika
+
+from tests.system.harness import Program, System
 
 ELSEWHERE: Final = ("dialer", "--config", json.dumps({"utc_offset": -5 * 3600}))
 """A stand-in dialer whose local time is not the worker's."""
+
+SETTLED_WITHIN: Final = 90.0
+"""Seconds after the last disposition in which everything has ended, on a machine that is busy too."""
 
 TIMES: Final = ("started_at", "ended_at")
 MAY_BE_NULL: Final = frozenset({"ended_at", "duration_seconds", "recordings"})
@@ -103,26 +108,28 @@ async def play(system: System, seed: int, **shift: Any) -> list[Case]:  # noqa: 
     begin = time.time()
     said = await system.dialer.control(shift={"seed": seed, **shift})
     played = cases(said["shift"], random.Random(seed), begin, shift["seconds"])  # noqa: S311 - a plan
-    for due, group in _by_time(played):
-        await asyncio.sleep(max(due - time.time(), 0.0))
-        await system.publish_all(case.event for case in group)
+    async with await system.connect() as connection:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        exchange = await channel.get_exchange(f"{system.namespace}.events", ensure=False)
+        for case in played:
+            await asyncio.sleep(max(case.publish_at - time.time(), 0.0))
+            body = json.dumps(case.event).encode()
+            message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            await exchange.publish(message, "call.ended", timeout=SETTLED_WITHIN)
     over = max(case.truth["disposed_at"] for case in played)
     await asyncio.sleep(max(over - time.time(), 0.0))
-    (worker,) = system.workers
-    wanted = {case.id for case in played}
-    ends = ("delivered", "dead_letter")
-    await eventually(
-        lambda: wanted <= {line["event_id"] for line in worker.settled() if line["outcome"] in ends}, 90
-    )
+    await _all_settled(system, {case.id for case in played})
     await _judge(played, system)
     return played
 
 
-def _by_time(played: list[Case], step: float = 0.25) -> list[tuple[float, list[Case]]]:
-    groups: dict[int, list[Case]] = {}
-    for case in played:
-        groups.setdefault(int(case.publish_at / step), []).append(case)
-    return [(max(case.publish_at for case in group), group) for group in groups.values()]
+async def _all_settled(system: System, wanted: set[str]) -> None:
+    """Wait until each event is delivered or a dead letter. The log is long, so it is read seldom."""
+    (worker,) = system.workers
+    ends = ("delivered", "dead_letter")
+    async with asyncio.timeout(SETTLED_WITHIN):
+        while wanted - {line["event_id"] for line in worker.settled() if line["outcome"] in ends}:  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
 
 
 async def _judge(played: list[Case], system: System) -> None:
@@ -146,10 +153,13 @@ async def _judge(played: list[Case], system: System) -> None:
 
 
 async def _dead_letters(system: System) -> dict[str, str]:
+    """Take all dead letters, and return the reason of each by its event's id."""
     found = {}
-    while await system.depth("dead-letters"):
-        letter = await system.dead_letter()
-        found[json.loads(letter.body)["event_id"]] = str(letter.headers["crm-sync-reason"])
+    async with await system.connect() as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(f"{system.namespace}.dead-letters", ensure=False)
+        while (letter := await queue.get(no_ack=True, fail=False, timeout=SETTLED_WITHIN)) is not None:
+            found[json.loads(letter.body)["event_id"]] = str(letter.headers["crm-sync-reason"])
     return found
 
 

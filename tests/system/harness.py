@@ -30,7 +30,7 @@ from yarl import URL
 
 ROOT: Final = Path(__file__).parents[2]
 PASSWORD: Final = "Dialer-Pass-1"
-READY_WITHIN: Final = 20.0
+READY_WITHIN: Final = 60.0
 CONNECT_WITHIN: Final = 20.0
 EXIT_WITHIN: Final = 15.0
 STARTED_WITHIN: Final = 60.0
