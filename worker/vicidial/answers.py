@@ -44,7 +44,8 @@ _MISREAD_MARK = "ï»¿|Ã¯Â»Â¿|п»ї|∩╗┐|ÿþ|þÿ|&nbsp;|&#0*65279
 _MEANINGLESS = re.compile(
     rf"^(?:[\s{INVISIBLE}]|{_MISREAD_MARK})+|[\x00\ufeff]+|(?<![{INVISIBLE}])[{INVISIBLE}]+$", re.MULTILINE
 )
-_PERHAPS_MEANINGLESS = re.compile(r"\n\s|[&\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+_ODD_IN_ASCII = re.compile(r"[&\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+_INDENTED = re.compile(r"\n\s")
 
 
 def text_of(body: bytes, codings: Iterable[str] = ()) -> str:
@@ -55,9 +56,14 @@ def text_of(body: bytes, codings: Iterable[str] = ()) -> str:
     met it is not to blame.
     """
     text = _decode(_decompress(body, codings))
-    if text.isascii() and not text[:1].isspace() and _PERHAPS_MEANINGLESS.search(text) is None:
-        return text
-    return _MEANINGLESS.sub("", text)
+    return text if _is_plain(text) else _MEANINGLESS.sub("", text)
+
+
+def _is_plain(text: str) -> bool:
+    """Return quickly whether nothing needs to be dropped, as is usual."""
+    if not text.isascii() or text[:1].isspace():
+        return False
+    return _ODD_IN_ASCII.search(text) is None and _INDENTED.search(text) is None
 
 
 def _decompress(body: bytes, codings: Iterable[str]) -> bytes:
