@@ -134,7 +134,9 @@ class Shift:
             call = self._call("Y", at - waits, queued(waits + rings, lasts, wraps_up), **common)
             self._tell(call, kind, self._record(call, waits + rings, talks, dead))
         elif kind == "no channel":
-            common |= {"talk_seconds": 0, "status": self._rng.choice(("B", "NA"))}
+            # Without a talk, VICIdial counts from the beginning of the agent's wait.
+            waited = self._rng.choice((0, 0, self._rng.randrange(90)))
+            common |= {"talk_seconds": waited, "status": self._rng.choice(("B", "NA"))}
             second = int(self.dialer.time_of_day(at + rings + lasts))
             common["uniqueid"] = f"{second}.{common['lead_id'][-9:]:0>9}"  # made up, as Asterisk gave none
             self._tell(self._call("M", at, without_a_channel(rings + lasts, wraps_up), **common), kind, [])
