@@ -33,7 +33,6 @@ MAX_NESTING = 32
 
 _NOT_COPIED = frozenset({"headers", "delivery_mode", "expiration", "user_id"})
 _LENGTH = struct.Struct(">I")
-_SIZES = {"octet": 1, "timestamp": 8}
 
 
 class Raw(bytes):
@@ -92,14 +91,12 @@ class Properties(Basic.Properties):  # no slots of its own: pamqp counts them
         """Read the flags and the list of properties that end a content header. Never raises."""
         found = cls()
         flags, at = _flags(data)
-        for name in cls.__slots__:
-            if not flags & cls.flags[name]:
-                continue
-            kind = cls.amqp_type(name)
-            end = at + _size_of_property(kind, data, at)
-            found.raw[name] = data[at:end]
-            setattr(found, name, _property(kind, data[at:end]))
-            at = end
+        for name, flag, end_of, read in _LAYOUT:
+            if flags & flag:
+                end = end_of(data, at)
+                raw = found.raw[name] = data[at:end]
+                setattr(found, name, read(raw))
+                at = end
         return found
 
 
@@ -163,27 +160,9 @@ def _flags(data: bytes) -> tuple[int, int]:
     return flags, at
 
 
-def _size_of_property(kind: str, data: bytes, at: int) -> int:
-    if kind == "shortstr":
-        return 1 + data[at]
-    return int(4 + _LENGTH.unpack_from(data, at)[0]) if kind == "table" else _SIZES[kind]
-
-
-def _property(kind: str, raw: bytes) -> Any:  # noqa: ANN401 - a value of any type
-    match kind:
-        case "shortstr":
-            return OddText.read(raw[1:])
-        case "table":
-            return read_table(raw)
-        case "timestamp":
-            return _or_none(_time, raw)
-        case _:
-            return raw[0]
-
-
-def _or_none(read: Callable[[bytes], Any], raw: bytes) -> Any:  # noqa: ANN401 - a value of any type
+def _timestamp(raw: bytes) -> datetime | None:
     try:
-        return read(raw)
+        return _time(raw)
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -235,26 +214,37 @@ https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
 _SIZED: dict[int, Callable[[bytes], Any]] = {ord("S"): _text, ord("x"): bytearray}
 """The types that begin with their length, but for those that hold others."""
 _ARRAY, _TABLE = ord("A"), ord("F")
+_NESTED = (_ARRAY, _TABLE)
+
+_END: dict[str, Callable[[bytes, int], int]] = {
+    "shortstr": lambda data, at: at + 1 + data[at],
+    "table": lambda data, at: int(at + 4 + _LENGTH.unpack_from(data, at)[0]),
+    "octet": lambda _, at: at + 1,
+    "timestamp": lambda _, at: at + 8,
+}
 
 
 def read_table(data: bytes) -> Table:
     """Read a header table with its length. Never raises; takes time in proportion to its size."""
     table = Table()
-    at = 4
+    at, nested = 4, MAX_NESTED
     with suppress(LookupError, struct.error):  # from an unknown type on, nothing can be told apart
         while at < len(data) and len(table.raw) < MAX_HEADERS:
             name, start = _name(data, at)
             at = _end(data, start)
-            table.raw[name] = Raw(data[start:at])
-    nested = MAX_NESTED
-    for name, raw in table.raw.items():
-        if raw[0] in (_ARRAY, _TABLE):
-            nested -= len(raw)
-            if nested < 0:
-                continue
-        with suppress(LookupError, ValueError, ArithmeticError, OSError, struct.error):
-            table[name] = _value(raw, 0, MAX_NESTING)
+            raw = table.raw[name] = Raw(data[start:at])
+            if raw[0] in _NESTED:
+                nested -= len(raw)
+            if nested >= 0 or raw[0] not in _NESTED:
+                _decode(table, name, raw)
     return table
+
+
+def _decode(table: Table, name: str, raw: Raw) -> None:
+    try:
+        table[name] = _value(raw, 0, MAX_NESTING)
+    except (LookupError, ValueError, ArithmeticError, OSError, struct.error):
+        table.pop(name, None)  # of two with one name the last one counts
 
 
 def _name(data: bytes, at: int) -> tuple[str, int]:
@@ -267,7 +257,7 @@ def _end(data: bytes, at: int) -> int:
     kind = data[at]
     if kind in _FIXED:
         return at + 1 + _FIXED[kind][0]
-    if kind in _SIZED or kind in (_ARRAY, _TABLE):
+    if kind in _SIZED or kind in _NESTED:
         return int(at + 5 + _LENGTH.unpack_from(data, at + 1)[0])
     raise LookupError(kind)
 
@@ -313,3 +303,16 @@ def _written(value: Any) -> bytes:  # noqa: ANN401 - a value of any type
         raw = to_bytes(value)
         return b"S" + _LENGTH.pack(len(raw)) + raw
     return encode.encode_table_value(value)
+
+
+_READ: dict[str, Callable[[bytes], Any]] = {
+    "shortstr": lambda raw: OddText.read(raw[1:]),
+    "table": read_table,
+    "octet": lambda raw: raw[0],
+    "timestamp": _timestamp,
+}
+_LAYOUT = [
+    (name, Properties.flags[name], _END[Properties.amqp_type(name)], _READ[Properties.amqp_type(name)])
+    for name in Properties.__slots__
+]
+"""The properties in the order in which they come: name, flag, where one ends, and how to read it."""

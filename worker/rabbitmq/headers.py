@@ -94,6 +94,8 @@ def foreign(table: Table) -> dict[str, Any]:
         for name, raw in table.raw.items()
         if name not in OURS and not is_brokers(name) and name.lower() not in _ROUTES_ELSEWHERE
     }
+    if not own:
+        return {}
     if not _fit(own):
         own = {name: raw for name, raw in own.items() if name.startswith(_READ) and len(raw) <= MAX_READ}
         if not _fit(own):

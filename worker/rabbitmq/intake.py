@@ -8,6 +8,7 @@ room for.
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -32,6 +33,7 @@ LOOK_AGAIN = 0.5
 CHECK_QUEUES = 5.0
 """Seconds until the queues that are not consumed from are looked at again: they might be gone."""
 _REGULATE_TIMEOUT = 2.0
+_GIVE_BACK_TIMEOUT = 1.0
 
 _log = structlog.get_logger()
 
@@ -118,8 +120,10 @@ class Intake:
             task.cancel()
         if left:
             await asyncio.wait(left)
-        for delivery in list(self._in_hand):
-            await delivery.give_back()
+        with suppress(TimeoutError):  # of a connection that fell silent; its end gives them back
+            async with asyncio.timeout(_GIVE_BACK_TIMEOUT):
+                for delivery in list(self._in_hand):
+                    await delivery.give_back()
 
     async def _stop_regulating(self) -> None:
         """Let it end by itself: cancelled amid a question to the broker, it would break a channel in use."""
