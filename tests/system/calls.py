@@ -7,6 +7,7 @@ here. `python -m tests.system.calls --seconds 900 --wraps-up 5 60` plays it at t
 import argparse
 import asyncio
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -253,7 +254,7 @@ def told_wrong(played: Iterable[Case]) -> list[str]:
 def delays_of(group: Iterable[Case]) -> tuple[float, float, float]:
     """Return median, 95th percentile and maximum of the seconds until the CRM had the calls."""
     found = sorted(case.delay for case in group if case.delay is not None) or [0.0]
-    return statistics.median(found), found[int(0.95 * (len(found) - 1))], found[-1]
+    return statistics.median(found), found[math.ceil(0.95 * len(found)) - 1], found[-1]
 
 
 def main() -> None:
