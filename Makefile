@@ -17,7 +17,7 @@ demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM o
 test: lint types ## Check everything: lint, types, all tests, each file's coverage
 	$(PYTHON) -m worker.demo.broker --prepare
 	$(PYTHON) -m tests.tools
-	$(PYTHON) -m pytest --cov --cov-report=term-missing --cov-report=json
+	$(PYTHON) -m pytest --numprocesses 4 --dist loadfile --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
 
 chaos: venv ## Break everything again and again, and account for every event; under 30 minutes
