@@ -60,7 +60,7 @@ def agent(subject: str, *expected: str) -> Event:
 
 @pytest.fixture
 async def dialer() -> AsyncIterator[StandInDialer]:
-    async with StandInDialer() as running:
+    async with StandInDialer(wall=(ENDED + timedelta(hours=6)).timestamp) as running:
         yield running
 
 
