@@ -55,7 +55,7 @@ class Letters:
         await self.publisher.publish_message(self.topology.dead_letters, key, message)
 
     async def take(self, queue: str) -> AbstractIncomingMessage:
-        async with asyncio.timeout(10), self.connection.channel() as channel:
+        async with asyncio.timeout(30), self.connection.channel() as channel:
             found = await channel.get_queue(queue)
             while (message := await found.get(fail=False)) is None:  # noqa: ASYNC110 - as `basic.get` is
                 await asyncio.sleep(0.02)
@@ -64,7 +64,7 @@ class Letters:
 
     async def wear_out(self, queue: str) -> None:
         """Reject a message until it reaches the delivery limit; from RabbitMQ 4.3 on no nack counts."""
-        async with asyncio.timeout(20), self.connection.channel() as channel:
+        async with asyncio.timeout(60), self.connection.channel() as channel:
             found = await channel.get_queue(queue)
             times = 0
             while times <= DELIVERY_LIMIT:
@@ -80,7 +80,7 @@ class Letters:
             return found.declaration_result.message_count or 0
 
     async def holds(self, queue: str, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await self.count(queue) != count:  # noqa: ASYNC110 - the broker tells nobody
                 await asyncio.sleep(0.02)
 
@@ -144,7 +144,7 @@ async def command(*arguments: str, answer: str | None = None) -> Result:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    stdout, stderr = await asyncio.wait_for(process.communicate((answer or "").encode()), 30)
+    stdout, stderr = await asyncio.wait_for(process.communicate((answer or "").encode()), 60)
     assert b"Traceback" not in stderr
     return Result(
         runner=CliRunner(),

@@ -144,10 +144,10 @@ def tiers_full(*heal: str) -> Fault:
     @asynccontextmanager
     async def fault(stage: Stage) -> AsyncIterator[None]:
         waiting = stage.pace.long_hold  # events that need a retry for as long as there is no room for one
-        late = [stage.load.call(schedule=[[0, "not_found"], [waiting, "final"]]) for _ in range(_FRESH)]
         before = _sessions(stage)
         await stage.node.ctl("set_policy", *_limit(stage, 0))
-        await stage.publish(late)
+        schedule = [[0, "not_found"], [waiting, "final"]]
+        await stage.publish([stage.load.call(schedule=schedule) for _ in range(_FRESH)])
         yield
         command, *arguments = heal
         await stage.node.ctl(command, *(arguments or _limit(stage, 100_000)))

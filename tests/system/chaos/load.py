@@ -19,12 +19,12 @@ class Load:
         self._rng = rng
         self._count = 0
 
-    def batch(self, count: int, *, agents: bool = True) -> list[Published]:
-        """Give so many: of ten, one is about an agent, and one about a call that the dialer knows only later.
+    def batch(self, count: int, *, agents: bool = True, after: int = 0) -> list[Published]:
+        """Make so many, `after` others: of ten, one is about an agent, and one about a call not known yet.
 
-        One in forty is invalid, and has to end in the dead letters.
+        One in forty is invalid, and has to end in the dead letters. Publish them at once, as they happen now.
         """
-        return [self._nth(number, agents=agents) for number in range(count)]
+        return [self._nth(number, agents=agents) for number in range(after, after + count)]
 
     def call(self, *, fate: str = DELIVERED, **known: object) -> Published:
         """Give the end of one call, of which the dialer knows this."""

@@ -47,14 +47,13 @@ async def _round(stage: Stage, scenario: Scenario, verdict: Verdict) -> bool:
     """Break it once; tell whether everything was accounted for."""
     pace, begins = stage.pace, stage.pace.events // 20
     before = len(await stage.arrived())
-    batch = stage.load.batch(pace.events, agents=scenario.agents)
-    half = len(batch) // 2 if scenario.takes_events else len(batch)
-    await stage.publish(batch[:half])
+    half = pace.events // 2 if scenario.takes_events else pace.events
+    await stage.publish(stage.load.batch(half, agents=scenario.agents))
     await eventually(lambda: _more_arrived(stage, before + begins), _WORK_BEGINS_WITHIN)
     watch = Watch(stage, verdict, notices_within=scenario.notices_within, stays_ready=scenario.stays_ready)
     async with watch:
         async with scenario.fault(stage):
-            await stage.publish(batch[half:])
+            await stage.publish(stage.load.batch(pace.events - half, agents=scenario.agents, after=half))
             await asyncio.sleep(pace.long_hold if scenario.shows_late else pace.hold)
         healed, healed_at = time.monotonic(), time.time()
         await _publish_canaries(stage)

@@ -31,6 +31,7 @@ QUEUES: Final = (*WORK, *TIERS, "dead-letters")
 _EXIT_WITHIN = 90.0
 _READY_WITHIN = 150.0
 _ANSWER_WITHIN = 20.0
+_LONG = 1500
 _FLOWING = 0.02  # seconds a dialer takes, so that there always is something in flight
 _NET_ERRORS = (OSError, aio_pika.exceptions.AMQPError, TimeoutError, aiohttp.ClientError, RuntimeError)
 
@@ -195,7 +196,7 @@ class Stage:
 
     def complaints(self) -> list[str]:
         """Give what has no place in the logs of those that are gone, once."""
-        found = [json.dumps(line)[:400] for worker in self._gone for line in worker.complaints()]
+        found = [_shortened(json.dumps(line)) for worker in self._gone for line in worker.complaints()]
         self._gone.clear()
         return found
 
@@ -295,6 +296,11 @@ class Window:
                 said = queue.declaration_result
                 found[name] = (said.message_count or 0, said.consumer_count or 0)
         return found
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle: a traceback begins with what called, and ends with what failed."""
+    return text if len(text) < _LONG else f"{text[: _LONG // 3]} … {text[-_LONG * 2 // 3 :]}"
 
 
 def _behind(url: str, proxy: Proxy) -> str:
