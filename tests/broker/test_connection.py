@@ -5,15 +5,18 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pamqp.commands
+import pamqp.frame
 import pytest
 from pydantic import SecretStr
 
+from tests.adapters.raw import Connection, RawServer
 from tests.broker.bench import AGENTS, CALLS, Bench, ack, eventually, open_bench, open_gates
 from worker.core.disposition import Disposition
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.demo.broker_node import PrivateBroker, free_ports
-from worker.rabbitmq.connection import Supervisor, TopologyMismatchError
+from worker.rabbitmq.connection import BROKER_ERRORS, Supervisor, TopologyMismatchError, connect
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.intake import Intake
 from worker.rabbitmq.publisher import BrokerPublisher
@@ -132,6 +135,40 @@ async def test_a_stop_while_the_broker_is_away_is_quick(bench: Bench) -> None:
     assert "can't be reached" in str(supervisor.state.last_error)
     stop.set()
     await asyncio.wait_for(task, 1)
+
+
+START = pamqp.frame.marshal(
+    pamqp.commands.Connection.Start(server_properties={}, mechanisms="PLAIN", locales="en_US"), 0
+)
+
+
+async def half_open(connection: Connection, said: bytes) -> None:
+    """Say no more than this, and end before the handshake is over."""
+    await connection.send(said)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "said", [b"", START[:5], START, START * 2, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x00\x00\x09\x01"]
+)
+@pytest.mark.parametrize("late", [False, True], ids=["read at once", "read when it is over"])
+async def test_a_handshake_that_breaks_off_is_a_broker_that_is_away(
+    said: bytes, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    """Whatever the libraries raise then, some of it made for iterators, it is no error of ours."""
+    opening = asyncio.open_connection
+
+    async def opened_late(*place: Any, **how: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:  # noqa: ANN401
+        reader, writer = await opening(*place, **how)
+        await eventually(lambda: getattr(reader, "_eof"))  # noqa: B009 - as on a busy machine
+        return reader, writer
+
+    if late:
+        monkeypatch.setattr(asyncio, "open_connection", opened_late)
+    async with RawServer(lambda connection: half_open(connection, said)) as server:
+        with pytest.raises(BROKER_ERRORS):
+            async with connect(SecretStr(f"amqp://guest:guest@127.0.0.1:{server.port}/"), "it"):
+                pass
 
 
 async def test_a_refused_login_is_explained_without_the_password(bench: Bench) -> None:

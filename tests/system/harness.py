@@ -396,6 +396,9 @@ async def connect(url: str, timeout: float = CONNECT_WITHIN) -> AbstractConnecti
     connection = _Connection(URL(url))
     try:
         await connection.connect(timeout)
+    except StopAsyncIteration as error:  # aiormq's, if the broker closed before the client read a word
+        await connection.close()
+        raise ConnectionError("the connection was closed during the handshake") from error
     except BaseException:
         await connection.close()
         raise

@@ -83,7 +83,10 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
         where = where.update_query(heartbeat=HEARTBEAT)
     connection = aio_pika.Connection(where, client_properties={"connection_name": name})
     try:
-        await connection.connect(CONNECT_TIMEOUT)
+        try:
+            await connection.connect(CONNECT_TIMEOUT)
+        except StopAsyncIteration as error:  # aiormq's, if the broker closed before the client read a word
+            raise ConnectionError("the connection was closed during the handshake") from error
         with _loss_named(connection):
             yield connection
     finally:
