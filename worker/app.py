@@ -34,6 +34,8 @@ from worker.sinks.queue import QueueSink
 from worker.vicidial import client as dialer
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.enricher import VicidialEnricher
+from worker.vicidial.guard import OPTIONAL
+from worker.vicidial.probe import Prober
 
 _log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ class Worker:
     reporter: Reporter
     gates: Gates
     dialer: dialer.DialerClient
+    prober: Prober
     clock: DialerClock
     lag: LoopLag
     started_at: datetime
@@ -57,12 +60,14 @@ class Worker:
 
     def show(self) -> None:
         """Let the metrics show the present state whenever they are read."""
-        state, client, clock = self.supervisor.state, self.dialer, self.clock
+        state, guard, clock = self.supervisor.state, self.dialer.guard, self.clock
         self.metrics.in_flight.set_function(lambda: state.in_flight)
         self.metrics.consuming.set_function(lambda: state.consuming)
         self.metrics.loop_lag.set_function(lambda: self.lag.longest)
-        self.metrics.dialer_limit.set_function(lambda: client.limit)
-        self.metrics.dialer_refused.set_function(lambda: client.refusal is not None)
+        self.metrics.dialer_limit.set_function(lambda: guard.limit)
+        self.metrics.dialer_refused.set_function(lambda: guard.refusal is not None)
+        for function in OPTIONAL:
+            self.metrics.dialer_left_out.labels(function).set_function(partial(guard.leaves_out, function))
         for gate in self.gates.status():
             self.reporter.show_gate(gate)
             closed = partial(self.gates.closed_seconds, gate.name)
@@ -89,11 +94,14 @@ class Worker:
         }
 
     def _dialer(self) -> dict[str, Any]:
-        refusal = self.dialer.refusal
+        guard = self.dialer.guard
+        refusal, wait = guard.refusal, self.gates.dialer.status().next_probe_in
+        left_out = {function: why for function in OPTIONAL if (why := guard.left_out(function)) is not None}
         return {
-            "limit": self.dialer.limit,
-            "refused": None if refusal is None else refusal.message,
-            "next_try_in_seconds": None if refusal is None else round(refusal.seconds),
+            "limit": guard.limit,
+            "refused": refusal,
+            "next_try_in_seconds": round(wait.total_seconds()) if refusal and wait else None,
+            "left_out": left_out,
             "clock_skew_seconds": self.clock.skew,
         }
 
@@ -112,12 +120,12 @@ async def assemble(
     publisher = BrokerPublisher(tracing=tracing)
     reporter = Reporter(Metrics())
     async with AsyncExitStack() as stack:
-        gates = _make_gates(settings, reporter)
+        changed = asyncio.Event()
+        gates = _make_gates(settings, reporter, changed)
         client = await _open_dialer(settings, reporter, gates, on_password, tracing, stack)
-        clock = DialerClock(settings.vicidial.timezone, client.version)
-        again_after = settings.gates.refused_probe.total_seconds()
+        clock = DialerClock(settings.vicidial.timezone, client.version, on_outage=gates.dialer_failed)
         pipeline = Pipeline(
-            VicidialEnricher(client, clock, settings.vicidial, again_after=again_after, on_hit=reporter.hit),
+            VicidialEnricher(client, clock, settings.vicidial, on_hit=reporter.hit),
             await _open_sink(settings, topology, publisher, reporter, tracing, stack),
             _make_policy(settings),
             gates,
@@ -143,7 +151,8 @@ async def assemble(
             settings.drain.total_seconds(),
             reporter,
         )
-        worker = Worker(supervisor, reporter, gates, client, clock, LoopLag(), datetime.now(UTC))
+        prober = Prober(client, changed)
+        worker = Worker(supervisor, reporter, gates, client, prober, clock, LoopLag(), datetime.now(UTC))
         worker.show()
         yield worker
 
@@ -156,13 +165,19 @@ def _make_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _make_gates(settings: Settings, reporter: Reporter) -> Gates:
+def _make_gates(settings: Settings, reporter: Reporter, changed: asyncio.Event) -> Gates:
+    """Make the gates; `changed` is set whenever the state of one changes."""
+
+    def on_change(status: GateStatus) -> None:
+        reporter.gate(status)
+        changed.set()
+
     return Gates(
         full=settings.max_in_flight,
         probe_max=settings.gates.probe_max,
         refused_probe=settings.gates.refused_probe,
         slow_start=True,
-        on_change=reporter.gate,
+        on_change=on_change,
     )
 
 
@@ -178,10 +193,9 @@ async def _open_dialer(
     return dialer.DialerClient(
         settings.vicidial,
         session,
-        refused_probe=settings.gates.refused_probe,
+        gates,
         observe=reporter.asked,
         on_password=on_password,
-        closed=gates.dialer_closed,
         tracing=tracing,
     )
 
@@ -226,7 +240,9 @@ async def run(
         served = health.serve(settings.http, metrics=worker.metrics, ready=worker.ready, status=worker.status)
         async with served:
             _log.info("started", version=__version__, sink=settings.sink.kind)
-            watches = [asyncio.create_task(each.watch()) for each in (worker.clock, worker.lag)]
+            watches = [
+                asyncio.create_task(each.watch()) for each in (worker.clock, worker.lag, worker.prober)
+            ]
             try:
                 await worker.supervisor.run(stop)
             finally:

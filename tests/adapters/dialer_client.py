@@ -1,5 +1,7 @@
 """A client of a dialer, made as the application makes it, and what it fails with."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -8,7 +10,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from worker.core.errors import EnrichmentUnavailable, Fault
+from tests.clock import Clock
+from worker.core.errors import EnrichmentUnavailable, Fault, GateClosed
+from worker.core.gates import Gates
 from worker.core.ports import DialerRequest
 from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER
 from worker.settings import VicidialSettings
@@ -27,7 +31,7 @@ async def connected(
     clock: Callable[[], float] = lambda: 1000.0,
     observe: Callable[[DialerRequest], None] = lambda _: None,
     on_password: Callable[[str], None] = lambda _: None,
-    closed: Callable[[], bool] = lambda: False,
+    gates: Gates | None = None,
     **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
 ) -> AsyncIterator[DialerClient]:
     """Give a client of the dialer there: its default user, unless the chosen settings name another."""
@@ -39,12 +43,31 @@ async def connected(
         yield DialerClient(
             settings,
             session,
-            refused_probe=timedelta(minutes=5),
+            make_gates(clock) if gates is None else gates,
             observe=observe,
             on_password=on_password,
-            closed=closed,
             clock=clock,
         )
+
+
+def make_gates(clock: Callable[[], float] = time.monotonic) -> Gates:
+    """Make gates with the default waits."""
+    return Gates(full=64, probe_max=timedelta(seconds=30), refused_probe=timedelta(minutes=5), clock=clock)
+
+
+async def grown(client: DialerClient, clock: Clock) -> None:
+    """Ask until as many requests may go at one time as ever; a slow moment lowers the limit for a second."""
+    async with asyncio.timeout(60):
+        while client.guard.limit < 8:
+            await asyncio.gather(*(client.callid_info(CALL, TIMES) for _ in range(8)))
+            clock.now += 2
+
+
+async def put_off(client: DialerClient) -> str:
+    """Ask, insist that nothing is sent, and give the reason."""
+    with pytest.raises(GateClosed) as caught:
+        await client.callid_info(CALL, TIMES)
+    return str(caught.value)
 
 
 async def failure(client: DialerClient, fault: Fault = Fault.OUTAGE) -> str:

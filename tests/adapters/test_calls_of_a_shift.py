@@ -4,11 +4,12 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import SecretStr
 
+from tests.adapters.dialer_client import make_gates
 from tests.core.inbounds import inbound
 from tests.system.calls import Case, cases, judge_call, may_be_null, told_wrong
 from worker.core.events import decode
@@ -49,8 +50,8 @@ async def dialer(clock: Jumping) -> AsyncIterator[StandInDialer]:
 async def enricher(dialer: StandInDialer) -> AsyncIterator[VicidialEnricher]:
     settings = VicidialSettings(url=dialer.url, user=DEFAULT_USER, password=SecretStr(DEFAULT_PASSWORD))
     async with open_session(settings) as session:
-        client = DialerClient(settings, session, refused_probe=timedelta(minutes=5))
-        yield VicidialEnricher(client, DialerClock(None, client.version), settings, again_after=300)
+        client = DialerClient(settings, session, make_gates())
+        yield VicidialEnricher(client, DialerClock(None, client.version), settings)
 
 
 @pytest.mark.parametrize("pace", [BRISK_PACE, REAL_PACE], ids=["brisk", "real"])

@@ -31,6 +31,7 @@ class Dialer:
         self.asked = 0
         self.now = 0.0
         """Seconds since `NOW`, which is a full quarter of an hour."""
+        self.outages: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -43,7 +44,13 @@ class Dialer:
         return answer
 
     def clock(self, setting: tzinfo | None = None) -> DialerClock:
-        return DialerClock(setting, self, clock=lambda: self.now, wall=lambda: NOW + self.now)
+        return DialerClock(
+            setting,
+            self,
+            on_outage=self.outages.append,
+            clock=lambda: self.now,
+            wall=lambda: NOW + self.now,
+        )
 
 
 async def test_a_zone_that_is_set_is_told_without_asking() -> None:
@@ -109,6 +116,30 @@ async def test_an_offset_that_an_outage_withholds_is_an_outage_and_asked_for_aga
     assert dialer.asked == 2
     dialer.now = 2 * ASK_AGAIN
     assert await clock.zone() == timezone(timedelta(hours=-5))
+
+
+@pytest.mark.parametrize("failure", [DOWN, BROKEN], ids=["down", "database"])
+async def test_an_outage_that_keeps_calls_from_being_looked_up_is_reported_once_a_request(
+    failure: Version | Exception,
+) -> None:
+    dialer = Dialer(failure, failure, version(-5), failure)
+    clock = dialer.clock()
+    for dialer.now in (0.0, 0.5, ASK_AGAIN):
+        for _ in range(3):
+            with pytest.raises(EnrichmentUnavailable):
+                await clock.zone()
+    assert (len(dialer.outages), dialer.asked) == (2, 2)
+    for dialer.now in (2 * ASK_AGAIN, 2 * MEASURE_EVERY):
+        await clock.zone()
+    assert (len(dialer.outages), dialer.asked) == (2, 4), "a known offset goes on to be used"
+
+
+async def test_with_a_zone_that_is_set_an_outage_is_no_matter_of_the_clock() -> None:
+    dialer = Dialer(DOWN)
+    watching = asyncio.create_task(dialer.clock(NEW_YORK).watch())
+    await until(lambda: dialer.asked == 1)
+    watching.cancel()
+    assert dialer.outages == []
 
 
 async def test_while_nothing_is_known_one_asks_for_all_and_they_share_what_becomes_of_it() -> None:

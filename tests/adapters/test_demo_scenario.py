@@ -1,11 +1,12 @@
 """The demonstration's stories hold on any day."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import SecretStr
 
+from tests.adapters.dialer_client import make_gates
 from worker.core.events import Inbound, decode
 from worker.core.records import CallEnrichment
 from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
@@ -36,8 +37,8 @@ async def test_a_story_is_about_the_call_that_the_dialer_knows_in_any_year(story
         message = story.message(now)
         told = Inbound(message.body, message.routing_key, now, message.headers, message.content_type)
         async with open_session(settings) as session:
-            client = DialerClient(settings, session, refused_probe=timedelta(minutes=5))
-            enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings, again_after=300)
+            client = DialerClient(settings, session, make_gates())
+            enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings)
             found = await enricher.enrich(decode(told), patient=True)
         assert isinstance(found, CallEnrichment)
         assert found.final

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from tests.adapters.dialer_client import make_gates
 from tests.adapters.raw import until
 from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Lack, NotReady
 from worker.core.events import Event, EventType, Inbound, decode
@@ -74,7 +75,7 @@ def settings(dialer: StandInDialer) -> VicidialSettings:
 @pytest.fixture
 async def client(settings: VicidialSettings) -> AsyncIterator[DialerClient]:
     async with open_session(settings) as session:
-        yield DialerClient(settings, session, refused_probe=timedelta(minutes=5))
+        yield DialerClient(settings, session, make_gates())
 
 
 class Bench:
@@ -83,7 +84,7 @@ class Bench:
     def __init__(self, client: DialerClient, settings: VicidialSettings) -> None:
         clock = DialerClock(NEW_YORK, client.version)
         self.hits: list[str] = []
-        self.enricher = VicidialEnricher(client, clock, settings, again_after=300, on_hit=self.hits.append)
+        self.enricher = VicidialEnricher(client, clock, settings, on_hit=self.hits.append)
 
     async def enrich(self, event: Event, *, patient: bool = True) -> CallEnrichment | AgentEnrichment:
         return await self.enricher.enrich(event, patient=patient)
@@ -162,7 +163,7 @@ async def test_which_statuses_are_not_final_is_a_setting(
     dialer.add_call(DialerCall(call_id="V1202150000000012347", status="SALE"))
     chosen = settings.model_copy(update={"not_final": frozenset({"SALE"})})
     async with open_session(chosen) as session:
-        bench = Bench(DialerClient(chosen, session, refused_probe=timedelta(minutes=5)), chosen)
+        bench = Bench(DialerClient(chosen, session, make_gates()), chosen)
         await bench.enrich(event("V1202150000000012346"))
         with pytest.raises(NotReady):
             await bench.enrich(event("V1202150000000012347"))
@@ -628,7 +629,7 @@ async def test_what_the_api_user_may_not_ask_is_null_and_told_once(
     dialer.users["modest"] = ApiUser("Modest-Pass-1", functions=main)
     modest = settings.model_copy(update={"user": "modest", "password": SecretStr("Modest-Pass-1")})
     async with open_session(modest) as session:
-        client = DialerClient(modest, session, refused_probe=timedelta(minutes=5))
+        client = DialerClient(modest, session, make_gates())
         bench = Bench(client, modest)
         with capture_logs() as logs:
             for user in ("1000", "1001", "1002"):
@@ -637,7 +638,7 @@ async def test_what_the_api_user_may_not_ask_is_null_and_told_once(
                 assert {each.name for each in found.campaigns} == {None}
                 assert found.campaigns_ambiguous
                 assert (await bench.call(event(CALL))).recordings is None
-        assert client.refusal is None
+        assert client.guard.refusal is None
     told = [line for line in logs if line["event"] == "dialer_extra_refused"]
     assert [line["function"] for line in told] == ["campaigns_list", "user_details", "recording_lookup"]
     assert all("API Allowed Functions" in line["error"] for line in told)
@@ -656,7 +657,7 @@ async def test_the_events_times_are_in_the_measured_zone_or_not_known(
         ("ERROR: NO FUNCTION SPECIFIED\n", None),
     ]:
         dialer.plant("", function="version", body=body)
-        enricher = VicidialEnricher(client, DialerClock(None, client.version), settings, again_after=300)
+        enricher = VicidialEnricher(client, DialerClock(None, client.version), settings)
         found = await enricher.enrich(event(CALL), patient=True)
         assert isinstance(found, CallEnrichment)
         assert (found.call.started_at and found.call.started_at.isoformat()) == expected
@@ -668,7 +669,7 @@ async def test_no_call_loses_its_times_to_an_outage_of_the_version_alone(
 ) -> None:
     now = 0.0
     clock = DialerClock(None, client.version, clock=lambda: now)
-    enricher = VicidialEnricher(client, clock, settings, again_after=300)
+    enricher = VicidialEnricher(client, clock, settings)
     for broken in ({"status": 503}, {"body": ""}, {"body": "MySQL connect ERROR: 2002"}):
         dialer.plant("", function="version", times=1, **broken)
         with pytest.raises(EnrichmentUnavailable, match="time zone is not known") as caught:

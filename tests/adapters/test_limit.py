@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clock import Clock
-from worker.vicidial.limit import AdaptiveLimit, Places
+from worker.vicidial import limit as limit_module
+from worker.vicidial.limit import AdaptiveLimit, NoPlaceError, Places
 
 SEED = 20261120
 PROPERTY = settings(max_examples=200)
@@ -484,11 +485,14 @@ def test_whatever_it_is_told_it_stays_within_its_bounds(
 # --- the places
 
 
+MOST = 100
+
+
 class Settable(AdaptiveLimit):
     """A limit that a test sets."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(100)
+        super().__init__(MOST)
         self.limit = limit
 
 
@@ -502,14 +506,14 @@ class Crowd:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._leave: dict[int, asyncio.Event] = {}
 
-    def comes(self) -> int:
+    def comes(self, *, optional: bool = False, first: bool = False) -> int:
         number = len(self._tasks)
         self._leave[number] = asyncio.Event()
-        self._tasks[number] = asyncio.ensure_future(self._visit(number))
+        self._tasks[number] = asyncio.ensure_future(self._visit(number, optional=optional, first=first))
         return number
 
-    async def _visit(self, number: int) -> None:
-        async with self.places:
+    async def _visit(self, number: int, *, optional: bool, first: bool) -> None:
+        async with self.places.take(optional=optional, first=first):
             self.came.append(number)
             self.inside.append(number)
             try:
@@ -539,7 +543,7 @@ async def settled() -> None:
 
 
 async def test_as_many_as_the_limit_get_in_and_the_others_in_the_order_in_which_they_came() -> None:
-    places = Places(Settable(2))
+    places = Places(Settable(2), MOST)
     crowd = Crowd(places)
     for _ in range(6):
         crowd.comes()
@@ -554,7 +558,7 @@ async def test_as_many_as_the_limit_get_in_and_the_others_in_the_order_in_which_
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    places = Places(Settable(1))
+    places = Places(Settable(1), MOST)
     crowd = Crowd(places)
     first, second = crowd.comes(), crowd.comes()
     await settled()
@@ -570,7 +574,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 
 async def test_a_lower_limit_holds_as_soon_as_enough_have_left() -> None:
     limit = Settable(4)
-    crowd = Crowd(Places(limit))
+    crowd = Crowd(Places(limit, MOST))
     for _ in range(8):
         crowd.comes()
     await settled()
@@ -582,24 +586,110 @@ async def test_a_lower_limit_holds_as_soon_as_enough_have_left() -> None:
     await crowd.all_leave()
 
 
-async def test_a_higher_limit_is_seen_when_the_next_one_leaves() -> None:
+async def test_a_higher_limit_is_seen_when_the_next_one_leaves_or_comes() -> None:
     limit = Settable(1)
-    crowd = Crowd(Places(limit))
-    for _ in range(5):
+    crowd = Crowd(Places(limit, MOST))
+    for _ in range(6):
         crowd.comes()
     await settled()
     limit.limit = 3
-    crowd.comes()
     await settled()
-    assert crowd.inside == [0], "who comes now is the last in the queue"
+    assert crowd.inside == [0]
     crowd.leaves(0)
     await settled()
     assert crowd.inside == [1, 2, 3]
+    limit.limit = 4
+    crowd.comes()
+    await settled()
+    assert crowd.inside == [1, 2, 3, 4], "who comes now is the last in the queue"
+    await crowd.all_leave()
+
+
+async def test_our_own_question_goes_before_all_who_wait() -> None:
+    crowd = Crowd(Places(Settable(1), MOST))
+    for _ in range(3):
+        crowd.comes()
+    ours = crowd.comes(first=True)
+    await settled()
+    crowd.leaves(0)
+    await settled()
+    assert crowd.inside == [ours]
+    await crowd.all_leave()
+
+
+async def test_who_waits_too_long_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_module, "LONGEST_WAIT", 0.05)
+    places = Places(Settable(1), MOST)
+    async with places.take():
+        for optional in (False, True):
+            with pytest.raises(NoPlaceError, match=r"no place for one more request fell free within 0.05 s"):
+                async with places.take(optional=optional):
+                    pass
+    assert places.busy == 0
+    async with places.take():
+        assert places.busy == 1
+
+
+# --- optional requests
+
+
+@pytest.mark.parametrize(("limit", "optional"), [(1, 1), (2, 1), (3, 2), (8, 7)])
+async def test_optional_requests_leave_a_place_to_the_needed_ones(limit: int, optional: int) -> None:
+    crowd = Crowd(Places(Settable(limit), MOST))
+    for _ in range(20):
+        crowd.comes(optional=True)
+    await settled()
+    assert len(crowd.inside) == optional
+    needed = crowd.comes()
+    await settled()
+    assert (needed in crowd.inside) is (limit > 1)
+    await crowd.all_leave()
+
+
+async def test_needed_and_optional_requests_go_in_the_order_in_which_they_came() -> None:
+    crowd = Crowd(Places(Settable(2), MOST))
+    for number in range(12):
+        crowd.comes(optional=number % 2 == 1)
+    for number in range(12):
+        await settled()
+        crowd.leaves(number)
+    await crowd.all_leave()
+    assert crowd.came == list(range(12))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4])
+async def test_optional_requests_that_hang_hold_up_no_needed_one(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_module, "OVERDUE", 0.02)
+    places = Places(Settable(limit), MOST)
+    crowd = Crowd(places)
+    hanging = [crowd.comes(optional=True) for _ in range(20)]
+    needed = [crowd.comes() for _ in range(limit)]
+    async with asyncio.timeout(5):
+        while not {*needed} <= {*crowd.inside}:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.005)
+    inside = [number for number in hanging if number in crowd.inside]
+    assert len(inside) == max(1, limit - 1), "and there are not more of them"
+    await crowd.all_leave()
+    assert places.busy == 0
+
+
+async def test_there_are_never_more_than_may_ever_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_module, "OVERDUE", 0.0)
+    places = Places(Settable(3), 4)
+    crowd = Crowd(places)
+    for number in range(20):
+        crowd.comes(optional=number % 2 == 0)
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+        assert places.busy <= 4
+    assert places.busy == 4
     await crowd.all_leave()
 
 
 async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
-    places = Places(Settable(1))
+    places = Places(Settable(1), MOST)
     crowd = Crowd(places)
     for _ in range(4):
         crowd.comes()
@@ -615,10 +705,10 @@ async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
 
 
 async def test_a_place_is_not_given_to_one_who_is_being_cancelled() -> None:
-    places = Places(Settable(1))
-    async with places:
-        second = asyncio.ensure_future(places.__aenter__())
-        third = asyncio.ensure_future(places.__aenter__())
+    places = Places(Settable(1), MOST)
+    async with places.take():
+        second = asyncio.ensure_future(places.take().__aenter__())
+        third = asyncio.ensure_future(places.take().__aenter__())
         await settled()
         second.cancel()  # it runs again only after the place has been given back
     await third
@@ -627,10 +717,10 @@ async def test_a_place_is_not_given_to_one_who_is_being_cancelled() -> None:
 
 
 async def test_who_is_cancelled_just_when_let_in_passes_the_place_on() -> None:
-    places = Places(Settable(1))
-    async with places:
-        second = asyncio.ensure_future(places.__aenter__())
-        third = asyncio.ensure_future(places.__aenter__())
+    places = Places(Settable(1), MOST)
+    async with places.take():
+        second = asyncio.ensure_future(places.take().__aenter__())
+        third = asyncio.ensure_future(places.take().__aenter__())
         await settled()
     assert places.busy == 1, "the second one has the place, but has not run yet"
     second.cancel()
@@ -640,9 +730,9 @@ async def test_who_is_cancelled_just_when_let_in_passes_the_place_on() -> None:
 
 
 async def test_an_error_inside_gives_the_place_back() -> None:
-    places = Places(Settable(1))
+    places = Places(Settable(1), MOST)
     with pytest.raises(ZeroDivisionError):
-        async with places:
+        async with places.take():
             raise ZeroDivisionError
     assert places.busy == 0
 
@@ -663,7 +753,7 @@ def test_whatever_happens_no_more_than_the_limit_get_in_each_in_turn(
 ) -> None:
     async def play() -> None:
         limit = Settable(3)
-        places = Places(limit)
+        places = Places(limit, MOST)
         crowd = Crowd(places)
         for what, number, everything_settles in steps:
             before = places.busy
@@ -683,7 +773,7 @@ def test_whatever_happens_no_more_than_the_limit_get_in_each_in_turn(
         await crowd.all_leave()
         assert crowd.came == sorted(crowd.came)
         assert (places.busy, crowd.inside, crowd.there()) == (0, [], [])
-        async with asyncio.timeout(1), places:
+        async with asyncio.timeout(1), places.take():
             assert places.busy == 1
 
     asyncio.run(play())
@@ -693,12 +783,12 @@ async def test_a_limit_and_its_places_find_the_knee_of_a_server_on_a_real_loop()
     """The server works in ticks of a millisecond, which it shares among those above four."""
     clock = Clock()
     limit = AdaptiveLimit(8, clock)
-    places = Places(limit)
+    places = Places(limit, MOST)
     left: dict[asyncio.Future[None], float] = {}
     most_at_once = 0
 
     async def ask() -> None:
-        async with places:
+        async with places.take():
             began = clock.now
             answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             left[answer] = 20.0

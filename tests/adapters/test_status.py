@@ -142,7 +142,10 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
             [
                 "it consumes nothing: gone; crm-sync check looks at the broker",
                 "agent_campaigns gate closed for 2 h; see operations: gates",
-                "callid_info gate probing, closed for 1 s; the next event shows whether it works again",
+                (
+                    "callid_info gate probing, closed for 1 s; a question of our own shows whether it works"
+                    " again"
+                ),
             ],
         ),
     ],
@@ -157,6 +160,16 @@ async def test_what_is_wrong_is_said_first_the_worst_on_top(changed: dict[str, A
 async def test_who_is_not_ready_does_not_consume() -> None:
     code, lines = await status_of(answer(), ready=False)
     assert (code, lines[0].partition(":")[0]) == (1, "✗ it consumes nothing")
+
+
+async def test_an_optional_function_that_is_left_out_is_shown_and_is_no_trouble() -> None:
+    dialer = {"limit": 4, "left_out": {"user_details": "the dialer did not answer within 10 s"}}
+    code, lines = await status_of(answer(dialer=dialer))
+    assert code == 0
+    assert (
+        "dialer   requests at one time: at most 4; refuses nothing; user_details is left out: the dialer did"
+        " not answer within 10 s"
+    ) in lines
 
 
 async def test_a_dialer_that_refuses_is_shown_with_the_next_try() -> None:

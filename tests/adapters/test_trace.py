@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from tests.adapters.dialer_client import CALL, ROW, TIMES
+from tests.adapters.dialer_client import CALL, ROW, TIMES, make_gates
 from tests.adapters.raw import Connection, RawServer
 from tests.core.inbounds import inbound
 from tests.otlp import Collector
@@ -280,7 +280,7 @@ async def client_of(
 ) -> AsyncIterator[dialer.DialerClient]:
     vicidial = VicidialSettings(url=url, user="apiuser", password=SecretStr(PASSWORD), **chosen)
     async with dialer.open_session(vicidial) as session:
-        yield dialer.DialerClient(vicidial, session, refused_probe=timedelta(1), tracing=tracing)
+        yield dialer.DialerClient(vicidial, session, make_gates(), tracing=tracing)
 
 
 class Answering:

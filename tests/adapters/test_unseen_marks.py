@@ -11,6 +11,7 @@ from worker.core.errors import (
     EnrichmentRejected,
     EnrichmentUnavailable,
     FunctionRefused,
+    LoginRefused,
     NotReady,
     ProcessingError,
 )
@@ -94,7 +95,7 @@ def meaning(function: str, text: str) -> object:
 def test_the_samples_have_every_meaning() -> None:
     meanings: list[Any] = [meaning(*answer) for answer in ANSWERS]
     raised = {found[0] for found in meanings if isinstance(found, tuple)}
-    assert raised == {EnrichmentRejected, EnrichmentUnavailable, FunctionRefused, NotReady}
+    assert raised == {EnrichmentRejected, EnrichmentUnavailable, FunctionRefused, LoginRefused, NotReady}
     assert sum(not isinstance(found, tuple) for found in meanings) == 16
 
 

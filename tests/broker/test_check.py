@@ -25,7 +25,7 @@ from worker import check
 from worker.check import Finding, Level, worst
 from worker.check import webhook as webhook_check
 from worker.check.broker import about_version
-from worker.check.dialer import check_clock, describe
+from worker.check.dialer import about_waiting, check_clock, describe
 from worker.check.webhook import about_answer, about_end
 from worker.cli import app
 from worker.commands import check as command
@@ -388,6 +388,47 @@ async def test_what_vicidial_would_make_of_the_settings_is_told(
     assert dropped.startswith("vicidial.password has characters that VICIdial drops silently")
     assert locking.startswith("vicidial.max_concurrency is 10")
     assert found["settings"].advice[0].startswith("gates.refused_probe is shorter than 5m")
+
+
+async def test_more_events_in_hand_than_a_slow_dialer_answers_in_30_minutes_are_a_warning(
+    environment: pytest.MonkeyPatch, dialer: StandInDialer
+) -> None:
+    dialer.delay = 0.2
+    environment.setenv("CRM_SYNC_MAX_IN_FLIGHT", "10000")
+    found = (await findings())["dialer"]
+    assert found.level is Level.WARNING
+    assert re.search(
+        r"an answer took 0\.\d s, so with max_in_flight 10000 the last of the .* \d+ min", found.advice[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "max_in_flight", "most"),
+    [
+        (9.9, 64, None),
+        (9.9, 100, 90),
+        (2.0, 500, 450),
+        (0.1, 10_000, 9000),
+        (0.005, 10_000, None),
+        (3000.0, 1, 1),
+    ],
+)
+def test_how_many_events_may_be_in_hand_for_a_dialer_so_slow(
+    seconds: float, max_in_flight: int, most: int | None
+) -> None:
+    warnings = about_waiting(seconds, max_in_flight)
+    assert len(warnings) == (most is not None)
+    if most is not None:
+        assert f"set max_in_flight to at most {most}," in warnings[0]
+
+
+@pytest.mark.parametrize("level", Level)
+def test_a_warning_makes_no_failure_of_what_is_well_nor_hides_one(level: Level) -> None:
+    found = Finding("dialer", level, "text", ("advice",))
+    assert found.with_warnings([]) == found
+    more = found.with_warnings(["slow"])
+    assert more.advice == ("advice", "slow")
+    assert more.level is (Level.FAILED if level is Level.FAILED else Level.WARNING)
 
 
 async def test_a_password_that_would_go_unencrypted_is_a_warning(

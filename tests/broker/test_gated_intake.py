@@ -27,7 +27,7 @@ from worker.core.errors import (
 )
 from worker.core.events import Event, EventType
 from worker.core.gate import GateStatus, State
-from worker.core.gates import Gates
+from worker.core.gates import FUNCTIONS, Gates
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Receipt
@@ -43,8 +43,8 @@ pytestmark = pytest.mark.broker
 
 FOR_LONG = timedelta(hours=1)
 BRIEFLY = timedelta(milliseconds=50)
-REFUSED = EnrichmentUnavailable("the dialer refuses the login", Fault.REFUSED)
-DOWN = EnrichmentUnavailable("the dialer can't be reached")
+REFUSED = EnrichmentUnavailable("the dialer refuses our address", Fault.REFUSED)
+SINK_DOWN = DeliveryUnavailable("answered 500")
 
 ONE_ON_ITS_WAY = "what is on its way when a consumer ends is delivered again; the limit is 20"
 
@@ -57,7 +57,10 @@ def works(_: Event) -> Exception | None:
 
 @dataclass
 class Dialer:
-    """Fulfils the enricher's port: it answers, unless there is trouble, and counts who asks at one time."""
+    """Fulfils the enricher's port: it answers, unless there is trouble, and counts who asks at one time.
+
+    It reports to the gates, as the guard around each request does.
+    """
 
     gates: Gates
     trouble: Trouble = works
@@ -66,18 +69,23 @@ class Dialer:
     asked: list[Event] = field(default_factory=list)
     now: int = 0
     crowds: list[tuple[State, int, int]] = field(default_factory=list)
-    """At each question: the gate's state, how many asked at the time, and how many might."""
+    """At each question: the sink's gate's state, how many asked at the time, and how many might."""
 
     async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
         self.asked.append(event)
         self.now += 1
-        self.crowds.append((state_of(self.gates, "dialer"), self.now, self.gates.room(event.type)))
+        self.crowds.append((state_of(self.gates, "sink"), self.now, self.gates.room(event.type)))
         try:
             await asyncio.sleep(self.takes)
             await self.answers.wait()
         finally:
             self.now -= 1
-        if (trouble := self.trouble(event)) is not None:
+        trouble, function = self.trouble(event), FUNCTIONS[event.type]
+        if isinstance(trouble, EnrichmentUnavailable):
+            trouble.to_blame = self.gates.unanswered(function, trouble, event.id)
+        elif trouble is None:
+            self.gates.answered(function)
+        if trouble is not None:
             raise trouble
         return known(event)
 
@@ -92,10 +100,22 @@ def known(event: Event) -> Enrichment:
 class Crm:
     """Fulfils the sink's port."""
 
+    gates: Gates
     trouble: Exception | None = None
+    takes: float = 0.0
+    now: int = 0
+    probes: list[tuple[str, int]] = field(default_factory=list)
+    """While its gate probed: which event was tried, and how many were at the time."""
+    tried: int = 0
     delivered: Counter[str] = field(default_factory=Counter)
 
     async def deliver(self, payload: Payload) -> Receipt:
+        self.tried += 1
+        self.now += 1
+        if state_of(self.gates, "sink") is State.PROBING:
+            self.probes.append((payload.id, self.now))
+        await asyncio.sleep(self.takes)
+        self.now -= 1
         if self.trouble is not None:
             raise self.trouble
         self.delivered[payload.id] += 1
@@ -120,8 +140,13 @@ class Scene:
         self.published += ids
         return ids
 
-    def state(self, name: str = "dialer") -> State:
+    def state(self, name: str = "sink") -> State:
         return state_of(self.gates, name)
+
+    def close_sink(self) -> None:
+        """Close the sink's gate; as its waits are short, it probes soon."""
+        while self.state() in {State.OPEN, State.RAMPING}:
+            self.gates.failed(SINK_DOWN, "another")
 
     def retries(self) -> list[tuple[str, int]]:
         """Give the label and the next attempt of each event that was put off."""
@@ -197,7 +222,7 @@ def set_up(
     gates = Gates(
         full=max_in_flight, probe_max=probe_max, refused_probe=refused_probe, on_change=changes.append
     )
-    dialer, crm = Dialer(gates), Crm()
+    dialer, crm = Dialer(gates), Crm(gates)
     dialer.answers.set()
     policy = RetryPolicy((SHORT, LONG), max_attempts=5, ready_within=timedelta(minutes=5))
     bench.gates, bench.max_in_flight = gates, max_in_flight
@@ -215,7 +240,7 @@ class TestClosed:
             await scene.publish(200)
             await scene.publish(30, AGENTS)
             await scene.paused()
-            assert scene.state() is State.CLOSED
+            assert scene.state("dialer") is State.CLOSED
             in_hand = len(scene.bench.settled)
             assert in_hand <= 8 + 2 + 2, "the prefetched ones, and hardly any that came before the cancel"
             assert {label for label, _ in scene.retries()} <= {"gate_closed", "dialer_refused"}
@@ -262,14 +287,14 @@ class TestClosed:
     ) -> None:
         """Each delivery that is given back counts towards the queue's limit of 20."""
         monkeypatch.setattr(intake_module, "LOOK_AGAIN", 0.01)
-        scene = stage(refused_probe=timedelta(milliseconds=5), probe_max=timedelta(milliseconds=5))
-        scene.dialer.trouble = lambda _: REFUSED
+        scene = stage(probe_max=timedelta(milliseconds=5))
+        scene.crm.trouble = SINK_DOWN
         await scene.publish(3)
         async with scene.bench.running():
-            await eventually(lambda: len(scene.dialer.asked) > 60, 30)
-            assert max(Counter(event.id for event in scene.dialer.asked).values()) > 19
+            await eventually(lambda: len(scene.crm.probes) > 60, 30)
+            assert max(Counter(event for event, _ in scene.crm.probes).values()) > 19
             assert max(scene.delivery_counts()) == 0
-            scene.dialer.trouble = works
+            scene.crm.trouble = None
             await scene.all_delivered()
         assert {attempt for _, attempt in scene.retries()} == {1}
         assert set(scene.crm.delivered.values()) == {1}
@@ -294,46 +319,38 @@ class TestClosed:
 
 class TestProbing:
     async def test_one_event_at_a_time_and_each_time_another(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
-        scene.dialer.trouble = lambda _: REFUSED
-        scene.dialer.takes = 0.01
+        scene = stage()
+        scene.crm.trouble, scene.crm.takes = SINK_DOWN, 0.01
         await scene.publish(60)
         async with scene.bench.running():
-            await eventually(lambda: len(scene.dialer.asked) > 30, 30)
-            probes = [now for state, now, _ in scene.dialer.crowds if state is State.PROBING]
-            assert len(probes) >= 20
-            assert set(probes) == {1}
-        last = [event.id for event in scene.dialer.asked][-20:]
-        assert len(set(last)) == 20
+            await eventually(lambda: len(scene.crm.probes) > 25, 30)
+        assert {now for _, now in scene.crm.probes} == {1}
+        assert len({event for event, _ in scene.crm.probes[-20:]}) == 20
 
     async def test_both_kinds_get_their_turn(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
-        scene.dialer.trouble = lambda _: REFUSED
+        scene = stage()
+        scene.crm.trouble = SINK_DOWN
         await scene.publish(30)
         await scene.publish(30, AGENTS)
         async with scene.bench.running():
-            await eventually(lambda: len(scene.dialer.asked) > 30, 30)
-        kinds = [
-            event.type
-            for event, (state, *_) in zip(scene.dialer.asked, scene.dialer.crowds, strict=True)
-            if state is State.PROBING
-        ]
-        assert all(one is not other for one, other in pairwise(kinds)), kinds
+            await eventually(lambda: len(scene.crm.probes) > 20, 30)
+        kinds = [event.partition("-")[0] for event, _ in scene.crm.probes]
+        assert all(one != other for one, other in pairwise(kinds)), kinds
 
     async def test_where_one_queue_is_empty_the_other_gives_the_probes(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
-        scene.dialer.trouble = lambda _: REFUSED
+        scene = stage()
+        scene.crm.trouble = SINK_DOWN
         await scene.publish(20, AGENTS)
         async with scene.bench.running():
-            await eventually(lambda: len(scene.dialer.asked) > 12, 30)
+            await eventually(lambda: len(scene.crm.probes) > 12, 30)
 
     @pytest.mark.parametrize("kind", EventType)
     async def test_with_empty_queues_it_waits_and_takes_the_first_that_comes(
         self, stage: Stage, kind: EventType
     ) -> None:
-        scene = stage(refused_probe=BRIEFLY)
+        scene = stage()
         async with scene.bench.running():
-            scene.gates.failed(CALLS, REFUSED)
+            scene.close_sink()
             await eventually(lambda: scene.state() is State.PROBING)
             await scene.paused()
             await scene.publish(1, kind)
@@ -341,12 +358,12 @@ class TestProbing:
             assert scene.state() is State.RAMPING
 
     async def test_it_waits_for_what_was_in_work_when_the_gate_closed(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
+        scene = stage()
         scene.dialer.answers.clear()
         await scene.publish(3)
         async with scene.bench.running():
             await eventually(lambda: scene.dialer.now == 3)
-            scene.gates.failed(CALLS, REFUSED)
+            scene.close_sink()
             await scene.publish(10)
             await eventually(lambda: scene.state() is State.PROBING)
             await asyncio.sleep(0.7)  # longer than it takes to look again
@@ -355,43 +372,53 @@ class TestProbing:
             scene.dialer.answers.set()
             await scene.all_delivered()
 
-    async def test_an_event_that_says_nothing_of_the_dialer_is_followed_by_the_next_at_once(
+    async def test_an_event_that_says_nothing_of_the_sink_is_followed_by_the_next_at_once(
         self, stage: Stage
     ) -> None:
-        """Invalid, refused as it is, the cause of a bug of ours, or carrying its enrichment."""
-        scene = stage(refused_probe=BRIEFLY)
+        """Invalid, refused by the dialer, or the cause of a bug of ours."""
+        scene = stage()
         odd: dict[str, Exception] = {"rejected": EnrichmentRejected("1234"), "bug": RuntimeError("a bug")}
         scene.dialer.trouble = lambda event: odd.get(event.id)
-        scene.gates.failed(CALLS, REFUSED)
-        carried = CallEnrichment(call=CallRecord(call_id="Vcarrying")).model_dump_json()
+        scene.close_sink()
         await scene.bench.publish(b"not JSON")
         await scene.bench.publish(body("rejected"))
         await scene.bench.publish(body("bug"))
-        await scene.bench.publish(
-            body("carrying"),
-            exchange=scene.bench.topology.work_exchange,
-            headers={"crm-sync-enrichment": carried},
-        )
+        await scene.bench.publish(body("good"))
         async with scene.bench.running():
             await eventually(lambda: len(scene.bench.settled) == 4, 1.5)
-            assert [each.state for each in scene.changes] == [State.CLOSED, State.PROBING]
             kinds = [type(outcome.disposition) for _, outcome in scene.bench.settled]
             assert kinds == [DeadLetter, DeadLetter, Retry, Ack]
+            assert [each.state for each in scene.changes] == [State.CLOSED, State.PROBING, State.RAMPING]
             assert scene.retries() == [("unexpected", 2)]
             odd.clear()
             await eventually(lambda: len(scene.bench.settled) == 5)
-            assert scene.state() is State.RAMPING
-        assert [event.id for event in scene.dialer.asked] == ["rejected", "bug", "bug"]
+        assert [event.id for event in scene.dialer.asked] == ["rejected", "bug", "good", "bug"]
         assert (await scene.bench.take_dead()).headers["crm-sync-reason"] == Reason.INVALID_EVENT
+
+    @pytest.mark.parametrize("name", ["dialer", "callid_info"])
+    async def test_what_is_probed_with_a_question_of_our_own_gets_no_event_until_it_is_answered(
+        self, stage: Stage, name: str
+    ) -> None:
+        scene = stage(refused_probe=BRIEFLY)
+        scene.gates.unanswered("callid_info", REFUSED if name == "dialer" else FunctionRefused("no"), "V1")
+        await scene.publish(40)
+        async with scene.bench.running():
+            await eventually(lambda: scene.state(name) is State.PROBING)
+            await asyncio.sleep(0.7)  # longer than it takes to look again
+            assert (scene.dialer.asked, scene.bench.settled) == ([], [])
+            assert scene.gates.to_probe() == ["callid_info"]
+            scene.gates.probed("callid_info")
+            await scene.all_delivered()
+        assert max(scene.delivery_counts()) == 0
 
 
 class TestTheRamp:
     async def test_never_are_more_in_work_than_there_is_room_and_full_flow_returns(
         self, stage: Stage
     ) -> None:
-        scene = stage(refused_probe=BRIEFLY, max_in_flight=16)
+        scene = stage(max_in_flight=16)
         scene.dialer.takes = 0.02
-        scene.gates.failed(CALLS, REFUSED)
+        scene.close_sink()
         await scene.publish(300)
         await scene.publish(50, AGENTS)
         async with scene.bench.running():
@@ -459,15 +486,15 @@ class TestStopping:
         await self.nothing_is_lost(scene)
 
     async def test_while_it_probes_with_empty_queues(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
-        scene.gates.failed(CALLS, REFUSED)
+        scene = stage()
+        scene.close_sink()
         async with self.quick(scene):
             await eventually(lambda: scene.state() is State.PROBING)
 
     async def test_while_a_probe_hangs(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
+        scene = stage()
         scene.bench.drain = 0.3
-        scene.gates.failed(CALLS, REFUSED)
+        scene.close_sink()
         scene.dialer.answers.clear()
         await scene.publish(20)
         async with self.quick(scene):
@@ -477,13 +504,13 @@ class TestStopping:
 
     async def test_at_any_moment_of_the_way_nothing_is_lost_or_done_twice(self, stage: Stage) -> None:
         """Also amid a question to the broker: cancelled, it would break the channel of what is in work."""
-        scene = stage(refused_probe=timedelta(milliseconds=5), max_in_flight=16)
+        scene = stage(probe_max=timedelta(milliseconds=5), max_in_flight=16)
         scene.dialer.takes = 0.005
         dice = random.Random(7)  # noqa: S311 - the same moments each time
         await scene.publish(400)
         await scene.publish(40, AGENTS)
         for _ in range(25):
-            scene.gates.failed(CALLS, REFUSED)
+            scene.close_sink()
             async with self.quick(scene):
                 await asyncio.sleep(dice.uniform(0, 0.06))
         await self.nothing_is_lost(scene)
@@ -492,7 +519,7 @@ class TestStopping:
     async def test_a_broker_that_does_not_answer_holds_up_no_stop(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scene = stage(refused_probe=BRIEFLY)
+        scene = stage()
         monkeypatch.setattr(intake_module, "_REGULATE_TIMEOUT", 0.2)
         asked = asyncio.Event()
 
@@ -503,7 +530,7 @@ class TestStopping:
 
         monkeypatch.setattr(Source, "take_one", silent)
         async with self.quick(scene):
-            scene.gates.failed(CALLS, REFUSED)
+            scene.close_sink()
             await asked.wait()
 
 
@@ -518,7 +545,7 @@ class TestTheBroker:
                 asked = len(scene.dialer.asked)
                 await node.ctl("close_all_connections", "maintenance")
                 await eventually(lambda: supervisor.state.connections == 2)
-        assert scene.state() is State.CLOSED
+        assert scene.state("dialer") is State.CLOSED
         assert len(scene.dialer.asked) == asked
         assert max(scene.delivery_counts()) == 0
 
@@ -527,7 +554,7 @@ class TestTheBroker:
     ) -> None:
         monkeypatch.setattr(intake_module, "CHECK_QUEUES", 0.1)
         scene = stage()
-        scene.gates.failed(AGENTS, FunctionRefused("no permission"))
+        scene.gates.unanswered("agent_campaigns", FunctionRefused("no permission"), "1000")
         async with scene.bench.running() as supervisor:
             async with scene.bench.connection.channel() as channel:
                 await channel.queue_delete(scene.bench.queue(AGENTS))
@@ -538,8 +565,8 @@ class TestTheBroker:
             await scene.all_delivered()
 
     async def test_a_queue_that_is_deleted_while_the_gate_probes_is_made_again(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
-        scene.gates.failed(CALLS, REFUSED)
+        scene = stage()
+        scene.close_sink()
         async with scene.bench.running() as supervisor:
             await eventually(lambda: scene.state() is State.PROBING)
             async with scene.bench.connection.channel() as channel:
@@ -549,8 +576,8 @@ class TestTheBroker:
             await scene.all_delivered()
 
     async def test_what_waits_for_room_when_the_session_ends_comes_back(self, stage: Stage) -> None:
-        scene = stage(refused_probe=BRIEFLY)
-        scene.gates.failed(CALLS, REFUSED)
+        scene = stage()
+        scene.close_sink()
         async with scene.bench.running() as supervisor:
             await eventually(lambda: scene.state() is State.PROBING)
             await scene.publish(1)

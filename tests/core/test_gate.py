@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.clock import Clock
 from worker.core.errors import Fault
-from worker.core.gate import Gate, GateStatus, State
+from worker.core.gate import MOST_ALONE, MOST_REFUSED, Gate, GateStatus, State
 
 SECOND = timedelta(seconds=1)
 PROBE_MAX = 30.0
@@ -37,6 +37,7 @@ def make(
     full: int = FULL,
     probe_max: float = PROBE_MAX,
     jitter: Callable[[], float] = lambda: 0.5,
+    own_question: bool = False,
     on_change: Callable[[GateStatus], None] = lambda _: None,
 ) -> Gate:
     return Gate(
@@ -44,6 +45,7 @@ def make(
         full=full,
         probe_max=probe_max * SECOND,
         refused_probe=REFUSED_PROBE * SECOND,
+        own_question=own_question,
         clock=clock,
         jitter=jitter,
         on_change=on_change,
@@ -344,29 +346,29 @@ def test_a_single_failure_halves_the_room_and_the_successes_count_anew(gate: Gat
     assert gate.room() == 8
 
 
-def refuse(gate: Gate, event: str | None) -> bool:
-    return gate.failed(Fault.OUTAGE, "answered 500", answered=event)
+def fail_answered(gate: Gate, event: str | None) -> bool:
+    return gate.failed(Fault.OUTAGE, "answered 500", event=event, answered=event is not None)
 
 
 def test_an_event_that_alone_is_answered_with_failures_uses_up_attempts_until_the_gate_closes(
     gate: Gate,
 ) -> None:
-    assert [refuse(gate, "a") for _ in range(5)] == [False, True, True, True, False]
+    assert [fail_answered(gate, "a") for _ in range(5)] == [False, True, True, True, False]
     assert state(gate) is State.CLOSED
 
 
 def test_where_another_event_fails_too_it_is_an_outage(gate: Gate) -> None:
-    assert [refuse(gate, event) for event in ("a", "a", "b", "a")] == [False, True, False, False]
+    assert [fail_answered(gate, event) for event in ("a", "a", "b", "a")] == [False, True, False, False]
 
 
 def test_where_nothing_answers_it_is_an_outage_also_for_one_event_alone(gate: Gate) -> None:
-    assert [refuse(gate, event) for event in (None, None, "a", "a")] == [False] * 4
+    assert [fail_answered(gate, event) for event in (None, None, "a", "a")] == [False] * 4
 
 
 def test_a_success_between_begins_anew(gate: Gate) -> None:
-    refuse(gate, "a")
+    fail_answered(gate, "a")
     gate.succeeded()
-    assert [refuse(gate, "a"), refuse(gate, "a")] == [False, True]
+    assert [fail_answered(gate, "a"), fail_answered(gate, "a")] == [False, True]
 
 
 def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(gate: Gate, clock: Clock) -> None:
@@ -414,6 +416,238 @@ def test_what_failed_before_the_probe_is_not_held_against_the_ramp(gate: Gate, c
     gate.succeeded()
     fail(gate, 4)
     assert state(gate) is State.RAMPING
+
+
+# --- a question of our own ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(clock: Clock, changes: list[GateStatus]) -> Gate:
+    """Give a gate whose dependency can be asked a question of our own."""
+    return make(clock, own_question=True, on_change=changes.append)
+
+
+def begin_to_ask(gate: Gate, clock: Clock) -> float:
+    """Let the wait pass, and give how long it was."""
+    seconds = wait_of(gate)
+    clock.now += seconds
+    assert (gate.room(), state(gate)) == (0, State.PROBING)
+    return round(seconds, 3)
+
+
+def test_while_our_own_question_is_asked_there_is_no_room_for_events(asked: Gate, clock: Clock) -> None:
+    fail(asked, 5)
+    begin_to_ask(asked, clock)
+    asked.probed()
+    assert (state(asked), asked.room()) == (State.RAMPING, 1)
+
+
+def test_our_own_question_is_asked_at_growing_intervals(asked: Gate, clock: Clock) -> None:
+    fail(asked, 5)
+    waits = []
+    for _ in range(7):
+        waits.append(begin_to_ask(asked, clock))
+        fail(asked)
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_events_that_fail_late_do_not_answer_our_own_question(asked: Gate, clock: Clock) -> None:
+    fail(asked, 5)
+    begin_to_ask(asked, clock)
+    assert not asked.failed(Fault.OUTAGE, "sent before it closed", event="late")
+    assert state(asked) is State.PROBING
+    asked.probed()
+    assert state(asked) is State.RAMPING
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_an_answer_to_our_own_question_changes_nothing_in_an_open_gate(asked: Gate, before: int) -> None:
+    succeed(asked, before)
+    status = asked.status()
+    for _ in range(30):
+        asked.probed()
+    assert asked.status() == status
+    fail(asked, 4)
+    asked.probed()
+    fail(asked)
+    assert state(asked) is State.CLOSED, "it is no success of an event"
+
+
+def test_events_that_fail_though_our_own_question_is_answered_are_to_blame_and_close_nothing(
+    asked: Gate,
+) -> None:
+    for _ in range(12):
+        assert all(asked.failed_alone(f"event {number}") for number in range(MOST_ALONE))
+    assert (state(asked), asked.room()) == (State.OPEN, FULL)
+
+
+def test_it_is_in_doubt_when_an_outage_would_close_it(asked: Gate, clock: Clock) -> None:
+    seen = []
+    for _ in range(5):
+        seen.append(asked.in_doubt)
+        fail(asked)
+    assert (seen, state(asked), asked.in_doubt) == ([False] * 4 + [True], State.CLOSED, False)
+    begin_to_ask(asked, clock)
+    assert not asked.in_doubt
+    asked.probed()
+    for _ in range(9):
+        succeed(asked)
+        fail(asked)
+    succeed(asked)
+    assert (state(asked), asked.in_doubt) == (State.RAMPING, True), "the tenth of twenty would close it, too"
+
+
+def test_one_that_failed_alone_ends_the_doubt(asked: Gate) -> None:
+    fail(asked, 4)
+    assert asked.failed_alone("odd")
+    fail(asked, 4)
+    assert (state(asked), asked.in_doubt) == (State.OPEN, True)
+
+
+def test_if_too_many_different_events_fail_none_is_to_blame_until_one_succeeds(
+    asked: Gate, clock: Clock
+) -> None:
+    """Something is down that our question does not need."""
+    verdicts = [asked.failed_alone(f"event {number}") for number in range(1000)]
+    assert verdicts == [True] * MOST_ALONE + [False] * (1000 - MOST_ALONE)
+    assert not asked.failed_alone("event 0"), "nor is one of those that were"
+    asked.probed()
+    assert not asked.failed_alone("event 0"), "our own question tells nothing new"
+    fail(asked, 4)
+    assert not asked.in_doubt, "it need not be asked"
+    fail(asked)
+    assert state(asked) is State.CLOSED
+    clock.now += 2
+    asked.room()
+    asked.probed()
+    asked.succeeded()
+    assert asked.failed_alone("event 0")
+
+
+def test_a_wait_can_be_ended_and_lengthened(asked: Gate, clock: Clock, changes: list[GateStatus]) -> None:
+    asked.probe_now()
+    asked.postpone(SECOND)
+    assert (state(asked), changes) == (State.OPEN, [])
+    asked.failed(Fault.REFUSED, "login incorrect", 3000 * SECOND)
+    assert wait_of(asked) == 3000
+    asked.postpone(SECOND)
+    assert wait_of(asked) == 3000, "only a gate that probes is closed again"
+    asked.probe_now()
+    assert (asked.room(), state(asked)) == (0, State.PROBING)
+    asked.postpone(7 * SECOND)
+    assert (state(asked), wait_of(asked), asked.status().reason) == (State.CLOSED, 7, "login incorrect")
+    assert asked.refused
+
+
+def test_a_refusal_waits_at_least_as_long_as_ever(asked: Gate) -> None:
+    asked.failed(Fault.REFUSED, "login incorrect", SECOND)
+    assert wait_of(asked) == 1.1 * REFUSED_PROBE
+
+
+def test_it_is_refused_until_it_ramps_up(asked: Gate, clock: Clock) -> None:
+    seen = list[bool]()
+    fail(asked, 5)
+    seen.append(asked.refused)
+    asked.failed(Fault.REFUSED, "late")
+    seen.append(asked.refused)
+    begin_to_ask(asked, clock)
+    seen.append(asked.refused)
+    asked.probed()
+    seen.append(asked.refused)
+    assert seen == [False, True, True, False]
+
+
+# --- who is to blame for a refusal ----------------------------------------------------------------
+
+
+def refuse(gate: Gate, event: str | None) -> bool:
+    return gate.failed(Fault.REFUSED, "answered 403", event=event)
+
+
+def test_a_first_refusal_among_successes_is_only_noted_and_those_that_follow_are_the_events_own(
+    gate: Gate,
+) -> None:
+    verdicts = []
+    for _ in range(13):
+        succeed(gate, 3)
+        verdicts.append(refuse(gate, "odd"))
+    assert verdicts == [False] + [True] * 12
+    assert (state(gate), gate.room()) == (State.OPEN, FULL)
+
+
+@pytest.mark.parametrize("between", [1, 2])
+def test_too_few_successes_between_two_refusals_of_an_event_decide_nothing(gate: Gate, between: int) -> None:
+    for _ in range(20):
+        succeed(gate, between)
+        assert not refuse(gate, "odd")
+        assert state(gate) is State.OPEN
+
+
+def test_several_events_that_are_refused_among_others_close_nothing(gate: Gate) -> None:
+    for name in ("a", "b", "c"):
+        succeed(gate, 1)
+        assert not refuse(gate, name)
+    succeed(gate, 3)
+    assert [refuse(gate, name) for name in ("a", "b", "c")] == [True] * 3, "each of them was refused before"
+    assert not refuse(gate, "d"), "the refusals that are an event's own are nobody else's affair"
+    assert state(gate) is State.OPEN
+
+
+def test_a_first_refusal_closes_the_gate_if_nothing_succeeded_before(gate: Gate) -> None:
+    assert not refuse(gate, "a")
+    assert state(gate) is State.CLOSED
+
+
+@pytest.mark.parametrize("again", ["a", "b", None])
+def test_a_revoked_secret_closes_the_gate_with_the_second_refusal_and_blames_nobody(
+    gate: Gate, clock: Clock, again: str | None
+) -> None:
+    succeed(gate, 200)
+    assert [refuse(gate, "a"), refuse(gate, again)] == [False, False]
+    assert state(gate) is State.CLOSED
+    for number in range(100):
+        clock.now += 1.2 * REFUSED_PROBE
+        assert gate.room() == 1
+        assert not refuse(gate, f"event {number % 7}")
+        assert state(gate) is State.CLOSED
+
+
+def test_a_known_odd_event_does_not_end_the_probing(gate: Gate, clock: Clock) -> None:
+    succeed(gate, 3)
+    refuse(gate, "odd")
+    succeed(gate, 3)
+    fail(gate, 5)
+    begin_to_probe(gate, clock)
+    assert refuse(gate, "odd")
+    assert (state(gate), gate.room()) == (State.PROBING, 1)
+
+
+def test_a_refusal_of_nobody_closes_the_gate_whatever_came_before(gate: Gate) -> None:
+    succeed(gate, 200)
+    assert not refuse(gate, None)
+    assert state(gate) is State.CLOSED
+
+
+def test_with_our_own_question_the_first_refusal_closes_and_an_answer_to_it_shows_whose_it_is(
+    asked: Gate, clock: Clock
+) -> None:
+    succeed(asked, 200)
+    assert not refuse(asked, "odd")
+    begin_to_ask(asked, clock)
+    asked.probed()
+    assert refuse(asked, "odd")
+    assert (state(asked), asked.room()) == (State.RAMPING, 1)
+    assert not refuse(asked, "odd"), "nothing was answered since"
+    assert state(asked) is State.CLOSED
+
+
+def test_refused_events_are_remembered_up_to_a_number(gate: Gate) -> None:
+    for number in range(2 * MOST_REFUSED):
+        succeed(gate)
+        refuse(gate, f"event {number}")
+    succeed(gate, 3)
+    assert not refuse(gate, "event 0"), "forgotten"
+    assert refuse(gate, f"event {MOST_REFUSED + 1}")
 
 
 # --- how the waits are forgotten ------------------------------------------------------------------
@@ -588,6 +822,7 @@ def test_each_change_of_state_is_told_once_it_is_made(
 # --- whatever happens -----------------------------------------------------------------------------
 
 OUTCOMES = [None, None, None, *Fault]
+EVENTS = st.sampled_from([None, "a", "b", "c"])
 ASKED = st.none() | st.timedeltas(timedelta(0), timedelta(days=2))
 
 
@@ -601,11 +836,18 @@ class WorkerAndGate(RuleBasedStateMachine):
         self.gate = make(self.clock)
         self.in_work = 0
         self.counted = self.successes = 0
+        self.own = False
 
-    @initialize(full=st.integers(1, 100), dice=st.floats(0, 1))
-    def a_worker_starts(self, full: int, dice: float) -> None:
-        self.full = full
-        self.gate = make(self.clock, full=full, jitter=lambda: dice, on_change=self.changes.append)
+    @initialize(full=st.integers(1, 100), dice=st.floats(0, 1), own=st.booleans())
+    def a_worker_starts(self, full: int, dice: float, *, own: bool) -> None:
+        self.full, self.own = full, own
+        self.gate = make(
+            self.clock,
+            full=full,
+            jitter=lambda: dice,
+            own_question=own,
+            on_change=self.changes.append,
+        )
 
     @rule(seconds=st.floats(0, 40) | st.floats(0, 4000))
     def time_passes(self, seconds: float) -> None:
@@ -620,10 +862,30 @@ class WorkerAndGate(RuleBasedStateMachine):
         self.in_work += max(0, min(how_many, self.gate.room() - self.in_work))
 
     @precondition(lambda self: self.in_work)
-    @rule(outcome=st.sampled_from(OUTCOMES), asked=ASKED, share=st.floats(0, 1))
-    def some_end(self, outcome: Fault | None, asked: timedelta | None, share: float) -> None:
+    @rule(outcome=st.sampled_from(OUTCOMES), asked=ASKED, share=st.floats(0, 1), event=EVENTS)
+    def some_end(
+        self, outcome: Fault | None, asked: timedelta | None, share: float, event: str | None
+    ) -> None:
         for _ in range(1 + int(share * (self.in_work - 1))):
-            self.ends(outcome, asked)
+            self.ends(outcome, asked, event)
+
+    @precondition(lambda self: self.own and state(self.gate) is State.PROBING)
+    @rule(outcome=st.sampled_from([None, Fault.OUTAGE, Fault.REFUSED]))
+    def our_own_question_is_asked(self, outcome: Fault | None) -> None:
+        if outcome is None:
+            self.gate.probed()
+            assert state(self.gate) is State.RAMPING
+        else:
+            assert not self.gate.failed(outcome, "down")
+            assert state(self.gate) is State.CLOSED
+
+    @precondition(lambda self: self.in_work and self.own)
+    @rule(event=st.integers(0, 40))
+    def one_fails_though_our_own_question_is_answered(self, event: int) -> None:
+        before = self.gate.status()
+        self.in_work -= 1
+        self.gate.failed_alone(f"event {event}")
+        assert self.gate.status() == before
 
     @precondition(lambda self: self.in_work)
     @rule()
@@ -632,7 +894,7 @@ class WorkerAndGate(RuleBasedStateMachine):
         self.in_work -= 1
         assert self.gate.status() == before
 
-    def ends(self, outcome: Fault | None, asked: timedelta | None) -> None:
+    def ends(self, outcome: Fault | None, asked: timedelta | None, event: str | None) -> None:
         self.in_work -= 1
         before, until = state(self.gate), self.gate.next_change()
         if outcome is None:
@@ -640,7 +902,7 @@ class WorkerAndGate(RuleBasedStateMachine):
             self.successes += before is not State.CLOSED
             assert state(self.gate) is not State.CLOSED or before is State.CLOSED
             return
-        counts = self.gate.failed(outcome, "down", asked)
+        counts = self.gate.failed(outcome, "down", asked, event=event)
         after = state(self.gate)
         assert after is before or after is State.CLOSED, "failures alone open nothing"
         if outcome is Fault.UNREADABLE:
@@ -650,17 +912,19 @@ class WorkerAndGate(RuleBasedStateMachine):
         if before is State.CLOSED:
             assert (self.gate.next_change() or 0) >= (until or 0)
         if counts:
-            assert outcome is Fault.OUTAGE
+            assert outcome in {Fault.OUTAGE, Fault.REFUSED}
             assert after is before
-            assert after in {State.OPEN, State.RAMPING}
-            self.counted += 1
-        if outcome is Fault.REFUSED and before is not State.CLOSED:
+            self.counted += outcome is Fault.OUTAGE
+            assert after in {State.OPEN, State.RAMPING} or outcome is Fault.REFUSED
+        if outcome is Fault.REFUSED and before is not State.CLOSED and after is State.CLOSED:
             assert wait_of(self.gate) >= REFUSED_PROBE
+        assert event is not None or outcome is not Fault.REFUSED or after is State.CLOSED
 
     @invariant()
     def the_room_fits_the_state(self) -> None:
         room, now = self.gate.room(), state(self.gate)
-        expected = {State.OPEN: {self.full}, State.CLOSED: {0}, State.PROBING: {1}}
+        probe = {0} if self.own else {1}
+        expected = {State.OPEN: {self.full}, State.CLOSED: {0}, State.PROBING: probe}
         assert room in expected.get(now, range(1, self.full + 1))
         assert (self.gate.next_change() is not None) == (now is State.CLOSED)
 
@@ -691,6 +955,8 @@ class WorkerAndGate(RuleBasedStateMachine):
         self.clock.now = self.gate.next_change() or self.clock.now
         assert self.clock.now - begin <= 3600
         for _ in range(2 * self.full + 1):
+            if self.gate.room() == 0:
+                self.gate.probed()
             assert self.gate.room() >= 1
             self.gate.succeeded()
         assert (state(self.gate), self.gate.room()) == (State.OPEN, self.full)

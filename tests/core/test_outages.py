@@ -1,7 +1,7 @@
 """A small worker in simulated time, through outages that last for days: nothing may be lost.
 
 The gates and the retry policy are the real ones; the broker's queue and tiers, the dialer and the sink
-are played. Run with `-s` to see the table of what happened.
+are played, and who asks the dialer questions of our own. Run with `-s` to see the table of what happened.
 """
 
 import heapq
@@ -35,6 +35,9 @@ POLICY = RetryPolicy(
 )
 NEVER = math.inf
 
+OUR_OWN_QUESTION = -1
+"""Stands for an event when the dialer is asked a question of our own."""
+
 Answer = tuple[float, Fault | None, timedelta | None]
 """How many seconds it takes, the trouble if there is any, and the wait that is asked for."""
 Trouble = Callable[[random.Random, float, int], Answer | None]
@@ -54,8 +57,8 @@ def off_and_on(off: float, on: float, seconds: float = 0.1) -> Trouble:
     return lambda _rng, since, _event: (seconds, Fault.OUTAGE, None) if since % (off + on) < off else None
 
 
-def only_of(poison: Callable[[int], bool]) -> Trouble:
-    return lambda _rng, _since, event: (0.1, Fault.OUTAGE, None) if poison(event) else None
+def only_of(poison: Callable[[int], bool], seconds: float = 0.1, fault: Fault = Fault.OUTAGE) -> Trouble:
+    return lambda _rng, _since, event: (seconds, fault, None) if poison(event) else None
 
 
 def over(limit: float, burst: float, wait: float | None) -> Trouble:
@@ -106,6 +109,8 @@ class World:
     """How many seconds apart the events come, on average."""
     most: int = sys.maxsize
     """How many events there are, at most."""
+    at_once: int = 0
+    """So many of them stand in the queue when the worker starts."""
     until: float = 0.0
     """How long events come; 0 for until an hour after the bad times."""
     full: int = FULL
@@ -129,6 +134,7 @@ class World:
                 full=self.full,
                 probe_max=30 * SECOND,
                 refused_probe=300 * SECOND,
+                own_question=name == "dialer",
                 clock=lambda: self.now,
                 jitter=self.rng.random,
                 on_change=self.changes.append,
@@ -139,6 +145,7 @@ class World:
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.order = count()
         self.wakes_at = -1.0
+        self.probing = False
 
     @property
     def heal(self) -> float:
@@ -148,7 +155,11 @@ class World:
 
     def run(self) -> "World":
         """Let it go on until everything is settled, at most for two days after the last event."""
-        self.later(self.rng.expovariate(1 / self.every), lambda: self.comes(0))
+        self.arrived = dict.fromkeys(range(self.at_once), 0.0)
+        self.queue.extend(Message(event) for event in self.arrived)
+        self.later(0, self.take)
+        if self.at_once < self.most:
+            self.later(self.rng.expovariate(1 / self.every), lambda: self.comes(self.at_once))
         while self.agenda and self.now < self.until + 2 * DAY:
             at, _, action = heapq.heappop(self.agenda)
             self.now = at
@@ -197,43 +208,97 @@ class World:
             assert self.in_work == 1 or not probing, "a probe goes alone"
             message = self.queue.popleft()
             self.ask("sink" if message.enriched else "dialer", message)
-        waits = [at for gate in self.gates.values() if (at := gate.next_change()) is not None]
-        if self.queue and waits and self.wakes_at <= self.now:
+        self.gates["dialer"].room()
+        due = self.gates.values() if self.queue else [self.gates["dialer"]]
+        waits = [at for gate in due if (at := gate.next_change()) is not None]
+        if waits and self.wakes_at <= self.now:
             self.wakes_at = max(self.now, min(waits))
             self.later(self.wakes_at - self.now, self.take)
+        if self.gates["dialer"].state is State.PROBING and not self.probing:
+            self.probing = True
+            self.ask_our_own(1, self.probed)
+
+    def probed(self, fault: Fault | None) -> None:
+        self.probing = False
+        if fault is None:
+            self.gates["dialer"].probed()
+        self.take()
+
+    def ask_our_own(self, times: int, then: Callable[[Fault | None], None]) -> None:
+        """Ask the dialer a question of our own, so many times in a row, or until it fails."""
+        seconds, fault, _ = self.trouble("dialer", OUR_OWN_QUESTION) or (self.rng.uniform(0.02, 0.2), None, 0)
+
+        def ended() -> None:
+            if fault is not None:
+                if fault is not Fault.OUTAGE or self.gates["dialer"].state is State.PROBING:
+                    self.gates["dialer"].failed(fault, "down")
+                then(fault)
+            elif times > 1:
+                self.ask_our_own(times - 1, then)
+            else:
+                then(None)
+
+        self.later(seconds, ended)
 
     # --- one event
 
     def ask(self, where: str, message: Message) -> None:
+        answer = self.trouble(where, message.event)
+        seconds, fault, wait = answer or (self.rng.uniform(0.02, 0.2), None, None)
+        self.later(seconds, lambda: self.answered(where, message, fault, wait))
+
+    def trouble(self, where: str, event: int) -> Answer | None:
         answer: Answer | None = None
         for bad in self.bad:
             if bad.where == where and bad.begins <= self.now < bad.ends:
                 self.requests_while_bad += 1
-                answer = bad.trouble(self.rng, self.now - bad.begins, message.event)
-        seconds, fault, wait = answer or (self.rng.uniform(0.02, 0.2), None, None)
-        self.later(seconds, lambda: self.answered(where, message, fault, wait))
+                answer = bad.trouble(self.rng, self.now - bad.begins, event)
+        return answer
 
     def answered(self, where: str, message: Message, fault: Fault | None, wait: timedelta | None) -> None:
         if fault is not None:
             self.failed(where, message, fault, wait)
-        else:
-            self.gates[where].succeeded()
-            if where == "dialer":
-                self.ask("sink", replace(message, enriched=True))
-                return
-            assert message.event not in self.delivered
-            self.delivered[message.event] = self.now
+            return
+        self.gates[where].succeeded()
+        if where == "dialer":
+            self.ask("sink", replace(message, enriched=True))
+            return
+        assert message.event not in self.delivered
+        self.delivered[message.event] = self.now
+        self.ended()
+
+    def ended(self) -> None:
         self.in_work -= 1
         self.take()
 
     def failed(self, where: str, message: Message, fault: Fault, wait: timedelta | None) -> None:
+        """Judge as the guard of the dialer does, and as the pipeline does for the sink."""
         self.failures += 1
+        gate, event = self.gates[where], str(message.event)
+
+        def record() -> None:
+            counts = gate.failed(fault, "down", wait, event=event)
+            self.decide(where, message, fault, wait, to_blame=counts)
+
+        def vouched(trouble: Fault | None) -> None:
+            if trouble is None and gate.failed_alone(event):
+                self.decide(where, message, fault, wait, to_blame=True)
+            else:
+                record()
+
+        if where == "dialer" and fault is Fault.OUTAGE and gate.in_doubt:
+            self.ask_our_own(3, vouched)
+        else:
+            record()
+
+    def decide(
+        self, where: str, message: Message, fault: Fault, wait: timedelta | None, *, to_blame: bool
+    ) -> None:
         error: ProcessingError = (
             EnrichmentUnavailable("down", fault)
             if where == "dialer"
             else DeliveryUnavailable("down", fault, wait)
         )
-        to_blame = self.gates[where].failed(fault, str(error), wait)
         decision = POLICY.decide(error, attempt=message.attempt, age=SECOND, to_blame=to_blame)
         if isinstance(decision, Retry):
             self.attempts = max(self.attempts, decision.attempt)
@@ -241,6 +306,7 @@ class World:
             self.later(decision.tier.total_seconds(), lambda: self.enqueue(copy))
         else:
             self.dead[message.event] = decision.reason
+        self.ended()
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -419,3 +485,69 @@ def test_some_events_that_always_fail_hold_up_no_others(share: int) -> None:
     assert world.lost() == set()
     assert median(good) < 0.5
     assert sorted(good)[int(0.99 * len(good))] < 60
+
+
+@pytest.mark.parametrize("full", [1, 4, FULL])
+@pytest.mark.parametrize("seconds", [0.1, 10.0], ids=["500", "hangs"])
+@pytest.mark.parametrize("how_many", [1, 8, 20])
+def test_events_at_which_the_dialer_always_fails_hold_up_none_behind_them(
+    how_many: int, seconds: float, full: int
+) -> None:
+    """They stand at the head of the queue, 50 good ones behind, and nothing else comes."""
+    bad = Bad(only_of(lambda event: 0 <= event < how_many, seconds), 0.0, NEVER, "dialer")
+    world = World((bad,), every=1.0, most=how_many + 50, at_once=how_many + 50, until=DAY, full=full).run()
+    assert world.dead == dict.fromkeys(range(how_many), Reason.ATTEMPTS_EXHAUSTED)
+    assert world.lost() == set()
+    one_after_the_other = (how_many / full + 1) * (seconds + 1)
+    assert max(world.delays()) <= one_after_the_other + 50, "each of the good ones takes up to 0.6 s"
+    assert world.closures("dialer") == 0
+    assert world.failures <= 5 * 12 * how_many, "the fifth in a row counts"
+
+
+def test_more_of_them_than_can_be_alone_wait_until_others_succeed() -> None:
+    def poison(event: int) -> bool:
+        return 0 <= event < 40
+
+    bad = Bad(only_of(poison), 0.0, NEVER, "dialer")
+    world = World((bad,), every=60.0, at_once=90, until=2 * DAY).run()
+    assert world.dead == dict.fromkeys(range(40), Reason.ATTEMPTS_EXHAUSTED)
+    assert world.lost() == set()
+    assert max(at - world.arrived[event] for event, at in world.delivered.items()) <= 200
+
+
+@pytest.mark.parametrize(("seconds", "every"), [(0.1, 5.0), (0.1, 300.0), (10.0, 30.0)])
+def test_a_dialer_that_answers_only_our_own_question_is_down(seconds: float, every: float) -> None:
+    """Part of its database is broken, or it is too slow for real questions."""
+    bad = Bad(only_of(lambda event: event >= 0, seconds), HOUR, DAY, "dialer")
+    world = noted(f"only our own question is answered, {every:g} s", World((bad,), every=every).run())
+    assert (world.dead, world.lost()) == ({}, set())
+    assert world.attempts <= 7
+    assert world.requests_while_bad <= FULL + 300 + 10 * bad.lasts / 30
+    assert world.last_delivery_after_the_heal() <= 2 * HOUR
+
+
+@pytest.mark.parametrize(("share", "every"), [(200, 2.0), (10, 5.0), (50, 30.0)])
+def test_a_firewall_that_refuses_some_events_for_what_they_say_holds_up_no_others(
+    share: int, every: float
+) -> None:
+    def odd(event: int) -> bool:
+        return event % share == 7 and event < share * 20
+
+    refused = only_of(odd, 0.1, Fault.REFUSED)
+    world = World((Bad(refused, 0.0, NEVER),), every=every, until=20 * share * every + 10 * HOUR).run()
+    _rows.append(
+        f"{f'1 of {share} refused, others each {every:g} s':<42} {'':>5} {world.failures:>8} {12:>7}"
+    )
+    assert world.lost() == set()
+    assert world.dead == {event: Reason.REJECTED_BY_SINK for event in world.arrived if odd(event)}
+    assert median(world.delays()) < 0.5
+    assert world.closures() <= 2
+    assert sorted(world.delays())[int(0.99 * len(world.delivered))] < 1
+
+
+def test_a_secret_that_is_revoked_and_comes_back_costs_nothing() -> None:
+    odd = Bad(only_of(lambda event: event % 50 == 7, 0.1, Fault.REFUSED), 0.0, 5 * HOUR)
+    revoked = Bad(always(0.1, Fault.REFUSED), HOUR, 3 * HOUR)
+    world = World((odd, revoked), every=5.0, until=6 * HOUR).run()
+    assert (world.dead, world.lost()) == ({}, set())
+    assert all(at < HOUR or at > 4 * HOUR for at in world.delivered.values())

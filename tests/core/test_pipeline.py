@@ -22,7 +22,7 @@ from worker.core.errors import (
     NotReady,
     Reason,
 )
-from worker.core.events import Event, EventType, Inbound
+from worker.core.events import Event, Inbound
 from worker.core.gates import Gates
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome, Pipeline
@@ -121,9 +121,10 @@ class World:
         )
 
     def others_succeed(self) -> None:
-        """Let the gates see other events get through, so that a failure is this one's own."""
+        """Let it be seen that other events get through, so that a failure is this one's own."""
+        if isinstance(self.enricher.answer, EnrichmentUnavailable):
+            self.enricher.answer.to_blame = True
         for _ in range(3):
-            self.gates.looked_up(EventType.CALL_ENDED)
             self.gates.delivered()
 
     async def process(self, inbound: Inbound = CALL) -> Outcome:
@@ -265,7 +266,7 @@ async def test_a_look_up_that_fails_is_decided_by_the_policy_and_nothing_is_deli
     [
         (DeliveryRejected("422"), DeadLetter(Reason.REJECTED_BY_SINK, "422")),
         (DeliveryUnavailable("500"), Retry(DELAYS[0], 1, "sink_outage", "500")),
-        (DeliveryUnavailable("403", Fault.REFUSED), Retry(DELAYS[0], 1, "sink_refused", "403")),
+        (DeliveryUnavailable("403", Fault.REFUSED), Retry(DELAYS[2], 1, "sink_refused", "403")),
         (DeliveryUnavailable("429", Fault.BUSY, MINUTE), Retry(DELAYS[0], 1, "sink_busy", "429")),
     ],
     ids=lambda value: repr(value) if isinstance(value, Exception) else None,
@@ -336,7 +337,7 @@ async def test_a_sink_whose_gate_closes_during_the_look_up_is_spared_and_the_ans
     world = World()
 
     async def closes_meanwhile(event: Event, *, patient: bool) -> Enrichment:
-        world.gates.failed(event.type, DeliveryUnavailable("403", Fault.REFUSED))
+        world.gates.failed(DeliveryUnavailable("403", Fault.REFUSED), event.id)
         return FOUND
 
     world.enricher.enrich = closes_meanwhile  # type: ignore[method-assign]

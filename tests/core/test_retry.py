@@ -82,6 +82,8 @@ def test_the_tiers_are_climbed_one_an_attempt_and_the_last_repeats(error: Except
     [
         (EnrichmentUnavailable("down"), Reason.ATTEMPTS_EXHAUSTED, "down"),
         (EnrichmentUnavailable("gibberish", Fault.UNREADABLE), Reason.UNREADABLE_ANSWER, "gibberish"),
+        (EnrichmentUnavailable("no permission", Fault.REFUSED), Reason.ATTEMPTS_EXHAUSTED, "no permission"),
+        (DeliveryUnavailable("answered 403", Fault.REFUSED), Reason.REJECTED_BY_SINK, "answered 403"),
         (DeliveryUnavailable("500"), Reason.ATTEMPTS_EXHAUSTED, "500"),
         *((error, Reason.ATTEMPTS_EXHAUSTED, describe(error)) for error in UNEXPECTED),
     ],
@@ -110,15 +112,13 @@ def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        EnrichmentUnavailable("login", Fault.REFUSED),
-        DeliveryUnavailable("401", Fault.REFUSED),
         EnrichmentUnavailable("later", Fault.BUSY),
         DeliveryUnavailable("429", Fault.BUSY),
         DeliveryUnavailable("429, Retry-After", Fault.BUSY, timedelta(days=1)),
     ],
     ids=repr,
 )
-def test_after_a_refusal_or_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probes(
+def test_after_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probes(
     error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
 ) -> None:
     for to_blame in (False, True):
@@ -127,14 +127,39 @@ def test_after_a_refusal_or_a_request_to_come_back_later_the_copy_is_back_when_t
 
 
 @pytest.mark.parametrize("attempt", [1, 3, 12, 10**9])
-@pytest.mark.parametrize("error", [EnrichmentUnavailable("down"), DeliveryUnavailable("500")], ids=repr)
-def test_an_outage_costs_an_attempt_only_where_the_event_is_to_blame(
+@pytest.mark.parametrize(
+    "error",
+    [
+        EnrichmentUnavailable("down"),
+        DeliveryUnavailable("500"),
+        EnrichmentUnavailable("login", Fault.REFUSED),
+        DeliveryUnavailable("401", Fault.REFUSED),
+    ],
+    ids=repr,
+)
+def test_an_outage_or_a_refusal_costs_an_attempt_only_if_the_event_is_to_blame(
     error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
 ) -> None:
     decision = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=False)
-    assert decision == Retry(DELAYS[0], attempt, error.label, str(error))
+    tier = DELAYS[2] if error.label == "sink_refused" else DELAYS[0]
+    assert decision == Retry(tier, attempt, error.label, str(error))
     counted = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=True)
     assert isinstance(counted, DeadLetter) or counted.attempt == attempt + 1
+
+
+def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:
+    """At least two minutes, or the longest tier below: not the five seconds of the first tiers."""
+    error = DeliveryUnavailable("answered 403", Fault.REFUSED)
+    tiers = []
+    for attempt in range(1, 6):
+        decision = POLICY.decide(error, attempt=attempt, age=MINUTE)
+        assert isinstance(decision, Retry)
+        tiers.append(decision.tier)
+    assert tiers == [2 * MINUTE, 2 * MINUTE, 2 * MINUTE, 10 * MINUTE, 60 * MINUTE]
+    for delays, first in (((SECOND, 3 * SECOND), 3 * SECOND), ((10 * MINUTE,), 10 * MINUTE)):
+        policy = replace(POLICY, delays=delays)
+        decision = policy.decide(error, attempt=1, age=MINUTE, to_blame=False)
+        assert decision == Retry(first, 1, "sink_refused", "answered 403")
 
 
 @pytest.mark.parametrize(
@@ -160,9 +185,10 @@ POLICIES = st.builds(
     max_attempts=st.integers(1, 1000),
     ready_within=st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
 )
-NOT_THE_EVENTS_FAULT = st.builds(
-    EnrichmentUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY])
-) | st.builds(DeliveryUnavailable, st.text(), st.sampled_from([Fault.REFUSED, Fault.BUSY]), st.none() | WAITS)
+REFUSED_OR_BUSY = st.sampled_from([Fault.REFUSED, Fault.BUSY])
+NOT_THE_EVENTS_FAULT = st.builds(EnrichmentUnavailable, st.text(), REFUSED_OR_BUSY) | st.builds(
+    DeliveryUnavailable, st.text(), REFUSED_OR_BUSY, st.none() | WAITS
+)
 ERRORS = (
     NOT_THE_EVENTS_FAULT
     | st.builds(EnrichmentUnavailable, st.text(), st.sampled_from(Fault))
@@ -176,7 +202,7 @@ ERRORS = (
 def test_a_refusing_or_busy_dependency_never_costs_an_event_an_attempt(
     policy: RetryPolicy, error: Exception, attempt: int, age: timedelta
 ) -> None:
-    decision = policy.decide(error, attempt=attempt, age=age)
+    decision = policy.decide(error, attempt=attempt, age=age, to_blame=False)
     assert isinstance(decision, Retry)
     assert decision.attempt == attempt
 

@@ -77,10 +77,10 @@ class TestTheEvent:
 
 class TestTheDialerKnowsNothingYet:
     async def test_not_found_is_looked_up_again_until_it_is_found(self, system: System) -> None:
-        worker = await system.start(vicidial__ready_within="3s", retry__max_attempts="1")
-        event = await system.call(schedule=[[0, "not_found"], [0.4, "log_not_found"], [0.9, "final"]])
+        worker = await system.start(vicidial__ready_within="30s", retry__max_attempts="1")
+        event = await system.call(schedule=[[0, "not_found"], [4, "log_not_found"], [9, "final"]])
         await system.publish(event)
-        await system.delivered()
+        await system.delivered(within=60)
         retries = worker.settled("retry")
         assert len(retries) >= 2
         assert {(line["reason"], line["attempt"]) for line in retries} == {("not_found", 1)}

@@ -1,9 +1,12 @@
 """While a dependency is down: intake pauses, nothing is lost or blamed, and it comes back gently."""
 
 import asyncio
+import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -69,8 +72,8 @@ async def asked(system: System, function: str = "callid_info") -> Counter[str]:
 
 
 def may_be_in_work(successes: int) -> int:
-    """Give the room after so many successes: one until the second, then two, four, …"""
-    return 1 << max(successes, 1).bit_length() - 1
+    """Give the room after so many successes: one until the first, then two, four, …"""
+    return 1 << (successes + 1).bit_length() - 1
 
 
 class TestTheDialer:
@@ -160,13 +163,47 @@ class TestTheDialer:
         worker = await system.start(retry__max_attempts="1")
         await system.dialer.control(fault="500")
         await system.publish(await system.call())
-        await eventually(lambda: len(worker.settled("retry")) >= 8)
+        await eventually(lambda: len(worker.events("gate_probing")) >= 8, 20)
+        assert len(worker.settled("retry")) <= 8, "no event is needed to see whether it works again"
         await system.dialer.control(fault=None)
         await system.delivered()
         await system.nothing_dead()
 
-    async def test_a_refused_login_pauses_both_kinds(self, own_dialer: Program, system: System) -> None:
-        worker = await system.start(gates__refused_probe="2s")
+    @pytest.mark.parametrize("poison", [{"status": 500}, {"fault": "hang"}, {"status": 403}], ids=str)
+    async def test_calls_at_which_it_always_fails_hold_up_none_behind_them(
+        self, own_dialer: Program, system: System, poison: dict[str, Any]
+    ) -> None:
+        """Eight stand at the head of the queue, and nothing else comes but the fifty behind them."""
+        worker = await system.start(
+            retry__max_attempts="3", vicidial__timeout="300ms", vicidial__recording_lookup="false"
+        )
+        await worker.stop()
+        bad, good = await system.calls(8), await system.calls(50)
+        await own_dialer.control(plant={each["call_id"]: poison for each in bad})
+        await system.publish_all(bad)
+        await system.publish_all(good)
+        worker = await system.start(
+            retry__max_attempts="3", vicidial__timeout="300ms", vicidial__recording_lookup="false"
+        )
+        await system.delivered(*(each["event_id"] for each in good), within=20)
+        ids = {each["event_id"] for each in bad}
+        dead = {str((await system.dead_letter(within=60)).headers["crm-sync-event-id"]) for _ in bad}
+        assert dead == ids
+        letters = worker.settled("dead_letter")
+        assert {line["reason"] for line in letters} == {"attempts_exhausted"}
+        last = max(line["duration_ms"] for line in letters)
+        assert last < 5000, "asking our own question takes no longer"
+        asked = Counter(each["subject"] for each in (await own_dialer.report())["requests"])
+        assert asked["M0000000000000000000"] <= 100
+
+    async def test_a_refused_login_pauses_both_kinds(
+        self, own_dialer: Program, system: System, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "password"
+        file.write_text("Dialer-Pass-1")
+        worker = await system.start(
+            gates__refused_probe="2s", vicidial__password=None, vicidial__password_file=str(file)
+        )
         await own_dialer.control(password={"crmsync": "Changed-Pass-2"})
         await system.publish(await system.call())
         await becomes(worker, "closed")
@@ -176,9 +213,13 @@ class TestTheDialer:
         assert "LOGIN INCORRECT" in (await gate_of(worker))["reason"].upper()
         assert await system.depth(CALLS) >= 10
         assert await system.depth(AGENTS) == 10
-        await own_dialer.control(password={"crmsync": "Dialer-Pass-1"})
+        await asyncio.sleep(3)  # longer than `gates.refused_probe`
+        assert (await own_dialer.report())["failed_logins"] == 1, (
+            "the same password can only be refused again"
+        )
+        file.write_text("Changed-Pass-2")
         await system.delivered(within=15)
-        assert (await own_dialer.report())["failed_logins"] < 10
+        assert (await own_dialer.report())["failed_logins"] == 1
         assert attempts(worker) == {1}
 
     @pytest.mark.parametrize(
@@ -247,6 +288,77 @@ class TestTheSink:
         assert received[1]["at"] - received[0]["at"] >= 2
         assert worker.events("gate_closed")[0]["next_probe_seconds"] == 2.0
 
+    async def test_an_event_that_it_alone_is_refused_holds_up_no_other_and_ends(self, system: System) -> None:
+        """A firewall before the CRM dislikes what it says."""
+        worker = await system.start(retry__max_attempts="3", gates__refused_probe="1h")
+        await system.publish_all(await system.calls(5))
+        await system.delivered()
+        odd = await system.calls(3)
+        await system.crm.control(fail_ids={each["event_id"]: [403] * 100 for each in odd})
+
+        async def all_have_ended() -> bool:
+            await system.publish_all(await system.calls(4))
+            return len(worker.settled("dead_letter")) == 3
+
+        for each in odd:
+            await system.publish(each)
+            await system.publish_all(await system.calls(2))
+            others = [name for name in system.published if name not in {each["event_id"] for each in odd}]
+            await system.delivered(*others)
+        await eventually(all_have_ended, 30)
+        for _ in odd:
+            dead = await system.dead_letter()
+            assert dead.headers["crm-sync-reason"] == "rejected_by_sink"
+            assert "answered 403" in str(dead.headers["crm-sync-error"])
+            assert dead.headers["crm-sync-attempt"] == 3
+        assert worker.events("gate_closed") == []
+
+    async def test_a_secret_that_is_revoked_pauses_all_and_costs_nothing(self, system: System) -> None:
+        worker = await system.start(retry__max_attempts="2", gates__refused_probe="1s")
+        await system.publish_all(await system.calls(20))
+        await system.delivered()
+        await system.crm.control(script=[403] * 1000)
+        await system.publish_all(await system.calls(60))
+        await becomes(worker, "closed", "sink")
+        await eventually(lambda: len(worker.events("gate_probing")) >= 3, 20)
+        await system.crm.control(script=[])
+        await system.delivered(within=20)
+        assert attempts(worker) == {1}
+        await system.nothing_dead()
+
+
+class TestAnOptionalFunction:
+    async def test_one_that_hangs_slows_no_call_and_is_shown(
+        self, own_dialer: Program, system: System
+    ) -> None:
+        """300 calls in some seconds, where each that waited for it would take half a second."""
+        worker = await system.start(vicidial__timeout="500ms")
+        calls = [
+            each | {"uniqueid": f"{1795269909 + n}.101"} for n, each in enumerate(await system.calls(300))
+        ]
+        plants = {f"recording_lookup:{each['uniqueid']}": {"fault": "hang"} for each in calls}
+        await own_dialer.control(plant=plants)
+        began = time.monotonic()
+        await system.publish_all(calls)
+        found = await system.delivered(within=30)
+        print(f"300 calls in {time.monotonic() - began:.1f} s")  # noqa: T201 - a measurement
+        payloads = [json.loads(each[0]["body"]) for each in found.values()]
+        assert all(each["data"]["call"]["recordings"] is None for each in payloads)
+        (failing,) = worker.events("dialer_extra_failing")
+        assert (failing["function"], failing["null"], failing["level"]) == (
+            "recording_lookup",
+            "recordings",
+            "warning",
+        )
+        status = await worker.status()
+        assert {gate["state"] for gate in status["gates"].values()} == {"open"}
+        assert "did not answer within 0.5 s" in status["dialer"]["left_out"]["recording_lookup"]
+        metrics = (await worker.get("/metrics"))[1]
+        assert 'crm_sync_dialer_function_left_out{function="recording_lookup"} 1.0' in metrics
+        assert 'crm_sync_dialer_function_left_out{function="user_details"} 0.0' in metrics
+        asked = Counter(each["function"] for each in (await own_dialer.report())["requests"])
+        assert asked["recording_lookup"] < 30
+
 
 class TestStopping:
     async def stop(self, system: System, worker: Worker, within: float = 3) -> None:
@@ -277,10 +389,11 @@ class TestStopping:
         await system.dialer.control(fault="hang")
 
         async def it_hangs() -> bool:
-            return bool((await worker.status())["in_flight"] == 1)
+            return bool((await system.dialer.report())["concurrent"] == 1)
 
         await eventually(it_hangs)
         assert (await gate_of(worker))["state"] == "probing"
+        assert (await worker.status())["in_flight"] == 0, "no event is needed for it"
         await self.stop(system, worker)
 
     async def test_while_it_ramps_up(self, system: System) -> None:

@@ -18,19 +18,21 @@ from worker.core.errors import (
     NotReady,
     ProcessingError,
 )
+from worker.core.gates import Gates
 from worker.settings import Settings, VicidialSettings
 from worker.settings.explain import masked_address
 from worker.vicidial import client as dialer
+from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.clock import LARGEST_SKEW
-from worker.vicidial.fuse import MOST_FAILURES
+from worker.vicidial.lockout import MOST_FAILURES
 from worker.vicidial.rows import DialerTimes
 from worker.vicidial.version import Version
 
-NO_CALL = "M0000000000000000000"
-NO_AGENT = "crmsyncchecknobody"
 NO_CAMPAIGN = "CRMSYNC0"
-"""A call id, a user and a campaign that no dialer has, yet none refuses to look for."""
+"""A campaign that no dialer has, yet none refuses to look for."""
 
+CONSUMER_TIMEOUT = 1800.0
+"""Seconds for which RabbitMQ lets a consumer hold a message, unless its administrator says otherwise."""
 _AGENT_API = "agc/api.php"
 _DROPPED = re.compile(r"[^-_0-9a-zA-Z]")
 _NO_TIMES = DialerTimes(None)
@@ -45,7 +47,12 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
     """
     chosen = settings.vicidial
     async with dialer.open_session(chosen) as session:
-        client = dialer.DialerClient(chosen, session, refused_probe=settings.gates.refused_probe)
+        waits = settings.gates
+        gates = Gates(full=1, probe_max=waits.probe_max, refused_probe=waits.refused_probe)
+        seconds: list[float] = []
+        client = dialer.DialerClient(
+            chosen, session, gates, observe=lambda request: seconds.append(request.seconds)
+        )
         try:
             version = await client.version()
         except ProcessingError as error:
@@ -56,7 +63,8 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
             yield Finding.of("dialer", str(error), problems=[advice])
             return
         now = time.time()
-        yield await _check_functions(client, chosen, version)
+        found = await _check_functions(client, chosen, version)
+        yield found.with_warnings(about_waiting(max(seconds), settings.max_in_flight))
     yield check_clock(version, chosen, now)
 
 
@@ -193,6 +201,24 @@ def about_settings(settings: VicidialSettings) -> list[str]:
             " the password is changed, and ten lock the API user; keep the sum over all workers below 10"
         )
     return advice
+
+
+def about_waiting(answer_seconds: float, max_in_flight: int) -> list[str]:
+    """Warn if events could wait for a dialer this slow until RabbitMQ takes them back.
+
+    Each event asks at least twice, and a slow dialer is asked one thing at a time.
+    """
+    longest = 2 * max_in_flight * answer_seconds
+    if longest <= CONSUMER_TIMEOUT:
+        return []
+    most = max(1, int(CONSUMER_TIMEOUT / 2 / answer_seconds))
+    warning = (
+        f"an answer took {answer_seconds:.1f} s, so with max_in_flight {max_in_flight} the last of the events"
+        f" in hand would wait {longest / 60:.0f} min for its turn, and RabbitMQ takes back what is held for"
+        f" {CONSUMER_TIMEOUT / 60:.0f} min: set max_in_flight to at most {most}, and look at the dialer's"
+        " database"
+    )
+    return [warning]
 
 
 def utc(offset: timedelta) -> str:

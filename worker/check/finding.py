@@ -1,7 +1,7 @@
 """What a check says."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 from urllib.parse import urlsplit
@@ -31,6 +31,11 @@ class Finding:
         """Judge by what was found: a problem makes it failed, else a warning makes it one."""
         level = Level.FAILED if problems else Level.WARNING if warnings else Level.OK
         return cls(name, level, text, (*problems, *warnings))
+
+    def with_warnings(self, warnings: Sequence[str]) -> Self:
+        """Return it with these warnings besides; they make no failure of what is well."""
+        level = Level.WARNING if warnings and self.level is Level.OK else self.level
+        return replace(self, level=level, advice=(*self.advice, *warnings))
 
 
 def worst(findings: Iterable[Finding]) -> Level:

@@ -40,6 +40,7 @@ class _Dialer(_Part):
     limit: float | None = None
     refused: str | None = None
     next_try_in_seconds: float | None = None
+    left_out: dict[str, str] = {}
     clock_skew_seconds: float | None = None
 
 
@@ -91,7 +92,8 @@ def _troubles(told: Status) -> Iterator[str]:
             case "closed":
                 yield f"{name} gate closed{since}{why}; see operations: gates"
             case "probing":
-                yield f"{name} gate probing, closed{since}{why}; the next event shows whether it works again"
+                asked = "the next event" if name == "sink" else "a question of our own"
+                yield f"{name} gate probing, closed{since}{why}; {asked} shows whether it works again"
             case _:
                 yield f"{name} gate {gate.state}: it works again, and takes ever more; nothing to do"
 
@@ -135,6 +137,7 @@ def _about(url: str, told: Status) -> Iterator[str]:
     else:
         again = dialer.next_try_in_seconds
         parts.append(f"refuses us: {dialer.refused}" + (f"; next try in {_lasting(again)}" if again else ""))
+    parts += [f"{function} is left out: {why}" for function, why in dialer.left_out.items()]
     if (skew := dialer.clock_skew_seconds) is not None:
         parts.append(f"its clock is {abs(skew):.1f} s {'behind' if skew < 0 else 'ahead'}")
     yield f"dialer   {'; '.join(parts)}"

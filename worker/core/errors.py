@@ -7,11 +7,16 @@ step failed::
     ├── InvalidEvent            the producer's message can't be understood
     ├── EnrichmentRejected      the dialer will never answer for this id
     ├── EnrichmentUnavailable   the dialer could not, or would not, answer now
-    │   └── FunctionRefused     it refuses one function, and may allow others
+    │   ├── FunctionRefused     it refuses one function, and may allow others
+    │   └── LoginRefused        it refuses the user or the password: never send them again at once
     ├── NotReady                the dialer has no final answer yet
     ├── GateClosed              a dependency is in trouble, and the event is not tried now
     ├── DeliveryRejected        the sink will never take this payload
     └── DeliveryUnavailable     the sink could not, or would not, take it now
+
+The enricher goes on without what an optional function would have answered::
+
+    LeftOut
 
 Whoever asked for a publish handles its failure: the queue sink turns it into
 `DeliveryUnavailable`, settling leaves the inbound unacknowledged, or buries a
@@ -94,17 +99,29 @@ class EnrichmentRejected(ProcessingError):
 
 
 class EnrichmentUnavailable(ProcessingError):
-    """The dialer gave no usable answer; a later look-up may succeed."""
+    """The dialer gave no usable answer; a later look-up may succeed.
+
+    `to_blame` is whether that counts as an attempt of the event. Whoever sent the request sets it.
+    """
 
     def __init__(self, message: str, fault: Fault = Fault.OUTAGE) -> None:
         """Take the scrubbed text and the kind of trouble."""
         super().__init__(message)
         self.fault = fault
+        self.to_blame = fault is Fault.UNREADABLE
         self.label = f"dialer_{fault}"
 
 
 class FunctionRefused(EnrichmentUnavailable):
     """The dialer refuses this one function; the login is good, and other functions may be allowed."""
+
+    def __init__(self, message: str) -> None:
+        """Take the text that tells the operator what to change."""
+        super().__init__(message, Fault.REFUSED)
+
+
+class LoginRefused(EnrichmentUnavailable):
+    """The dialer refuses the user or the password. Ten of these lock the user."""
 
     def __init__(self, message: str) -> None:
         """Take the text that tells the operator what to change."""
@@ -122,7 +139,7 @@ class NotReady(ProcessingError):
 
 
 class GateClosed(ProcessingError):
-    """A dependency is in trouble, so the event was not worked on. It was taken in before that was known."""
+    """A dependency is in trouble, or too slow: the event, taken in before that was known, is put off."""
 
     label = "gate_closed"
 
@@ -154,6 +171,10 @@ class DeliveryUnavailable(ProcessingError):
         self.fault = fault
         self.retry_after = retry_after
         self.label = f"sink_{fault}"
+
+
+class LeftOut(Exception):
+    """An optional function was not asked, since it is refused or fails."""
 
 
 class PublishError(Exception):

@@ -1,30 +1,33 @@
-"""The gate of one dependency: while it is down, intake pauses and no event uses up an attempt.
+"""The gate of one dependency, a circuit breaker: while it is down, no event uses up an attempt.
 
 Intake takes an event only while fewer are in work than each gate has `room`
-for. Whoever asked the dependency reports how it went: `succeeded` for any
-answer that shows it at work (also "not found", also "rejected for good"),
-`failed` for the rest, and nothing where it was not asked.
+for. Whoever asked the dependency reports how it went, once a request:
+`succeeded` for any answer that shows it at work (also "not found", also
+"rejected for good"), `failed` for the rest, and nothing if it was not asked.
 
 **OPEN** has full room. It closes
 
 - after 5 outages in a row, or when at least 10 of the last 20 outcomes were outages,
-- at once where the dependency refuses us, or asks us to come back later.
+- at once if the dependency refuses us, or asks us to come back later.
 
 **CLOSED** has no room, for
 
 - 1 s after an outage, then 2 s, 4 s, … up to `probe_max`, each times 0.8 to 1.2;
-- `refused_probe` after a refusal, and up to a fifth more, never less;
-- as long as a busy dependency asked for, within 1 s and 1 h; where it did not say, 1 s, doubled
+- `refused_probe` after a refusal, and up to a fifth more, never less; longer if the reporter says so;
+- as long as a busy dependency asked for, within 1 s and 1 h; if it did not say, 1 s, doubled
   with each probe in a row that fails, up to `probe_max`.
 
 What was in work when it closed still ends. Its successes and outages change
 nothing. A refusal turns any other closure into a refusal, and a longer wait
-that is asked for is kept. What ends only after the gate has begun to probe is
-taken for the probe, which may wait for it, as the room is for one.
+that is asked for is kept.
 
-**PROBING** comes when the wait is over, with room for one. A success leads to
-RAMPING, any failure back to CLOSED. An event that did not need the dependency
-leaves it as it is, and the next one probes.
+**PROBING** comes when the wait is over. With a question of our own
+(`own_question`) there is still no room: whoever owns the question asks it, and
+reports `probed` or `failed`. So no event is needed, and none can be the reason
+for a failure; what an older event reports meanwhile closes nothing. Without
+one, there is room for one event, and what was in work before is taken for the
+probe. A success leads to RAMPING, any failure back to CLOSED. An event that did
+not need the dependency leaves the gate as it is, and the next one probes.
 
 **RAMPING** has room for one, then two, four, …: the room doubles after as many
 successes as it holds, and each outage halves it. It closes for the same
@@ -37,22 +40,38 @@ next wait would last takes back the rest. So what shows only short signs of
 life is asked ever more rarely, while what fails three times in ten, and
 hardly ever lets a ramp reach its end, still gets its work.
 
-**Who is to blame.** An outage counts as an attempt of the event only where it
-leaves the gate OPEN or RAMPING, and at least 3 successes, of whichever events,
-came since the last one that counted: others succeed. Or where the dependency
+**Who is to blame for an outage.** It counts as an attempt of the event only if
+the gate stays OPEN or RAMPING, and at least 3 successes, of whichever events,
+came since the last one that counted: others succeed. Or if the dependency
 answered this event, and the outage before it was its own too, with nothing
 between: it alone fails, and nothing shows an outage. Hence
 
 - at the onset of an outage at most one failure counts; without other traffic at most three of one
-  event do before the gate closes, and none where nothing answers;
-- where failures strike at random, at most one counts for every 3 successes: an event that is not
+  event do before the gate closes, and none if nothing answers;
+- if failures strike at random, at most one counts for every 3 successes: an event that is not
   delivered yet uses up its next attempt before it gets through in at most one of four cases;
-- an event that always fails uses up its attempts also where it is tried more often than others
+- an event that always fails uses up its attempts also if it is tried more often than others
   come. That alone makes the gate close and ramp up again, so it has to count while RAMPING.
 
-Where more than about one event in forty fails for good with an outage, that is more than 3
+If more than about one event in forty fails for good with an outage, that is more than 3
 successes each can account for: the gate closes now and again, the others wait for minutes
 at a time, and nothing is lost.
+
+A dependency with a question of our own is asked it before its gate closes
+(`in_doubt`). If it answers, it is well, and the failure is the event's own:
+report it as `failed_alone`. It counts, and the gate stays as it is. But if more
+than 20 different events fail like that, with no success of any event between,
+they are not alone: something is down that our question does not need. Then none
+counts, and the gate closes as for any outage.
+
+**Who is to blame for a refusal.** Our credentials: the gate closes. But if at
+least 3 successes, or an answer to our own question, came since this same event
+was last refused, it is the event's own (a firewall that dislikes its content):
+it counts, and closes nothing. With one or two successes since, it neither
+counts nor closes anything. The first refusal of an event closes a gate with a
+question of our own. It closes another gate if nothing succeeded since the last
+event was refused for the first time, as when all are refused; else it neither
+counts nor closes anything.
 
 An answer that nobody can read is the event's own affair: it counts, and
 neither opens nor closes anything.
@@ -74,12 +93,15 @@ FAILURES_IN_A_ROW = 5
 LAST_OUTCOMES = 20
 FAILURES_OF_THE_LAST = 10
 SUCCESSES_TO_BLAME = 3
+MOST_ALONE = 20
+"""Different events that may fail though our own question is answered, with no success between; see above."""
+MOST_REFUSED = 1000
+"""Refused events that are remembered; the oldest are forgotten first."""
 FIRST_WAIT = 1.0
 LONGEST_BUSY = timedelta(hours=1)
 LONGEST_RAMP = 60.0
 
 _WINDOW = (1 << LAST_OUTCOMES) - 1
-_ROW = (1 << FAILURES_IN_A_ROW) - 1
 
 
 class State(StrEnum):
@@ -90,7 +112,7 @@ class State(StrEnum):
     CLOSED = "closed"
     """Nothing."""
     PROBING = "probing"
-    """One event, to see whether the dependency works again."""
+    """One event, or nothing but a question of our own, to see whether the dependency works again."""
     RAMPING = "ramping"
     """A little, and more with each success."""
 
@@ -112,26 +134,30 @@ class GateStatus:
 class Gate:
     """The open or closed state of one dependency. The module's text says by which rules it changes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a rule of its own
         self,
         name: str,
         *,
         full: int,
         probe_max: timedelta,
         refused_probe: timedelta,
+        own_question: bool = False,
+        failures_in_a_row: int = FAILURES_IN_A_ROW,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         on_change: Callable[[GateStatus], None] = lambda _: None,
     ) -> None:
         """Begin open, with room for `full` events.
 
-        `jitter` gives numbers from 0 to 1. `on_change` is told of each change
-        of state once it is made, never of the room alone, and must not raise.
+        `jitter` gives numbers from 0 to 1. `on_change` is called after each change
+        of state, never of the room alone, and must not raise.
         """
         self._name = name
         self._full = full
         self._probe_max = probe_max.total_seconds()
         self._refused_probe = refused_probe.total_seconds()
+        self._own_question = own_question
+        self._row = (1 << failures_in_a_row) - 1
         self._clock = clock
         self._jitter = jitter
         self._on_change = on_change
@@ -146,19 +172,45 @@ class Gate:
         self._successes = 0  # since the last failure that counted, up to as many as it takes to blame
         self._successes_in_room = 0
         self._alone: str | None = None  # the only event that failed since the last success
-        self._calm = False  # open, and one more success changes nothing
+        self._failed_alone = set[str]()  # those since the last success, though our own question was answered
+        self._all_successes = 0
+        self._refused_events = dict[str, int]()  # how many successes there were at each one's last refusal
+        self._last_refusal = 0  # and at the last one that was not an event's own
+        self._calm = False  # open, and one more success changes nothing but the count
 
     @property
     def state(self) -> State:
         """How much it lets through."""
         return self._state
 
+    @property
+    def refused(self) -> bool:
+        """Whether it is not open, and a refusal closed it."""
+        return self._refused and self._state in (State.CLOSED, State.PROBING)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an outage would close it now, unless a question of our own is answered."""
+        works = self._state in (State.OPEN, State.RAMPING) and len(self._failed_alone) <= MOST_ALONE
+        return works and self._looks_down(self._outcomes << 1 | 1)
+
     def room(self) -> int:
-        """Give how many events may be in work now. A closed gate whose time has come begins to probe."""
+        """Return how many events may be in work now. A closed gate whose time has come begins to probe."""
         if self._state is State.CLOSED and self._clock() >= self._until:
-            self._room = 1
+            self._room = 0 if self._own_question else 1
             self._change(State.PROBING)
         return self._room
+
+    def probe_now(self) -> None:
+        """End the wait of a closed gate."""
+        self._until = min(self._until, self._clock())
+
+    def postpone(self, wait: timedelta) -> None:
+        """Close a gate that probes for a while longer: nothing may be sent yet."""
+        if self._state is State.PROBING:
+            self._room = 0
+            self._until = self._clock() + wait.total_seconds()
+            self._change(State.CLOSED)
 
     def next_change(self) -> float | None:
         """Give the clock's time at which the room may grow by itself; `None` where it depends on outcomes."""
@@ -177,48 +229,98 @@ class Gate:
         )
 
     def succeeded(self) -> None:
-        """Take it that the dependency did what it is there for."""
+        """Record that the dependency did what it is there for."""
+        self._all_successes += 1
         if self._calm or self._state is State.CLOSED:
             return
+        self._failed_alone.clear()
         self._outcomes = self._outcomes << 1 & _WINDOW
         self._successes = min(self._successes + 1, SUCCESSES_TO_BLAME)
         if self._state is State.OPEN:
             self._calm = not self._outcomes and self._successes == SUCCESSES_TO_BLAME
         elif self._state is State.PROBING:
-            self._outcomes = 0
-            self._ramps_since = self._clock()
-            self._change(State.RAMPING)
+            self._begin_ramp()
         else:
             self._ramp_up()
 
-    def failed(
-        self, fault: Fault, message: str, wait: timedelta | None = None, answered: str | None = None
-    ) -> bool:
-        """Take it that the dependency failed; tell whether the event is to blame, and uses up an attempt.
+    def probed(self) -> None:
+        """Record that the dependency answered a question of our own."""
+        self._all_successes += SUCCESSES_TO_BLAME
+        if self._state is State.PROBING:
+            self._begin_ramp()
 
-        `message` becomes the reason where the gate closes: what happened, in words for an operator. `wait`
-        is how long a busy dependency asked us to stay away. `answered` is the id of the event that it
-        answered, if it did.
+    def failed_alone(self, event: str) -> bool:
+        """Record that an event failed though our own question is answered.
+
+        Return whether it is alone in that, and so used up an attempt. If not, report it as `failed`.
+        """
+        self._calm = False
+        if len(self._failed_alone) <= MOST_ALONE:
+            self._failed_alone.add(event)
+        if len(self._failed_alone) > MOST_ALONE:
+            return False
+        self._outcomes = 0
+        return True
+
+    def failed(
+        self,
+        fault: Fault,
+        message: str,
+        wait: timedelta | None = None,
+        *,
+        event: str | None = None,
+        answered: bool = False,
+    ) -> bool:
+        """Record a failure. Return whether it counts as an attempt of the event.
+
+        Args:
+            fault: What kind of failure it was.
+            message: The reason if the gate closes: what happened, in words for an operator.
+            wait: How long to stay away at least, if a busy or refusing dependency made that known.
+            event: The id of the event that failed; `None` if no event can be the reason.
+            answered: Whether the dependency answered this event.
         """
         if fault is Fault.UNREADABLE:
             return True
-        if self._state is State.CLOSED:
+        if fault is Fault.REFUSED and (counts := self._refusal_of(event)) is not None:
+            return counts
+        if self._state is State.CLOSED or self._is_late(fault, event):
             self._failed_late(fault, message, wait)
             return False
         self._calm = False
         self._outcomes = (self._outcomes << 1 | 1) & _WINDOW
-        if fault is not Fault.OUTAGE or self._state is State.PROBING or self._looks_down():
+        if fault is not Fault.OUTAGE or self._state is State.PROBING or self._looks_down(self._outcomes):
             self._close(fault, message, wait)
             return False
         if self._state is State.RAMPING:
             self._room = max(1, self._room // 2)
             self._successes_in_room = 0
             self._ramps_since = self._clock()
-        alone = self._has_failed_alone(answered)
+        alone = self._has_failed_alone(event if answered else None)
         if self._successes < SUCCESSES_TO_BLAME:
             return alone
         self._successes = 0
         return True
+
+    def _refusal_of(self, event: str | None) -> bool | None:
+        """Return whether a refusal counts as an attempt of its event; `None` if it concerns everybody."""
+        if event is None:
+            self._last_refusal = self._all_successes
+            return None
+        before = self._refused_events.pop(event, None)
+        self._refused_events[event] = self._all_successes
+        if len(self._refused_events) > MOST_REFUSED:
+            del self._refused_events[next(iter(self._refused_events))]
+        if before is not None and self._all_successes - before >= SUCCESSES_TO_BLAME:
+            return True
+        nothing_since = self._all_successes == (self._last_refusal if before is None else before)
+        self._last_refusal = self._all_successes
+        return None if nothing_since or (before is None and self._own_question) else False
+
+    def _is_late(self, fault: Fault, event: str | None) -> bool:
+        """Return whether an event's outage is from before the probing: our own question decides then."""
+        own = self._own_question and self._state is State.PROBING
+        return own and fault is Fault.OUTAGE and event is not None
 
     def _has_failed_alone(self, answered: str | None) -> bool:
         """Tell whether this event failed before, and nothing else happened since."""
@@ -228,8 +330,15 @@ class Gate:
             self._alone = None if in_a_row else answered
         return again
 
-    def _looks_down(self) -> bool:
-        return self._outcomes & _ROW == _ROW or self._outcomes.bit_count() >= FAILURES_OF_THE_LAST
+    def _looks_down(self, outcomes: int) -> bool:
+        return outcomes & self._row == self._row or (outcomes & _WINDOW).bit_count() >= FAILURES_OF_THE_LAST
+
+    def _begin_ramp(self) -> None:
+        self._outcomes = 0
+        self._room = 1
+        self._successes_in_room = 0
+        self._ramps_since = self._clock()
+        self._change(State.RAMPING)
 
     def _ramp_up(self) -> None:
         self._successes_in_room += 1
@@ -259,7 +368,7 @@ class Gate:
         self._reason = message
         self._refused = fault is Fault.REFUSED
         if self._refused:
-            self._until = now + self._refused_wait()
+            self._until = now + self._refused_wait(wait)
         elif fault is Fault.BUSY:
             self._until = now + _asked_for(wait or timedelta(seconds=self._busy_wait))
         else:
@@ -267,10 +376,10 @@ class Gate:
         self._change(State.CLOSED)
 
     def _failed_late(self, fault: Fault, message: str, wait: timedelta | None) -> None:
-        """Take in what an event says that was in work when the gate closed."""
+        """Record the failure of an event that was in work when the gate closed."""
         if fault is Fault.REFUSED and not self._refused:
             self._refused = True
-            until = self._clock() + self._refused_wait()
+            until = self._clock() + self._refused_wait(wait)
         elif fault is Fault.BUSY and wait and self._clock() + _asked_for(wait) > self._until:
             until = self._clock() + _asked_for(wait)
         else:
@@ -278,8 +387,9 @@ class Gate:
         self._until = max(self._until, until)
         self._reason = message
 
-    def _refused_wait(self) -> float:
-        return self._refused_probe * (1 + 0.2 * self._jitter())
+    def _refused_wait(self, at_least: timedelta | None) -> float:
+        wait = self._refused_probe * (1 + 0.2 * self._jitter())
+        return wait if at_least is None else max(wait, _asked_for(at_least))
 
     def _growing_wait(self) -> float:
         wait = min(self._next_wait * (0.8 + 0.4 * self._jitter()), self._probe_max)

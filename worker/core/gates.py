@@ -10,9 +10,10 @@ from worker.core.errors import (
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentUnavailable,
+    Fault,
     FunctionRefused,
     GateClosed,
-    NotReady,
+    LoginRefused,
 )
 from worker.core.events import EventType
 from worker.core.gate import Gate, GateStatus, State
@@ -22,15 +23,15 @@ FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
 )
 """The dialer's function that each type of event can't do without: its name is also that of its gate."""
 
-
 LONGEST_START = 2.0
 """Seconds after its first event at which a process that still lives has full room."""
 
 
 class Gates:
-    """One gate for the dialer, one for the sink, and one for the permission that each type of event needs.
+    """One gate for the dialer, one for the sink, and one for the function that each type of event needs.
 
-    So a missing permission holds up the events that need it, and no others.
+    So a missing permission holds up the events that need it, and no others. The sink is probed with an event;
+    the dialer and its functions with questions of our own, which somebody has to ask (`to_probe`).
     """
 
     def __init__(
@@ -50,22 +51,25 @@ class Gates:
         hand, and their number is limited.
         """
 
-        def make(name: str) -> Gate:
+        def make(name: str, *, own_question: bool = True) -> Gate:
             return Gate(
                 name,
                 full=full,
                 probe_max=probe_max,
                 refused_probe=refused_probe,
+                own_question=own_question,
                 clock=clock,
                 on_change=self._changed,
             )
 
         self.full = full
+        self.probe_max = probe_max
+        self.refused_probe = refused_probe
         self._clock = clock
-        self._dialer, self._sink = make("dialer"), make("sink")
-        self._permissions = {kind: make(name) for kind, name in FUNCTIONS.items()}
-        self._all = (self._dialer, self._sink, *self._permissions.values())
-        self._needed = {kind: (self._dialer, self._sink, own) for kind, own in self._permissions.items()}
+        self.dialer, self.sink = make("dialer"), make("sink", own_question=False)
+        self.functions = {name: make(name) for name in FUNCTIONS.values()}
+        self._all = (self.dialer, self.sink, *self.functions.values())
+        self._suspect = next(iter(self.functions))  # the function of the dialer's last failure
         self._on_change = on_change
         self._wake: Callable[[], None] = lambda: None
         self._in_work = Counter[EventType]()
@@ -97,18 +101,18 @@ class Gates:
             self._grow_from_start()
 
     def room(self, kind: EventType) -> int:
-        """Give how many events of a type may be in work now.
+        """Return how many events of a type may be in work now.
 
         A closed gate whose time has come begins to probe.
         """
         if self.all_open:
             return self.full
-        return min(self._shared_room(), self._permissions[kind].room())
+        return min(self._shared_room(), self.functions[FUNCTIONS[kind]].room())
 
     def _shared_room(self) -> int:
         if self._start_room < self.full and self._start_until and self._clock() >= self._start_until:
             self._end_start()
-        return min(self._start_room, self._dialer.room(), self._sink.room())
+        return min(self._start_room, self.dialer.room(), self.sink.room())
 
     def _grow_from_start(self) -> None:
         """Let the room double after as many events as it holds: so far the process has outlived them."""
@@ -129,11 +133,26 @@ class Gates:
         self.all_open = started and all(gate.state is State.OPEN for gate in self._all)
 
     def insist(self, kind: EventType) -> None:
-        """Raise `GateClosed` where no event of this type may be worked on now."""
+        """Raise `GateClosed` if no event of this type may be worked on now."""
         if self.all_open or self.room(kind) > 0:
             return
-        closed = [gate.status() for gate in self._needed[kind] if gate.state is State.CLOSED]
-        raise GateClosed("; ".join(f"{each.name}: {each.reason}" for each in closed))
+        self._turn_away(self.dialer, self.sink, self.functions[FUNCTIONS[kind]])
+
+    def insist_on(self, function: str) -> None:
+        """Raise `GateClosed` if no event may ask this function of the dialer now."""
+        if self.all_open:
+            return
+        self._turn_away(self.dialer, *filter(None, [self.functions.get(function)]))
+
+    def insist_on_sink(self) -> None:
+        """Raise `GateClosed` if nothing may be delivered now."""
+        if not self.all_open:
+            self._turn_away(self.sink)
+
+    def _turn_away(self, *needed: Gate) -> None:
+        shut = [gate.status() for gate in needed if gate.room() == 0]
+        if shut:
+            raise GateClosed("; ".join(f"{each.name}: {each.reason}" for each in shut))
 
     def crowded(self, kind: EventType) -> bool:
         """Tell whether an event of this type has to wait until others have ended, as they fill the room.
@@ -145,8 +164,20 @@ class Gates:
         return self._in_work.total() >= self._shared_room() or self._in_work[kind] >= room
 
     def probing(self, kind: EventType) -> bool:
-        """Tell whether a single event of this type is wanted, to see whether a dependency works again."""
-        return self.room(kind) > 0 and any(gate.state is State.PROBING for gate in self._needed[kind])
+        """Return whether a single event of this type is wanted, to see whether the sink works again."""
+        return self.room(kind) > 0 and self.sink.state is State.PROBING  # the room begins the probing
+
+    def to_probe(self) -> list[str]:
+        """Return the dialer's functions of which a question of our own has to be asked now."""
+        if self.all_open:
+            return []
+        self.dialer.room()
+        if self.dialer.state is State.PROBING:
+            return [self._suspect]
+        if self.dialer.state is State.CLOSED:
+            return []
+        due = [name for name, gate in self.functions.items() if gate.room() == 0]
+        return [name for name in due if self.functions[name].state is State.PROBING]
 
     def next_change_in(self) -> float | None:
         """Give the seconds, at least 0, until some room may grow by itself; see `Gate.next_change`."""
@@ -155,41 +186,65 @@ class Gates:
             times.append(self._start_until)
         return max(0.0, min(times) - self._clock()) if times else None
 
-    def dialer_closed(self) -> bool:
-        """Tell whether the dialer is not to be asked now."""
-        return not self.all_open and self._dialer.room() == 0
+    def answered(self, function: str) -> None:
+        """Record that the dialer answered an event's question."""
+        self.dialer.succeeded()
+        self.functions[function].succeeded()
 
-    def insist_on_sink(self) -> None:
-        """Raise `GateClosed` where nothing may be delivered now."""
-        if not self.all_open and self._sink.room() == 0:
-            raise GateClosed(f"sink: {self._sink.status().reason}")
+    def login_refused(self, error: LoginRefused, wait: timedelta) -> None:
+        """Record that the dialer refused the login, so that nothing may be sent for so long."""
+        self.dialer.failed(error.fault, str(error), wait)
 
-    def looked_up(self, kind: EventType) -> None:
-        """Take it that the dialer answered about an event of this type."""
-        self._dialer.succeeded()
-        self._permissions[kind].succeeded()
+    def unanswered(self, function: str, error: EnrichmentUnavailable, event: str) -> bool:
+        """Record why an event's question got no answer; return whether it counts as an attempt of it."""
+        if isinstance(error, FunctionRefused):
+            self.dialer.succeeded()  # the login is good
+            return self.functions[function].failed(error.fault, str(error), event=event)
+        self._suspect = function
+        return self.dialer.failed(error.fault, str(error), event=event)
+
+    def dialer_failed(self, message: str) -> None:
+        """Record an outage of the dialer that no event's question met."""
+        self.dialer.failed(Fault.OUTAGE, message, event="")
+
+    def probed(self, function: str) -> None:
+        """Record that the dialer answered a question of our own."""
+        self.dialer.probed()
+        self.functions[function].probed()
+
+    def probed_in_vain(self, function: str, error: EnrichmentUnavailable) -> None:
+        """Record why it did not. An outage counts only for a gate that probes: the others count events."""
+        own = self.functions[function]
+        if isinstance(error, FunctionRefused):
+            self.dialer.probed()
+            own.failed(error.fault, str(error))
+        elif error.fault is Fault.REFUSED:
+            self.dialer.failed(error.fault, str(error))
+        else:
+            for gate in (self.dialer, own):
+                if gate.state is State.PROBING:
+                    gate.failed(Fault.OUTAGE, str(error))
 
     def delivered(self) -> None:
-        """Take it that the sink took a payload."""
-        self._sink.succeeded()
+        """Record that the sink took a payload."""
+        self.sink.succeeded()
 
-    def failed(self, kind: EventType, error: Exception, event_id: str | None = None) -> bool:
-        """Take in why a step failed; tell whether the event is to blame, and uses up an attempt."""
+    def failed(self, error: Exception, event: str) -> bool:
+        """Record why a step for an event failed. Return whether it counts as an attempt of the event.
+
+        How a question to the dialer ended was recorded already, once, by who asked it.
+        """
         match error:
-            case NotReady():
-                self.looked_up(kind)
             case DeliveryRejected():
-                self._sink.succeeded()
-            case FunctionRefused():
-                self._dialer.succeeded()  # the login is good
-                return self._permissions[kind].failed(error.fault, str(error))
+                self.sink.succeeded()
             case EnrichmentUnavailable():
-                return self._dialer.failed(error.fault, str(error))
+                return error.to_blame
             case GateClosed():
                 return False
             case DeliveryUnavailable():
-                answered = event_id if error.answered else None
-                return self._sink.failed(error.fault, str(error), error.retry_after, answered)
+                return self.sink.failed(
+                    error.fault, str(error), error.retry_after, event=event, answered=error.answered
+                )
             case _:  # it says nothing of any dependency
                 pass
         return True

@@ -82,7 +82,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever went wrong is the policy's to decide
             outcome.error = error
             event = outcome.event
-            to_blame = event is None or self._gates.failed(event.type, error, event.id)
+            to_blame = event is None or self._gates.failed(error, event.id)
             outcome.disposition = self._policy.decide(
                 error,
                 attempt=inbound.attempt,
@@ -122,7 +122,6 @@ class Pipeline:
             if patient or not self._deliver_not_found or event.type is not EventType.CALL_ENDED:
                 raise
             found = unknown_call(event)
-        self._gates.looked_up(event.type)
         return found
 
     def _age(self, inbound: Inbound, event: Event | None) -> timedelta:

@@ -35,12 +35,15 @@ LOOK_AGAIN_LATER = timedelta(seconds=25)
 """The same for an older event."""
 LOOK_AGAIN_OFTEN = timedelta(minutes=1)
 
+AFTER_REFUSAL = timedelta(minutes=2)
+"""The first tier after a refusal of the sink is the longest up to this: only what others do meanwhile shows
+whether the event alone is refused, and a gate that the refusal closed stays so for longer."""
+
 _FINAL: dict[type[Exception], Reason] = {
     InvalidEvent: Reason.INVALID_EVENT,
     EnrichmentRejected: Reason.REJECTED_BY_DIALER,
     DeliveryRejected: Reason.REJECTED_BY_SINK,
 }
-_NEVER_THE_EVENTS = frozenset({Fault.REFUSED, Fault.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,9 @@ class RetryPolicy:
     ) -> Retry | DeadLetter:
         """Decide about an event that failed in its `attempt`th attempt, `age` after it happened.
 
-        `to_blame` is what the gate of the dependency said of an outage: whether it is held against
-        the event. A refusal and a request to come back later never are; an answer that nobody can
-        read and an unexpected error always are.
+        `to_blame` is what the gate of the dependency decided about an outage or a refusal: whether it
+        counts as an attempt of the event. A request to come back later never does; an answer that
+        nobody can read and an unexpected error always do.
         """
         if (reason := _FINAL.get(type(error))) is not None:
             return DeadLetter(reason, str(error))
@@ -97,10 +100,15 @@ class RetryPolicy:
         if isinstance(error, GateClosed):
             return Retry(self.delays[0], attempt, error.label, str(error))
         if isinstance(error, EnrichmentUnavailable | DeliveryUnavailable):
-            outage = error.fault is Fault.OUTAGE and not to_blame
-            if outage or error.fault in _NEVER_THE_EVENTS:
-                return Retry(self.delays[0], attempt, error.label, str(error))
+            counts = error.fault is Fault.UNREADABLE or (to_blame and error.fault is not Fault.BUSY)
+            if not counts:
+                return Retry(self._first_tier(error), attempt, error.label, str(error))
         return self._next_attempt(error, attempt)
+
+    def _first_tier(self, error: Exception) -> timedelta:
+        """Return the shortest tier: after a refusal of the sink, one on which others have time to succeed."""
+        longest = AFTER_REFUSAL if _is_sink_refusal(error) else self.delays[0]
+        return max((delay for delay in self.delays if delay <= longest), default=self.delays[0])
 
     def still_waits(self, age: timedelta) -> bool:
         """Whether an answer that is not ready is worth another look-up."""
@@ -114,14 +122,25 @@ class RetryPolicy:
     def _next_attempt(self, error: Exception, attempt: int) -> Retry | DeadLetter:
         text = describe(error)
         if attempt >= self.max_attempts:
-            unreadable = isinstance(error, EnrichmentUnavailable) and error.fault is Fault.UNREADABLE
-            return DeadLetter(
-                Reason.UNREADABLE_ANSWER if unreadable else Reason.ATTEMPTS_EXHAUSTED,
-                f"{text} (attempt {attempt} of {self.max_attempts})",
-            )
-        tier = self.delays[min(attempt, len(self.delays)) - 1]
+            return DeadLetter(_exhausted(error), f"{text} (attempt {attempt} of {self.max_attempts})")
+        tier = max(self.delays[min(attempt, len(self.delays)) - 1], self._first_tier(error))
         label = error.label if isinstance(error, ProcessingError) else "unexpected"
         return Retry(tier, attempt + 1, label, text)
+
+
+def _exhausted(error: Exception) -> Reason:
+    """Return why an event whose attempts are used up is a dead letter."""
+    match error:
+        case EnrichmentUnavailable(fault=Fault.UNREADABLE):
+            return Reason.UNREADABLE_ANSWER
+        case _ if _is_sink_refusal(error):
+            return Reason.REJECTED_BY_SINK
+        case _:
+            return Reason.ATTEMPTS_EXHAUSTED
+
+
+def _is_sink_refusal(error: Exception) -> bool:
+    return isinstance(error, DeliveryUnavailable) and error.fault is Fault.REFUSED
 
 
 def format_delay(delay: timedelta) -> str:

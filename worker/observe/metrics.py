@@ -111,6 +111,11 @@ class Metrics:
         self.dialer_refused = self._gauge(
             "dialer_refused", "1 while nothing is sent, since the dialer refused the login or a permission."
         )
+        self.dialer_left_out = self._gauge(
+            "dialer_function_left_out",
+            "1 while an optional function is not asked, since it is refused or fails; its fields are null.",
+            "function",
+        )
         self.dialer_clock_skew = self._gauge(
             "dialer_clock_skew_seconds",
             "Seconds by which the dialer's clock is ahead of ours; NaN if unknown.",

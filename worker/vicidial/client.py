@@ -1,14 +1,12 @@
 """The one place that speaks HTTP to the dialer.
 
-Polite by construction: at most `max_concurrency` requests at one time, kept
+Polite by construction: kept
 alive connections, no redirects followed (one would carry the password
 elsewhere), no answer over 1 MiB taken in. It never retries by itself; aiohttp
 repeats a GET once, silently, where a kept-alive connection turns out to have
 been closed by the server before it read anything.
 
-How many go at one time adapts to how fast it answers (`worker.vicidial.limit`);
-a refused login is not repeated, as ten of them lock the API user
-(`worker.vicidial.fuse`).
+Whether and when a request may go decides its guard (`worker.vicidial.guard`).
 
 No text of its bodies leaves: errors are VICIdial's own fixed sentences, and
 of an answer that can't be read a short excerpt without user and password.
@@ -18,7 +16,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -27,13 +24,11 @@ from yarl import URL
 
 from worker import __version__
 from worker.core.errors import (
-    EnrichmentRejected,
     EnrichmentUnavailable,
     Fault,
-    FunctionRefused,
-    NotReady,
     ProcessingError,
 )
+from worker.core.gates import Gates
 from worker.core.ports import DialerRequest
 from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
@@ -42,8 +37,8 @@ from worker.settings import VicidialSettings
 from worker.vicidial import extras, http, responses
 from worker.vicidial.answers import ACCEPTED
 from worker.vicidial.excerpt import excerpt
-from worker.vicidial.fuse import Fuse, Refusal, Ticket
-from worker.vicidial.limit import AdaptiveLimit, Places
+from worker.vicidial.guard import Guard
+from worker.vicidial.lockout import LockoutGuard
 from worker.vicidial.rows import DialerTimes
 from worker.vicidial.version import Version, read_version
 
@@ -52,10 +47,10 @@ _DROPPED_FROM_PASSWORDS = re.compile(r"[^-_0-9a-zA-Z]")
 
 _LONGEST_HEADER, _MOST_HEADERS = 32 * 1024, 256
 """Limits of an answer's head: generous, as a site's own headers say nothing of the answer."""
-_INSTANT = 0.005
-"""Seconds: what the recorded server took when idle. A dialer that answers sooner has nothing to be spared."""
-_OUTAGE = f"dialer_{Fault.OUTAGE}"
-_TELLS_NO_SPEED = frozenset({f"dialer_{Fault.REFUSED}", "unexpected", "cancelled"})
+
+NO_CALL = "M0000000000000000000"
+NO_AGENT = "crmsyncchecknobody"
+"""A call id and a user that no dialer has, yet none refuses to look for."""
 
 _About = tuple[tuple[str, str], ...]
 """What a request asks about, as pairs of a parameter's name and value."""
@@ -86,39 +81,28 @@ class DialerClient:
         self,
         settings: VicidialSettings,
         session: aiohttp.ClientSession,
+        gates: Gates,
         *,
-        refused_probe: timedelta,
         observe: Callable[[DialerRequest], None] = lambda _: None,
         on_password: Callable[[str], None] = lambda _: None,
-        closed: Callable[[], bool] = lambda: False,
         tracing: Tracing = UNTRACED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the session from `open_session`, and who is told of each request and of a new password.
+        """Take the session from `open_session`, and the gates that the requests' ends open and close.
 
-        While `closed`, no request is sent, also none that waits for its place.
+        `observe` is called with each request, `on_password` with each new password that its file holds.
         """
         self._secrets: set[str] = set()
         self._use(settings)
         self._session = session
-        self._limit = AdaptiveLimit(settings.max_concurrency, clock)
-        self._places = Places(self._limit)
-        self._fuse = Fuse(refused_probe.total_seconds(), clock)
-        self._closed = closed
+        password = settings.password.get_secret_value()
+        reread = None if settings.password_file is None else self._reread_password
+        lockout = LockoutGuard(gates.refused_probe.total_seconds(), password, reread, clock)
+        self.guard = Guard(gates, lockout, max_concurrency=settings.max_concurrency, clock=clock)
         self._tracing = tracing
         self._server = Server.of(settings.url, shown=True)
         self._observe = observe
         self._on_password = on_password
-
-    @property
-    def limit(self) -> int:
-        """How many requests may go at one time now."""
-        return self._limit.limit
-
-    @property
-    def refusal(self) -> Refusal | None:
-        """The refusal for which nothing is sent now, if there is one."""
-        return self._fuse.refusal
 
     async def callid_info(self, call_id: str, times: DialerTimes) -> CallEnrichment:
         """Ask about one call.
@@ -157,36 +141,24 @@ class DialerClient:
         """Ask for the version, which needs no login. Raises `EnrichmentUnavailable`."""
         return await self._measured("version", (), read_version)
 
-    async def _ask(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
-        async with self._places:
-            if self._closed():  # while this one waited for its place
-                raise EnrichmentUnavailable("the dialer is in trouble, so it was not asked")
-            ticket = self._admit()
-            try:
-                answer = await self._measured(function, about, read)
-            except (NotReady, EnrichmentRejected, FunctionRefused):
-                self._fuse.accepted(ticket)  # an answer, if not the wanted one: the login is good
-                raise
-            except EnrichmentUnavailable as error:
-                if error.fault is Fault.REFUSED:
-                    self._fuse.refused(ticket, str(error))
-                raise
-            else:
-                self._fuse.accepted(ticket)
-                return answer
-            finally:
-                self._fuse.unanswered(ticket)  # of no effect where it was reported already
+    async def probe(self, function: str) -> None:
+        """Ask a needed function about what no dialer has. Raises `EnrichmentUnavailable` if not answered."""
+        about, read = _OWN_QUESTIONS[function]
+        async with self.guard.own_question(function):
+            await self._measured(function, about, read)
 
-    def _admit(self) -> Ticket:
-        ticket = self._fuse.admit()
-        if ticket.probe:
-            try:
-                self._use(self._settings.reread())
-            except ValueError as error:
-                self._fuse.unsent(ticket)
-                raise EnrichmentUnavailable(f"the password file: {error}", Fault.REFUSED) from error
-            self._on_password(self._settings.password.get_secret_value())
-        return ticket
+    async def _ask(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
+        async with self.guard.request(function, about[0][1] if about else ""):
+            return await self._measured(function, about, read)
+
+    def _reread_password(self) -> str:
+        """Use the password as its file holds it now, and return it. Raises `ValueError`."""
+        settings = self._settings.reread()
+        password = settings.password.get_secret_value()
+        if settings.password != self._settings.password:
+            self._use(settings)
+            self._on_password(password)
+        return password
 
     def _use(self, settings: VicidialSettings) -> None:
         """Prepare what every request of a function repeats: writing it anew costs a tenth of one."""
@@ -198,7 +170,7 @@ class DialerClient:
         self._scrub = Scrubber(self._secrets, shortest=1)
 
     async def _measured(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
-        started, worked = time.perf_counter(), time.thread_time()
+        started = time.perf_counter()
         outcome = "unexpected"
         try:
             answer = self._read(read, await self._request(function, about))
@@ -210,13 +182,7 @@ class DialerClient:
             outcome = "cancelled"
             raise
         finally:
-            seconds = time.perf_counter() - started
-            if outcome == _OUTAGE:
-                self._limit.overloaded()
-            elif outcome not in _TELLS_NO_SPEED:
-                waited = seconds - (time.thread_time() - worked)  # what kept us busy was not the dialer
-                self._limit.answered(function, max(waited, _INSTANT), self._places.busy)
-            self._observe(DialerRequest(function, about, outcome, seconds))
+            self._observe(DialerRequest(function, about, outcome, time.perf_counter() - started))
         return answer
 
     def _read(self, read: Callable[[str], _T], body: str) -> _T:
@@ -249,6 +215,16 @@ class DialerClient:
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise http.failure(error, self._settings.timeout, answered=response is not None) from error
         return http.read_answer(response, body)
+
+
+_OWN_QUESTIONS: dict[str, tuple[_About, Callable[[str], object]]] = {
+    "callid_info": (
+        (("call_id", NO_CALL),),
+        partial(responses.read_call, call_id=NO_CALL, times=DialerTimes(None), not_final=frozenset()),
+    ),
+    "agent_campaigns": ((("agent_user", NO_AGENT),), partial(responses.read_agent, agent_user=NO_AGENT)),
+}
+"""They log in and read the database, and no event can be the reason why they are not answered."""
 
 
 def _forms(settings: VicidialSettings) -> dict[str, dict[str, str]]:

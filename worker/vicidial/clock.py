@@ -34,13 +34,19 @@ class DialerClock:
         setting: tzinfo | None,
         ask_version: Callable[[], Awaitable[Version]],
         *,
+        on_outage: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Take the zone that is set; if it is `None`, the present offset from UTC is measured instead."""
+        """Take the zone that is set; if it is `None`, the present offset from UTC is measured instead.
+
+        `on_outage` is called with the reason each time that `version` fails: no call is looked up then, so
+        nothing else would show that the dialer is down.
+        """
         self._zone = setting
         self._setting = setting
         self._ask_version = ask_version
+        self._on_outage = on_outage
         self._clock, self._wall = clock, wall
         self._ask_at = self._asked_at = clock()
         self._asking = asyncio.Lock()
@@ -110,6 +116,8 @@ class DialerClock:
     def _failed(self, why: str) -> None:
         self._failure = why
         _log.warning("dialer_clock_unknown", error=why)
+        if not self._answered and self._setting is None:
+            self._on_outage(why)
 
     def _until_a_change(self) -> float:
         """Return the seconds until the dialer's clock may have been changed."""

@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Fault, Lack, NotReady
+from worker.core.errors import (
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    Fault,
+    GateClosed,
+    Lack,
+    LeftOut,
+    NotReady,
+    ProcessingError,
+)
 from worker.core.events import Event, EventType
 from worker.core.payload import check_access
 from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord, Enrichment
@@ -17,7 +26,6 @@ from worker.vicidial.client import DialerClient
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.extras import FoundRecording, KnownCampaign, UserDetails
 from worker.vicidial.lookups import Lookups
-from worker.vicidial.optional import OptionalFunction
 from worker.vicidial.rows import DialerTimes
 
 _K = TypeVar("_K", bound=Hashable)
@@ -47,13 +55,9 @@ class VicidialEnricher:
         clock: DialerClock,
         settings: VicidialSettings,
         *,
-        again_after: float,
         on_hit: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take the client, and the seconds until a refused extra function is tried again.
-
-        `on_hit` is told of each use of a kept answer, by the function's name.
-        """
+        """Take the client; `on_hit` is called at each use of a kept answer, with the function's name."""
         self._client = client
         self._clock = clock
         self._calls = Lookups[_Asked[str], _Read[CallEnrichment]]()
@@ -68,11 +72,6 @@ class VicidialEnricher:
             settings.user_details_cache, on_hit=partial(on_hit, "user_details")
         )
         self._recordings = Lookups[_Asked[recordings.Search], _Read[list[FoundRecording]]]()
-        self._may_look_up_recordings = OptionalFunction("recording_lookup", "recordings", again_after)
-        self._may_list_campaigns = OptionalFunction("campaigns_list", "the campaigns' names", again_after)
-        self._may_see_details = OptionalFunction(
-            "user_details", "full_name, access_level and user_group", again_after
-        )
         self._settings = settings
 
     async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
@@ -127,7 +126,7 @@ class VicidialEnricher:
         """Return what a lookup finds, `None` if it fails."""
         rows: list[FoundRecording] = []
         for search in lookup.searches:
-            more = await self._may_look_up_recordings.ask(partial(self._search, search, lookup, times))
+            more = await _if_possible(partial(self._search, search, lookup, times))
             if more is None:
                 return None
             rows += more
@@ -166,7 +165,7 @@ class VicidialEnricher:
         if not self._settings.campaigns_list or not text:
             return found
         ask = partial(self._campaigns.get, "", self._client.campaigns_list)
-        known = await self._may_list_campaigns.ask(ask)
+        known = await _if_possible(ask)
         found = campaigns.resolve(found, known)
         if known is None or found.agent.campaigns_ambiguous:
             return found
@@ -204,7 +203,7 @@ class VicidialEnricher:
             return found
         user = found.agent.agent_user
         ask = partial(self._details.get, user, partial(self._client.user_details, user))
-        details = await self._may_see_details.ask(ask)
+        details = await _if_possible(ask)
         if details is None:
             return found
         known = {
@@ -246,6 +245,16 @@ def _insist_on_the_same_call(call: CallRecord, event: Event) -> None:
             f"the dialer answers with another call of the same id, of {known:%Y-%m-%d}; the event is of"
             f" {event.occurred_at:%Y-%m-%d}"
         )
+
+
+async def _if_possible(look_up: Callable[[], Awaitable[_V]]) -> _V | None:
+    """Return the answer of an optional function, or `None` if it is left out or fails."""
+    try:
+        return await look_up()
+    except GateClosed:
+        raise  # the dialer itself is in trouble: look all of it up later
+    except (LeftOut, ProcessingError):
+        return None  # the log says why
 
 
 def _insist(allowed: re.Pattern[str], value: str, name: str) -> None:

@@ -11,7 +11,7 @@ No error holds text of the body but VICIdial's own fixed sentences, since its bo
 import re
 from collections.abc import Iterable, Iterator
 
-from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused
+from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, LoginRefused
 from worker.core.scrub import INVISIBLE
 
 _INVISIBLE = re.compile(f"[{INVISIBLE}]+")
@@ -37,6 +37,8 @@ _LOGIN_REFUSED = {
     " (Admin > IP Lists, Admin > User Groups)",
     "INVALID SOURCE": "vicidial.source must be 2 to 20 letters and digits",
 }
+_LOGIN_IS_GOOD = frozenset({"IP ADDRESS IS NOT ALLOWED", "INVALID SOURCE"})
+"""What is refused whatever the password is; the others are failed logins, of which ten lock the API user."""
 _LOGIN_REFUSED_WITHOUT_ERROR = re.compile(
     rf"^{_TAGS}({'|'.join(map(re.escape, _LOGIN_REFUSED))})", re.IGNORECASE | re.MULTILINE
 )
@@ -87,7 +89,8 @@ def explain(body: str, function: str) -> EnrichmentUnavailable:
     """Make the error for an answer of `function` without a row, if it means the same for all functions."""
     seen = _INVISIBLE.sub("", body)
     if (login := _refused_login(seen)) is not None:
-        return EnrichmentUnavailable(f"the dialer says {login}: {_LOGIN_REFUSED[login]}", Fault.REFUSED)
+        text = f"the dialer says {login}: {_LOGIN_REFUSED[login]}"
+        return EnrichmentUnavailable(text, Fault.REFUSED) if login in _LOGIN_IS_GOOD else LoginRefused(text)
     said = error_message(seen)
     if _NO_PERMISSION in said:
         return FunctionRefused(f"the dialer says {_NO_PERMISSION}: {_missing_permission(said, function)}")

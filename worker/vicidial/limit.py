@@ -32,11 +32,11 @@ is why chance does not.
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Collection
 
 ENOUGH = 7
 """So many answers make a median that chance hardly moves: for a best time, and for a round."""
@@ -56,6 +56,13 @@ MEASURE_RARELY = 50.0
 """How many times as long as a measuring took no other follows, be the dialer ever so slow."""
 SHORTEST = 1e-6
 """A best time is never taken to be less, in seconds."""
+LONGEST_WAIT = 120.0
+"""Seconds that a request waits for its place. RabbitMQ takes back what is in hand for 30 minutes."""
+OVERDUE = 0.25
+"""Seconds after which a request for something optional no longer keeps needed ones waiting."""
+
+_Place = tuple[int, asyncio.Future[None]]
+"""One who waits for a place: the number in which they came, and what is set when it is theirs."""
 
 
 class AdaptiveLimit:
@@ -209,57 +216,113 @@ def _median(values: Collection[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2]
 
 
+class NoPlaceError(Exception):
+    """No place became free in time."""
+
+
 class Places:
     """Lets at most `limit.limit` requests go at one time, the others in the order in which they came.
 
     The limit may change at any time. A higher one is seen at the next release; under a lower one nobody is
     let in until so many have left.
+
+    Requests for something optional leave one place free for the needed ones if there are two or more. One
+    that takes longer than `OVERDUE` is no longer counted when a needed one wants in: so they may exceed the
+    limit together, but never `most`.
     """
 
-    def __init__(self, limit: AdaptiveLimit) -> None:
-        """Take the limit to keep to."""
+    def __init__(self, limit: AdaptiveLimit, most: int) -> None:
+        """Take the limit to keep to, and the most requests there may ever be."""
         self._limit = limit
-        self._busy = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._most = most
+        self._busy = self._optional = 0
+        self._overdue = set[object]()
+        self._numbers = itertools.count()
+        self._needed_line = deque[_Place]()
+        self._optional_line = deque[_Place]()
 
     @property
     def busy(self) -> int:
         """How many places are taken."""
         return self._busy
 
-    async def __aenter__(self) -> None:
-        if self._busy < self._limit.limit and not self._waiting:
-            self._busy += 1
+    @contextlib.asynccontextmanager
+    async def take(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
+        """Hold a place for the length of the block, waiting for it if there is none.
+
+        `first` goes before all who wait. Raises `NoPlaceError` after `LONGEST_WAIT`.
+        """
+        if (self._needed_line or self._optional_line) or not self._is_free(optional=optional):
+            await self._wait(optional=optional, first=first)
         else:
-            await self._wait()
+            self._enter(optional=optional)
+        token = object()
+        timer = None
+        if optional:
+            timer = asyncio.get_running_loop().call_later(OVERDUE, self._note_overdue, token)
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._overdue.discard(token)
+            self._leave(optional=optional)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    async def _wait(self) -> None:
+    async def _wait(self, *, optional: bool, first: bool) -> None:
+        line = self._optional_line if optional else self._needed_line
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        place = (-1 if first else next(self._numbers), turn)
+        line.insert(0 if first else len(line), place)
+        self._let_in()  # a needed one may pass the optional ones that wait
+        try:
+            async with asyncio.timeout(LONGEST_WAIT):
+                await self._turn(place, line, optional=optional)
+        except TimeoutError as error:
+            raise NoPlaceError(
+                f"the dialer is too slow: no place for one more request fell free within {LONGEST_WAIT:g} s"
+            ) from error
+
+    async def _turn(self, place: _Place, line: deque[_Place], *, optional: bool) -> None:
+        _, turn = place
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 with contextlib.suppress(ValueError):  # `_let_in` may have passed over it
-                    self._waiting.remove(turn)
+                    line.remove(place)
             else:  # let in already
-                self._leave()
+                self._leave(optional=optional)
             raise
 
-    def _leave(self) -> None:
+    def _is_free(self, *, optional: bool) -> bool:
+        limit = self._limit.limit
+        if optional:
+            return self._busy < limit and self._optional < max(1, limit - 1)
+        return self._busy < self._most and self._busy - len(self._overdue) < limit
+
+    def _enter(self, *, optional: bool) -> None:
+        self._busy += 1
+        self._optional += optional
+
+    def _leave(self, *, optional: bool) -> None:
         self._busy -= 1
-        if self._waiting:
-            self._let_in()
+        self._optional -= optional
+        self._let_in()
+
+    def _note_overdue(self, token: object) -> None:
+        self._overdue.add(token)
+        self._let_in()
 
     def _let_in(self) -> None:
         """Give free places away, so that nobody who comes later takes one from those who wait."""
-        while self._waiting and self._busy < self._limit.limit:
-            turn = self._waiting.popleft()
+        while (line := self._next_line()) is not None:
+            _, turn = line.popleft()
             if not turn.done():  # else cancelled
                 turn.set_result(None)
-                self._busy += 1
+                self._enter(optional=line is self._optional_line)
+
+    def _next_line(self) -> deque[_Place] | None:
+        """Return the line whose first may enter; if both may, that of who came first."""
+        lines = (self._needed_line, False), (self._optional_line, True)
+        free = [line for line, optional in lines if line and self._is_free(optional=optional)]
+        return min(free, key=lambda line: line[0][0], default=None)

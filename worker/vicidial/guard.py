@@ -1,0 +1,270 @@
+"""The guard around each request to the dialer: whether it may be sent now, and what its end teaches.
+
+`request` is the one way through. On the way in it asks, in this order:
+
+1. the circuit breakers (`worker.core.gates`): the dialer, and the function that is asked;
+2. the concurrency limiter (`worker.vicidial.limit`): a place, or a wait for one with a deadline;
+3. the breakers again, as that wait may have been long;
+4. the login lockout guard (`worker.vicidial.lockout`).
+
+On the way out it tells each of them, once a request, what came of it: from the
+exception that passes through, or from there being none.
+
+An event that needs the answer is put off with `GateClosed` if it may not be
+asked. The optional functions have breakers of their own: what they do opens no
+other one, slows down no needed request, and is `LeftOut` while theirs is open.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import partial
+from types import MappingProxyType
+
+import structlog
+
+from worker.core.errors import (
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    Fault,
+    FunctionRefused,
+    GateClosed,
+    LeftOut,
+    LoginRefused,
+    NotReady,
+)
+from worker.core.gate import Gate, GateStatus, State
+from worker.core.gates import Gates
+from worker.vicidial.limit import AdaptiveLimit, NoPlaceError, Places
+from worker.vicidial.lockout import LockoutGuard
+
+OPTIONAL: Mapping[str, str] = MappingProxyType(
+    {
+        "recording_lookup": "recordings",
+        "campaigns_list": "the campaigns' names",
+        "user_details": "full_name, access_level and user_group",
+    }
+)
+"""The functions that can be done without: not every API user may use them. And what is null without each."""
+FAILURES_IN_A_ROW = 3
+"""So many open an optional function's breaker: each is a call that waited for nothing."""
+
+_INSTANT = 0.005
+"""Seconds: what the recorded server took when idle. A dialer that answers sooner has nothing to be spared."""
+
+_log = structlog.get_logger()
+
+
+class Guard:
+    """Decides whether a request may be sent, and learns from how it ended."""
+
+    def __init__(
+        self,
+        gates: Gates,
+        lockout: LockoutGuard,
+        *,
+        max_concurrency: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the breakers that events have to pass; those of the optional functions wait as they do."""
+        self.gates = gates
+        self.lockout = lockout
+        self.vouches: Callable[[str], Awaitable[bool]] = _nobody_vouches
+        """Returns whether the dialer answers a question of our own to this function."""
+        self._limit = AdaptiveLimit(max_concurrency, clock)
+        self._places = Places(self._limit, max_concurrency)
+        self._trying = set[str]()
+        self._reported = set[str]()
+        self._optional = {
+            name: Gate(
+                name,
+                full=1,
+                probe_max=gates.probe_max,
+                refused_probe=gates.refused_probe,
+                failures_in_a_row=FAILURES_IN_A_ROW,
+                clock=clock,
+                on_change=self._report_optional,
+            )
+            for name in OPTIONAL
+        }
+
+    @property
+    def limit(self) -> int:
+        """How many requests may go at one time now."""
+        return self._limit.limit
+
+    @property
+    def refusal(self) -> str | None:
+        """The refusal for which nothing is sent to the dialer now, in words; `None` if there is none."""
+        if self.lockout.refusing:
+            return self.lockout.message
+        return self.gates.dialer.status().reason if self.gates.dialer.refused else None
+
+    def left_out(self, function: str) -> str | None:
+        """Return why an optional function is not asked now; `None` if it is."""
+        status = self._optional[function].status()
+        return status.reason if status.state in (State.CLOSED, State.PROBING) else None
+
+    def leaves_out(self, function: str) -> bool:
+        """Return whether an optional function is not asked now."""
+        return self.left_out(function) is not None
+
+    @asynccontextmanager
+    async def request(self, function: str, subject: str) -> AsyncIterator[None]:
+        """Hold the leave to send one request about this subject of an event.
+
+        Raises `GateClosed`, or `LeftOut` for an optional function, if it may not be sent now. What the block
+        raises passes through.
+        """
+        if function in self._optional:
+            async with self._optional_request(function):
+                yield
+            return
+        check = partial(self.gates.insist_on, function)
+        check()
+        try:
+            async with self._sending(function, check):
+                yield
+        except EnrichmentUnavailable as error:
+            error.to_blame = await self._judge(function, subject, error)
+            raise
+        except (NotReady, EnrichmentRejected):
+            self.gates.answered(function)
+            raise
+        self.gates.answered(function)
+
+    @asynccontextmanager
+    async def own_question(self, function: str) -> AsyncIterator[None]:
+        """Hold the leave to ask a question of our own; it goes before all requests that wait.
+
+        Any answer will do, also one that nobody can read: servers differ in what they say of what they don't
+        have. It swallows what the block raises then, and lets anything else pass.
+        """
+        try:
+            async with self._sending(function, first=True):
+                yield
+        except LoginRefused:
+            raise
+        except EnrichmentUnavailable as error:
+            if error.fault is not Fault.UNREADABLE or self.lockout.refusing:
+                self.gates.probed_in_vain(function, error)
+                raise
+        except (NotReady, EnrichmentRejected):
+            pass
+        self.gates.probed(function)
+
+    @asynccontextmanager
+    async def _optional_request(self, function: str) -> AsyncIterator[None]:
+        gate = self._optional[function]
+        check = partial(self._insist_on_optional, function)
+        check()
+        try:
+            async with self._sending(function, check, optional=True):
+                self._trying.add(function)
+                try:
+                    yield
+                finally:
+                    self._trying.discard(function)
+        except LoginRefused:
+            raise
+        except EnrichmentUnavailable as error:
+            gate.failed(error.fault, str(error))
+            raise
+        except (NotReady, EnrichmentRejected):
+            gate.succeeded()
+            raise
+        gate.succeeded()
+
+    def _insist_on_optional(self, function: str) -> None:
+        self.gates.insist_on(function)
+        gate = self._optional[function]
+        if gate.room() == 0 or (gate.state is State.PROBING and function in self._trying):
+            raise LeftOut(f"{function} is left out for now: {gate.status().reason}")
+
+    @asynccontextmanager
+    async def _sending(
+        self,
+        function: str,
+        check: Callable[[], None] = lambda: None,
+        *,
+        optional: bool = False,
+        first: bool = False,
+    ) -> AsyncIterator[None]:
+        """Hold a place and a permit. `check` raises if nothing may be sent after the wait for the place."""
+        try:
+            async with self._places.take(optional=optional, first=first):
+                check()
+                with self._permitted(), nullcontext() if optional else self._timed(function):
+                    yield
+        except NoPlaceError as error:
+            if optional:
+                raise EnrichmentUnavailable(str(error)) from error
+            raise GateClosed(str(error)) from error
+
+    @contextmanager
+    def _permitted(self) -> Iterator[None]:
+        permit = self.lockout.admit()
+        try:
+            yield
+        except LoginRefused as error:
+            self.lockout.refused(permit, str(error))
+            self.gates.login_refused(error, timedelta(seconds=self.lockout.next_try_in()))
+            raise
+        except (NotReady, EnrichmentRejected, FunctionRefused):
+            self.lockout.accepted(permit)  # an answer, if not the wanted one: the login is good
+            raise
+        else:
+            self.lockout.accepted(permit)
+        finally:
+            self.lockout.unanswered(permit)  # of no effect if it was reported already
+
+    @contextmanager
+    def _timed(self, function: str) -> Iterator[None]:
+        """Let the limit learn how long the answer took, or that there was none."""
+        started, worked = time.perf_counter(), time.thread_time()
+        answered = True
+        try:
+            yield
+        except EnrichmentUnavailable as error:
+            answered = error.fault is Fault.UNREADABLE
+            if error.fault is Fault.OUTAGE:
+                self._limit.overloaded()
+            raise
+        except (NotReady, EnrichmentRejected):
+            raise
+        except BaseException:
+            answered = False
+            raise
+        finally:
+            if answered:
+                ours = time.thread_time() - worked  # what kept us busy was not the dialer
+                seconds = max(time.perf_counter() - started - ours, _INSTANT)
+                self._limit.answered(function, seconds, self._places.busy)
+
+    async def _judge(self, function: str, subject: str, error: EnrichmentUnavailable) -> bool:
+        """Record that an event's request failed. Return whether it counts as an attempt of the event."""
+        if isinstance(error, LoginRefused):
+            return False  # recorded already, and nobody's fault but the password's
+        dialer = self.gates.dialer
+        in_doubt = error.fault is Fault.OUTAGE and dialer.in_doubt
+        if in_doubt and await self.vouches(function) and dialer.failed_alone(f"{function} {subject}"):
+            return True
+        return self.gates.unanswered(function, error, subject)
+
+    def _report_optional(self, status: GateStatus) -> None:
+        """Log once that an optional function is left out, and once that it works again."""
+        name = status.name
+        if status.state is State.RAMPING:
+            self._reported.discard(name)
+            _log.info("dialer_extra_allowed", function=name)
+        elif status.state is State.CLOSED and name not in self._reported:
+            self._reported.add(name)
+            if self._optional[name].refused:
+                _log.warning("dialer_extra_refused", function=name, error=status.reason, null=OPTIONAL[name])
+            else:
+                _log.warning("dialer_extra_failing", function=name, error=status.reason, null=OPTIONAL[name])
+
+
+async def _nobody_vouches(_: str) -> bool:
+    return False
