@@ -191,3 +191,20 @@ async def test_another_topology_ends_it_and_names_the_difference(bench: Bench) -
     with pytest.raises(TopologyMismatchError) as caught:
         await asyncio.wait_for(supervisor.run(asyncio.Event()), 10)
     assert any(f"{bench.queue()}: x-delivery-limit is 7" in line for line in caught.value.differences)
+
+
+async def test_what_a_library_raises_for_a_connection_that_is_gone_is_no_bug_of_ours(broker_url: str) -> None:
+    async def use_what_is_gone() -> None:
+        async with connect(SecretStr(broker_url), "gone") as connection:
+            assert connection.transport is not None
+            await connection.transport.connection.close()
+            _ = await connection.channel()
+
+    with pytest.raises(ConnectionError, match="the connection was lost"):
+        await use_what_is_gone()
+
+
+async def test_an_error_of_ours_passes_as_it_is_while_the_connection_stands(broker_url: str) -> None:
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        async with connect(SecretStr(broker_url), "well"):
+            raise RuntimeError("a bug of ours")

@@ -89,7 +89,10 @@ class Metrics:
             "retries", "Copies put into a retry queue, by the reason and the queue's delay.", "reason", "tier"
         )
         self.dead_letters = self._counter(
-            "dead_letters", "Messages put into the dead letters, by reason.", "reason"
+            "dead_letters",
+            "Messages put into the dead letters, by reason; those that the broker moves there by itself"
+            " (delivery_limit, expired) are not among them.",
+            "reason",
         )
 
     def _declare_dialer(self) -> None:
