@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from tests.adapters.raw import closed_port
 from worker import __version__, app
+from worker.observe.health import ListenError
 from worker.settings import BrokerSettings, HttpSettings, Settings, SinkSettings, VicidialSettings
 
 
@@ -43,7 +44,7 @@ async def test_a_port_that_is_taken_ends_it_before_it_consumes() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(ListenError, match="address already in use"):
             await app.run(chosen(http_port=taken.getsockname()[1]))
 
 
