@@ -389,7 +389,7 @@ class Gate:
 
     def _refused_wait(self, at_least: timedelta | None) -> float:
         wait = self._refused_probe * (1 + 0.2 * self._jitter())
-        return wait if at_least is None else max(wait, _asked_for(at_least))
+        return wait if at_least is None else max(wait, min(at_least, LONGEST_BUSY).total_seconds())
 
     def _growing_wait(self) -> float:
         wait = min(self._next_wait * (0.8 + 0.4 * self._jitter()), self._probe_max)

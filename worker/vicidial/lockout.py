@@ -138,8 +138,11 @@ class LockoutGuard:
         self.message = message
 
     def unanswered(self, permit: Permit) -> None:
-        """Report an outage, a timeout or a cancellation. Its login may have been refused, so it counts."""
-        if not self._ended(permit):
+        """Report an outage, a timeout or a cancellation.
+
+        While a refusal stands, its login was probably refused too, so it counts.
+        """
+        if not self._ended(permit) or not self.refusing:
             return
         now = self._clock()
         self._failures.append(now)
