@@ -432,6 +432,7 @@ async def test_one_that_gets_no_place_in_time_counts_as_failing(
 
 
 @pytest.mark.parametrize("breakage", ["hang", "500", "reset"])
+@pytest.mark.no_cover  # its times are those of an unmeasured worker
 @pytest.mark.parametrize("function", ["recording_lookup", "campaigns_list", "user_details"])
 async def test_300_events_go_on_while_an_optional_function_hangs_or_fails(
     function: str,
@@ -443,7 +444,7 @@ async def test_300_events_go_on_while_an_optional_function_hangs_or_fails(
         for n in range(300):
             dialer.add_call(DialerCall(call_id=f"V120140509000000{n:04}"))
             dialer.agents[f"agent{n}"] = DialerAgent(user=f"agent{n}", campaigns=("SALES1", "SUPP-1"))
-        timeout = timedelta(seconds=0.5)
+        timeout = timedelta(seconds=1)
         async with connected(dialer.url, gates=make_gates(), timeout=timeout) as client:
             enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings_of(dialer))
             in_hand = asyncio.Semaphore(64)

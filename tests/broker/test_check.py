@@ -166,6 +166,7 @@ async def standing(node: PrivateBroker) -> list[str]:
     return [await node.ctl(command) for command in what]
 
 
+@pytest.mark.timeout(400)  # each case starts rabbitmqctl several times, seconds of CPU each
 @pytest.mark.parametrize(
     ("allowed", "lacking"),
     [

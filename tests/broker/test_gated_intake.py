@@ -409,7 +409,7 @@ class TestProbing:
             assert scene.gates.to_probe() == ["callid_info"]
             scene.gates.probed("callid_info")
             await scene.all_delivered()
-        assert max(scene.delivery_counts()) == 0
+        assert max(scene.delivery_counts()) <= 1, "one may go back while the gate opens step by step"
 
 
 class TestTheRamp:
