@@ -79,7 +79,7 @@ async def scene_of(url: str, admin: str, namespace: str) -> AsyncIterator[tuple[
         gates = Gates(full=8, probe_max=timedelta(milliseconds=50), refused_probe=timedelta(milliseconds=50))
         dialer, changes = Dialer(gates), list[GateStatus]()
         dialer.answers.set()
-        policy = RetryPolicy(tuple(topology.tiers), max_attempts=5, ready_within=timedelta(minutes=5))
+        policy = RetryPolicy((timedelta(milliseconds=100),), max_attempts=5, ready_within=timedelta(minutes=5))
         bench = Bench(url, topology, connection, publisher, gates=gates)
         bench.whole = Pipeline(dialer, QueueSink(topology.outbound_exchange, publisher), policy, gates)
         yield Scene(bench, gates, dialer, None, changes), publisher  # type: ignore[arg-type]

@@ -21,7 +21,6 @@ def refuse_or_decode(body: bytes) -> None:
     assert len(text) < LONGEST_TEXT
 
 
-@pytest.mark.no_cover  # measuring coverage slows our code down, and not json's
 @pytest.mark.parametrize("body", LARGE.values(), ids=LARGE)
 def test_the_worst_of_bodies_costs_little_more_than_parsing_it(body: bytes) -> None:
     assert len(body) <= MAX_BODY
