@@ -409,7 +409,8 @@ class TestProbing:
             assert scene.gates.to_probe() == ["callid_info"]
             scene.gates.probed("callid_info")
             await scene.all_delivered()
-        assert max(scene.delivery_counts()) <= 1, "one may go back while the gate opens step by step"
+        # A quorum queue takes back, counted, what it was sending to a consumer at the moment of its end.
+        assert max(scene.delivery_counts()) <= 1
 
 
 class TestTheRamp:

@@ -63,7 +63,9 @@ class Source:
         """Consume with so many messages in hand at most; 0 stops consuming.
 
         A prefetch counts from the next consumer on, so a change replaces the
-        consumer. What was delivered before the old one ended is worked on.
+        consumer. What was delivered before the old one ended is worked on; what
+        the broker was about to send to it goes back to the head of the queue, one
+        delivery more in its count, and is the first that the new one gets.
         """
         if prefetch == self._prefetch:
             return
