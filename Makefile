@@ -15,13 +15,13 @@ demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM o
 	@.venv/bin/crm-sync demo
 
 test: lint types ## Check everything: lint, types, all tests, each file's coverage
-	$(PYTHON) -m worker.demo.broker --prepare
+	$(PYTHON) -m simulators.broker --prepare
 	$(PYTHON) -m tests.tools
 	$(PYTHON) -m pytest --numprocesses 4 --dist loadfile --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
 
 chaos: venv ## Break everything again and again, and account for every event; under 30 minutes
-	$(PYTHON) -m worker.demo.broker --prepare
+	$(PYTHON) -m simulators.broker --prepare
 	$(PYTHON) -m tests.system.chaos
 
 lint: venv ## Check style and format

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.bench import IN_FLIGHT, QUEUE, Result, consumer, measure, stage
 from benchmarks.parse import BUDGET, PARSES, microseconds
-from worker.demo.broker import find_broker
+from simulators.broker import find_broker
 
 DELAY = 0.05
 

@@ -78,7 +78,7 @@ async def stage(broker: str, delay: float) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         urls = []
         for name in ("dialer", "crm"):
-            command = [PYTHON, "-m", f"worker.demo.{name}", "--count-only", "--delay", str(delay)]
+            command = [PYTHON, "-m", f"simulators.{name}", "--count-only", "--delay", str(delay)]
             if name == "dialer":
                 command += ["--config", json.dumps({"calls": {call: {} for call in CALLS}})]
             _, line = await stack.enter_async_context(process(*command))

@@ -26,7 +26,7 @@ from benchmarks.bench import (
     stage,
     until_delivered,
 )
-from worker.demo.broker import find_broker
+from simulators.broker import find_broker
 
 WATCH_EVERY = 2.0
 SETTLED_AFTER = 60.0

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import Stage, consumer, control, delivered, health_port, measure, publish, stage
-from worker.demo.broker import find_broker
+from simulators.broker import find_broker
 
 DELAY = 0.05
 SERVICE = 0.005

@@ -77,7 +77,7 @@ def broker_url() -> Iterator[str]:
     if GIVEN_BROKER is not None:
         yield GIVEN_BROKER
         return
-    command = [sys.executable, "-m", "worker.demo.broker"]
+    command = [sys.executable, "-m", "simulators.broker"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield _address_of(process)

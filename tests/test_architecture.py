@@ -25,10 +25,9 @@ MAY_IMPORT = {
     **{room: {"core", "settings", room, "worker"} for room in ADAPTERS},
     "app": {"core", "settings", "app", "worker", *ADAPTERS},
     "check": {"core", "settings", "app", "check", "worker", *ADAPTERS},
-    "commands": {"core", "settings", "app", "check", "commands", "demo", "worker", *ADAPTERS},
+    "commands": {"core", "settings", "app", "check", "commands", "worker", *ADAPTERS},
     "cli": {"commands"},
     "__main__": {"cli"},
-    "demo": {"demo"},
     "worker": set(),
 }
 """By room: the first name below `worker`, or `worker` itself, which holds the version."""
@@ -122,13 +121,10 @@ def only_the_composition_root_knows_every_room(house: House) -> Iterator[str]:
             yield f"{module.path} imports every adapter; only {sorted(KNOW_EVERY_ROOM)} may"
 
 
-def only_the_demo_commands_import_the_demo(house: House) -> Iterator[str]:
+def the_worker_imports_no_simulator(house: House) -> Iterator[str]:
     for name, module in house.items():
-        if room_of(name) in (None, "demo") or name.startswith("worker.commands.demo"):
-            continue
-        for other in sorted(module.ours):
-            if room_of(other) == "demo":
-                yield f"{module.path} imports {other}; only worker/commands/demo*.py may"
+        if room_of(name) is not None and "simulators" in module.libraries:
+            yield f"{module.path} imports simulators, which the service goes without"
 
 
 def no_arrows_run_in_a_circle(house: House) -> Iterator[str]:
@@ -159,7 +155,7 @@ RULES: tuple[Rule, ...] = (
     the_core_imports_nothing_but_the_standard_library_and_pydantic,
     each_room_imports_only_what_it_may,
     only_the_composition_root_knows_every_room,
-    only_the_demo_commands_import_the_demo,
+    the_worker_imports_no_simulator,
     no_arrows_run_in_a_circle,
     no_function_is_too_long,
     the_system_tests_import_nothing_of_the_worker,
@@ -187,17 +183,14 @@ BROKEN_HOUSE = {
     "worker/core/b.py": "def f():\n    from . import a\n",
     "worker/settings/__init__.py": "from worker.sinks.web import x",
     "worker/sinks/__init__.py": "",
-    "worker/sinks/web.py": "from worker import app, demo\nfrom .. import vicidial",
+    "worker/sinks/web.py": "from worker import app\nfrom simulators import dialer\nfrom .. import vicidial",
     "worker/vicidial/__init__.py": "",
     "worker/vicidial/client.py": "",
     "worker/rabbitmq/intake.py": "async def f():\n" + "    pass\n" * (FUNCTION_LIMIT - 1),
     "worker/observe/log.py": "",
-    "worker/demo/__init__.py": "",
-    "worker/demo/dialer.py": "from worker.vicidial import client",
     "worker/app.py": "from worker.sinks import web",
     "worker/commands/all.py": "from worker.rabbitmq import intake\nfrom worker.sinks import web\n"
     "from worker.vicidial import client\nfrom worker.observe import log\n",
-    "worker/commands/demo_it.py": "from worker.demo import dialer",
     "worker/cli.py": "from worker.app import run",
     "worker/attic/x.py": "",
     "tests/system/test_it.py": "import worker.app",
@@ -207,13 +200,11 @@ EXPECTED = [
     "worker/attic/x.py is in a room that MAY_IMPORT does not know",
     "worker/cli.py imports worker.app; cli may import ['commands']",
     "worker/core/a.py imports worker.settings; core may import ['core']",
-    "worker/demo/dialer.py imports worker.vicidial.client; demo may import ['demo']",
     "worker/settings/__init__.py imports worker.sinks.web; settings may import ['core', 'settings']",
     "worker/sinks/web.py imports worker.app; sinks may import ['core', 'settings', 'sinks', 'worker']",
-    "worker/sinks/web.py imports worker.demo; sinks may import ['core', 'settings', 'sinks', 'worker']",
     "worker/sinks/web.py imports worker.vicidial; sinks may import ['core', 'settings', 'sinks', 'worker']",
     "worker/commands/all.py imports every adapter; only ['worker.app', 'worker.check'] may",
-    "worker/sinks/web.py imports worker.demo; only worker/commands/demo*.py may",
+    "worker/sinks/web.py imports simulators, which the service goes without",
     "worker/rabbitmq/intake.py:1 f has 50 lines; it must be under 50",
     "tests/system/test_it.py imports worker.app; system tests see it from outside",
 ]

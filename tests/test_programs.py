@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
-from worker.cli import app
+from worker.cli import COMMANDS, app, load
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("worker", "tests", "benchmarks", "docs", ".ci")
+FOLDERS = ("worker", "simulators", "tests", "benchmarks", "docs", ".ci")
 _RUNS = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
 
 
@@ -44,7 +43,7 @@ def name_of(command: list[str]) -> str:
 def test_they_are_all_found() -> None:
     names = {name_of(command) for command in programs()}
     assert names >= {
-        *("worker", "worker.demo.broker", "worker.demo.dialer", "worker.demo.crm", "benchmarks"),
+        *("worker", "simulators.broker", "simulators.dialer", "simulators.crm", "benchmarks"),
         *("benchmarks.outage", "tests.tools", "tests.system.chaos", "generate.py", "receive.py"),
         *("receive.mjs", "receive.php", "dispo_bridge.py", "coverage_floor.py"),
     }
@@ -80,13 +79,18 @@ def changed() -> dict[Path, float]:
 
 
 def commands() -> list[list[str]]:
-    """Return every command and subcommand of `crm-sync`."""
+    """Return every command and subcommand of `crm-sync`; `demo` is a program of its own."""
 
     def walk(command: object, path: list[str]) -> list[list[str]]:
         inner = getattr(command, "commands", {})
         return [path, *(each for name, one in inner.items() for each in walk(one, [*path, name]))]
 
-    return walk(get_command(app), [])
+    return [[], *(each for name in COMMANDS if name != "demo" for each in walk(load(name), [name]))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_itself(name: str) -> None:
+    assert COMMANDS[name].summary == load(name).help.partition("\n\n")[0].replace("\n", " ")
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)

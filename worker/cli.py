@@ -1,31 +1,86 @@
 """The command `crm-sync`. Exit status 0, 1 (failed), 2 (wrong usage or settings)."""
 
-import typer
+import importlib
+from typing import Any, Final, NamedTuple
 
-from worker.commands import dead_letters, publish
-from worker.commands.check import check
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command as build
+
 from worker.commands.common import Command, Group, VersionOption
-from worker.commands.demo import demo
-from worker.commands.run import run
-from worker.commands.schema import schema
-from worker.commands.status import status
-from worker.commands.topology import topology
+
+
+class Place(NamedTuple):
+    """Where a command is defined, and the line about it in the help of `crm-sync`."""
+
+    module: str
+    name: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "run": Place("run", "run", "Run the worker until SIGTERM or Ctrl-C: consume, enrich and deliver events."),
+    "check": Place(
+        "check", "check", "Check everything a worker needs, and say what to do about each failure."
+    ),
+    "status": Place(
+        "status",
+        "status",
+        "Ask a running worker how it is: what is wrong, what to do, and the details.",
+    ),
+    "publish": Place("publish", "app", "Publish events to the events exchange, as a telephony system would."),
+    "topology": Place(
+        "topology",
+        "topology",
+        "Declare the exchanges, queues and bindings of a worker, and show them.",
+    ),
+    "dead-letters": Place(
+        "dead_letters",
+        "app",
+        "List, show, replay, discard or export the events that could not be delivered.",
+    ),
+    "schema": Place(
+        "schema", "schema", "Print the JSON Schema of the payloads that the CRM gets (draft 2020-12)."
+    ),
+    "demo": Place("demo", "app", "Watch the real worker at work for some ten seconds; nothing to set up."),
+}
+"""Each command by its name. Its module is imported when it is run: what one needs, the others don't load."""
+
+
+class Commands(Group):
+    """The commands of `crm-sync`, listed without importing them."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - typer's own
+        super().__init__(**options)
+        self.commands = {name: TyperCommand(name, help=place.summary) for name, place in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
+        """Return the command that the arguments name, imported."""
+        _, _, rest = super().resolve_command(ctx, args)
+        return args[0], load(args[0]), rest
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - typer's own types are private
+    """Import a command and return it."""
+    place = COMMANDS[name]
+    found = getattr(importlib.import_module(f"worker.commands.{place.module}"), place.name)
+    if isinstance(found, typer.Typer):
+        command = build(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command(name, cls=Command)(found)
+        command = build(alone)
+    command.name = name
+    return command
+
 
 app = typer.Typer(
     name="crm-sync",
-    cls=Group,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(cls=Command)(run)
-app.command(cls=Command)(check)
-app.command(cls=Command)(status)
-app.add_typer(publish.app, name="publish")
-app.command(cls=Command)(topology)
-app.add_typer(dead_letters.app, name="dead-letters")
-app.command(cls=Command)(schema)
-app.command(cls=Command)(demo)
 
 
 @app.callback()

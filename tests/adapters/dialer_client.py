@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER
 from tests.clock import Clock
 from worker.core.errors import EnrichmentUnavailable, Fault, GateClosed
 from worker.core.gates import Gates
 from worker.core.ports import DialerRequest
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.rows import DialerTimes

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
 
+from simulators.recordings import Exchange
 from worker.core.errors import FunctionRefused, ProcessingError
 from worker.core.records import AgentEnrichment, CallEnrichment
-from worker.demo.recordings import Exchange
 from worker.vicidial.extras import (
     FoundRecording,
     UserDetails,

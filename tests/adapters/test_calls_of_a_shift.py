@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
 from tests.adapters.dialer_client import make_gates
 from tests.core.inbounds import inbound
 from tests.system.calls import Case, cases, judge_call, may_be_null, told_wrong
 from worker.core.events import decode
 from worker.core.payload import build_payload
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock

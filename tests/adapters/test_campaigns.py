@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulators.recordings import find
 from worker.core.records import AgentEnrichment, AgentRecord, Campaign
-from worker.demo.recordings import find
 from worker.vicidial.campaigns import hidden, resolve
 from worker.vicidial.extras import KnownCampaign, read_campaigns
 from worker.vicidial.responses import read_agent

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
+from simulators.dialer import DEFAULT_USER, ApiUser, StandInDialer
+from simulators.recordings import find
 from tests.adapters.raw import Connection, RawServer
 from worker.check.dialer import check_dialer
 from worker.check.finding import Finding, Level
-from worker.demo.dialer import DEFAULT_USER, ApiUser, StandInDialer
-from worker.demo.recordings import find
 from worker.settings import Settings, load
 
 VERSION = find("other", "version").body

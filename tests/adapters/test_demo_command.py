@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from worker.commands.demo import demo
-from worker.demo.dialer import StandInDialer
+from simulators.demo.command import demo
+from simulators.dialer import StandInDialer
 
 
 def test_a_port_that_it_may_not_listen_on_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

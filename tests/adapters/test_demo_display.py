@@ -15,14 +15,12 @@ from pydantic import SecretStr
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
-from worker.cli import app
-from worker.core.events import EventType, Inbound, decode
-from worker.demo import stage
-from worker.demo.broker import NoBrokerError
-from worker.demo.chronicle import Chronicle, News
-from worker.demo.crm import Received
-from worker.demo.display import LiveDisplay, PlainDisplay, head, sentence, table
-from worker.demo.scenario import (
+from simulators.broker import NoBrokerError
+from simulators.crm import Received
+from simulators.demo import stage
+from simulators.demo.chronicle import Chronicle, News
+from simulators.demo.display import LiveDisplay, PlainDisplay, head, sentence, table
+from simulators.demo.scenario import (
     EXCHANGES,
     QUEUES,
     READY_WITHIN,
@@ -32,8 +30,10 @@ from worker.demo.scenario import (
     Delivered,
     Story,
 )
-from worker.demo.summary import Letter, Result, differences, specimen, summary, what_next
-from worker.demo.worker_process import WorkerEnded, worker_process
+from simulators.demo.summary import Letter, Result, differences, specimen, summary, what_next
+from simulators.demo.worker_process import WorkerEnded, worker_process
+from worker.cli import app
+from worker.core.events import EventType, Inbound, decode
 from worker.rabbitmq.topology import plan
 from worker.settings import BrokerCommandSettings, BrokerSettings, RetrySettings
 from worker.settings.tree import DialerWaits, SinkNames

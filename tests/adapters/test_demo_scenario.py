@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
+from simulators.demo.scenario import STORIES, Delivered, Story
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
 from tests.adapters.dialer_client import make_gates
 from worker.core.events import Inbound, decode
 from worker.core.records import CallEnrichment
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
-from worker.demo.scenario import STORIES, Delivered, Story
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock

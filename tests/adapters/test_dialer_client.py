@@ -15,13 +15,13 @@ from aioresponses import aioresponses
 from pydantic import SecretStr
 from yarl import URL
 
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
+from simulators.stand_in import Fault as Breakage
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, put_off
 from tests.adapters.raw import Connection, RawServer, closed_port, until
 from worker import __version__
 from worker.core.errors import EnrichmentRejected, Fault, NotReady
 from worker.core.ports import DialerRequest
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
-from worker.demo.stand_in import Fault as Breakage
 from worker.vicidial.answers import MAX_ANSWER
 
 ADDRESS = "http://dialer.example/vicidial/non_agent_api.php"

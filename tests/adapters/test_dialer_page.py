@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from worker.demo.dialer import DialerAgent, DialerCall, StandInDialer
-from worker.demo.dialer_data import DEFAULT_PASSWORD, DEFAULT_USER, Dialect
-from worker.demo.dialer_examples import Change, Example, answers, changes, control_line, refusals
-from worker.demo.dialer_lives import LIVE_IDS
-from worker.demo.stand_in import FAULTS
+from simulators.dialer import DialerAgent, DialerCall, StandInDialer
+from simulators.dialer.data import DEFAULT_PASSWORD, DEFAULT_USER, Dialect
+from simulators.dialer.examples import Change, Example, answers, changes, control_line, refusals
+from simulators.dialer.lives import LIVE_IDS
+from simulators.stand_in import FAULTS
 
 DIALECTS: Final[tuple[Dialect, ...]] = ("real", "tutorial")
 VOID: Final = frozenset({"meta", "br"})

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
+from simulators.stand_in import Fault as Breakage
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, grown, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
 from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, GateClosed, LoginRefused
 from worker.core.gates import Gates
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
-from worker.demo.stand_in import Fault as Breakage
 from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.lockout import LOCK
 from worker.vicidial.probe import Prober

@@ -10,13 +10,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from tests.adapters.dialer_client import make_gates
-from tests.adapters.raw import until
-from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Lack, NotReady
-from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import build_payload, check_access
-from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord
-from worker.demo.dialer import (
+from simulators.dialer import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
     ApiUser,
@@ -25,7 +19,13 @@ from worker.demo.dialer import (
     DialerCall,
     StandInDialer,
 )
-from worker.demo.dialer_requests import DialerRequest, Planted
+from simulators.dialer.requests import DialerRequest, Planted
+from tests.adapters.dialer_client import make_gates
+from tests.adapters.raw import until
+from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Lack, NotReady
+from worker.core.events import Event, EventType, Inbound, decode
+from worker.core.payload import build_payload, check_access
+from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulators.recordings import Exchange, load
 from worker.core.scrub import Scrubber
-from worker.demo.recordings import Exchange, load
 from worker.vicidial.excerpt import excerpt
 
 SECRET = "Pl4nt&d+Secret/ü'"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulators.recordings import find
 from tests.adapters.recorded import NEW_YORK
 from worker.core.errors import (
     EnrichmentRejected,
@@ -20,7 +21,6 @@ from worker.core.errors import (
     ProcessingError,
 )
 from worker.core.records import Recording
-from worker.demo.recordings import find
 from worker.vicidial.extras import (
     FoundRecording,
     KnownCampaign,

@@ -11,6 +11,16 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from simulators.dialer import (
+    DEFAULT_PASSWORD,
+    DEFAULT_USER,
+    DialerAgent,
+    DialerCall,
+    DialerRequest,
+    Planted,
+    StandInDialer,
+)
+from simulators.dialer.requests import Plants
 from tests.adapters.dialer_client import CALL, TIMES, connected, grown, make_gates, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
@@ -27,16 +37,6 @@ from worker.core.events import Event, EventType
 from worker.core.gate import State
 from worker.core.gates import Gates
 from worker.core.records import CallEnrichment
-from worker.demo.dialer import (
-    DEFAULT_PASSWORD,
-    DEFAULT_USER,
-    DialerAgent,
-    DialerCall,
-    DialerRequest,
-    Planted,
-    StandInDialer,
-)
-from worker.demo.dialer_requests import Plants
 from worker.settings import VicidialSettings
 from worker.vicidial import limit as limit_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from simulators.dialer.data import ApiUser
+from simulators.dialer.logins import LOCK_AFTER, check_login
 from tests.clock import Clock
 from worker.core.errors import LoginRefused
-from worker.demo.dialer_data import ApiUser
-from worker.demo.dialer_logins import LOCK_AFTER, check_login
 from worker.vicidial.lockout import LOCK, LockoutGuard, Permit
 
 PROBE = 300.0

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
 from tests.adapters.dialer_client import CALL, TIMES, connected, failure
 from tests.adapters.raw import until
 from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused
 from worker.core.gate import GateStatus, State
 from worker.core.gates import Gates
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
 from worker.vicidial import probe as probe_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient
 from worker.vicidial.probe import Prober

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from simulators.recordings import Exchange, find, load
 from tests.adapters.recorded import (
     CALL,
     NEW_YORK,
@@ -25,7 +26,6 @@ from tests.adapters.recorded import (
 )
 from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, Lack, NotReady, ProcessingError
 from worker.core.records import CallEnrichment, CallRecord, Campaign, Recording
-from worker.demo.recordings import Exchange, find, load
 from worker.vicidial.answers import text_of
 from worker.vicidial.responses import read_agent, read_call
 from worker.vicidial.rows import DialerTimes

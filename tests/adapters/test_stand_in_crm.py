@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from standardwebhooks import Webhook
 
-from worker.demo.crm import StandInCrm
-from worker.demo.stand_in import Fault
+from simulators.crm import StandInCrm
+from simulators.stand_in import Fault
 
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes or so.").decode()
 OTHER = "whsec_" + base64.b64encode(b"somebody else's own key.").decode()
@@ -166,7 +166,7 @@ async def test_it_can_count_without_keeping(session: aiohttp.ClientSession) -> N
 
 
 async def test_as_a_program_it_is_controlled_over_http(session: aiohttp.ClientSession) -> None:
-    command = [sys.executable, "-m", "worker.demo.crm", "--secret", SECRET]
+    command = [sys.executable, "-m", "simulators.crm", "--secret", SECRET]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:

@@ -17,8 +17,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.adapters.raw import until
-from worker.demo.dialer import (
+from simulators.dialer import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
     PATH,
@@ -29,10 +28,11 @@ from worker.demo.dialer import (
     Recording,
     StandInDialer,
 )
-from worker.demo.dialer_lives import LIVE_IDS, transferred_id
-from worker.demo.dialer_requests import Load
-from worker.demo.recordings import Exchange, find, load
-from worker.demo.stand_in import FAULTS, Fault
+from simulators.dialer.lives import LIVE_IDS, transferred_id
+from simulators.dialer.requests import Load
+from simulators.recordings import Exchange, find, load
+from simulators.stand_in import FAULTS, Fault
+from tests.adapters.raw import until
 
 RECORDED_AT = 1795313398.0
 CALL = "V1201405090000012345"
@@ -874,7 +874,7 @@ async def test_a_hanging_request_does_not_hold_up_its_end() -> None:
 
 
 async def test_as_a_program_it_is_controlled_over_http(session: aiohttp.ClientSession) -> None:
-    command = [sys.executable, "-m", "worker.demo.dialer", "--config", '{"password": {"crmsync": "a"}}']
+    command = [sys.executable, "-m", "simulators.dialer", "--config", '{"password": {"crmsync": "a"}}']
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from pydantic import SecretStr
 
+from simulators.dialer import DEFAULT_PASSWORD
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, put_off
 from tests.adapters.raw import Connection, RawServer
 from worker.core.errors import EnrichmentUnavailable, Fault
-from worker.demo.dialer import DEFAULT_PASSWORD
 
 BODY = ROW.encode()
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)

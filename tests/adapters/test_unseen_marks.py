@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from simulators.recordings import find
 from tests.adapters.dialer_client import CALL, ROW
 from tests.adapters.test_answer_text import BEFORE
 from worker.core.errors import (
@@ -15,7 +16,6 @@ from worker.core.errors import (
     NotReady,
     ProcessingError,
 )
-from worker.demo.recordings import find
 from worker.vicidial.answers import text_of
 from worker.vicidial.extras import read_campaigns, read_recordings, read_user_details
 from worker.vicidial.responses import read_agent, read_call

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.demo.recordings import find
+from simulators.recordings import find
 from worker.vicidial.version import Version, read_version
 
 PROPERTY = settings(max_examples=200)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from simulators.crm import StandInCrm
+from simulators.stand_in import Fault as Breakage
 from tests.adapters.raw import Connection, RawServer, closed_port
 from tests.adapters.webhook import NOW, PAYLOAD, SECRET, connected, rejected, unavailable
 from worker import __version__
 from worker.core.errors import DeliveryRejected, DeliveryUnavailable, Fault
 from worker.core.ports import Receipt
-from worker.demo.crm import StandInCrm
-from worker.demo.stand_in import Fault as Breakage
 from worker.settings import SinkSettings
 from worker.sinks.webhook import WebhookSink
 

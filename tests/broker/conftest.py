@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from simulators.broker import find_server
+from simulators.broker_node import PrivateBroker
 from tests.tools import skip_without
-from worker.demo.broker import find_server
-from worker.demo.broker_node import PrivateBroker
 
 
 @pytest.fixture(scope="session")

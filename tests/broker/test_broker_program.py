@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from worker.demo import broker as broker_module
-from worker.demo import broker_keeper, broker_node
-from worker.demo.broker import BrokerError, NoBrokerError, find_server
-from worker.demo.broker_node import BrokerStartError, PrivateBroker
+from simulators import broker as broker_module
+from simulators import broker_keeper, broker_node
+from simulators.broker import BrokerError, NoBrokerError, find_server
+from simulators.broker_node import BrokerStartError, PrivateBroker
 
 needs_server = pytest.mark.skipif(
     find_server() is None and "CI" not in os.environ, reason="rabbitmq-server is not installed here"

@@ -20,6 +20,10 @@ from rich.console import Console
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
+from simulators.broker_node import PrivateBroker
+from simulators.crm import StandInCrm
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
+from simulators.stand_in import Fault
 from tests.adapters.raw import Connection, RawServer
 from worker import check
 from worker.check import Finding, Level, worst
@@ -30,10 +34,6 @@ from worker.check.webhook import about_answer, about_end
 from worker.cli import app
 from worker.commands import check as command
 from worker.commands import terminal
-from worker.demo.broker_node import PrivateBroker
-from worker.demo.crm import StandInCrm
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
-from worker.demo.stand_in import Fault
 from worker.rabbitmq.topology import declare, plan
 from worker.settings import Settings, load
 from worker.settings.show import InForce

@@ -10,12 +10,12 @@ import pamqp.frame
 import pytest
 from pydantic import SecretStr
 
+from simulators.broker_node import PrivateBroker, free_ports
 from tests.adapters.raw import Connection, RawServer
 from tests.broker.bench import AGENTS, CALLS, Bench, ack, eventually, open_bench, open_gates
 from worker.core.disposition import Disposition
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
-from worker.demo.broker_node import PrivateBroker, free_ports
 from worker.rabbitmq.connection import BROKER_ERRORS, Supervisor, TopologyMismatchError, connect
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.intake import Intake

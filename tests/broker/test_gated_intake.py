@@ -15,6 +15,7 @@ import aio_pika
 import pytest
 from aiormq.abc import DeliveredMessage
 
+from simulators.broker_node import PrivateBroker
 from tests.broker.bench import AGENTS, CALLS, LONG, SHORT, Bench, eventually, open_bench
 from worker.core.disposition import Ack, DeadLetter, Retry
 from worker.core.errors import (
@@ -33,7 +34,6 @@ from worker.core.pipeline import Pipeline
 from worker.core.ports import Receipt
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 from worker.core.retry import RetryPolicy
-from worker.demo.broker_node import PrivateBroker
 from worker.rabbitmq import intake as intake_module
 from worker.rabbitmq.connection import Supervisor
 from worker.rabbitmq.intake import Intake

@@ -9,6 +9,7 @@ from datetime import timedelta
 import aio_pika
 import pytest
 
+from simulators.broker_node import PrivateBroker
 from tests.broker.bench import Bench, eventually, settings_for
 from tests.broker.test_gated_intake import Dialer, Scene, body
 from worker.core.errors import DeliveryUnavailable, Fault, MessageRefused, PublishError, PublishForbidden
@@ -18,7 +19,6 @@ from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Outgoing
 from worker.core.retry import RetryPolicy
-from worker.demo.broker_node import PrivateBroker
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import declare, plan
 from worker.settings.tree import SinkNames
@@ -79,7 +79,9 @@ async def scene_of(url: str, admin: str, namespace: str) -> AsyncIterator[tuple[
         gates = Gates(full=8, probe_max=timedelta(milliseconds=50), refused_probe=timedelta(milliseconds=50))
         dialer, changes = Dialer(gates), list[GateStatus]()
         dialer.answers.set()
-        policy = RetryPolicy((timedelta(milliseconds=100),), max_attempts=5, ready_within=timedelta(minutes=5))
+        policy = RetryPolicy(
+            (timedelta(milliseconds=100),), max_attempts=5, ready_within=timedelta(minutes=5)
+        )
         bench = Bench(url, topology, connection, publisher, gates=gates)
         bench.whole = Pipeline(dialer, QueueSink(topology.outbound_exchange, publisher), policy, gates)
         yield Scene(bench, gates, dialer, None, changes), publisher  # type: ignore[arg-type]

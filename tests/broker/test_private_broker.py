@@ -15,8 +15,8 @@ import aio_pika
 import psutil
 import pytest
 
-from worker.demo import broker as broker_module
-from worker.demo.broker import (
+from simulators import broker as broker_module
+from simulators.broker import (
     BrokerError,
     BrokerStartError,
     NoBrokerError,
@@ -110,7 +110,7 @@ async def test_it_serves_and_keeps_durable_messages_and_leaves_nothing_behind() 
 async def test_whatever_ends_the_program_nothing_is_left(
     number: signal.Signals, when: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "worker.demo.broker"]
+    command = [sys.executable, "-m", "simulators.broker"]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
@@ -135,7 +135,7 @@ async def test_a_node_that_cannot_start_shows_why_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("worker.demo.broker_node.find_epmd", lambda: str(fake(tmp_path / "epmd", LISTEN)))
+    monkeypatch.setattr("simulators.broker_node.find_epmd", lambda: str(fake(tmp_path / "epmd", LISTEN)))
     server = fake(tmp_path / "rabbitmq-server", "#!/bin/sh\necho no such cookie\nexit 3\n")
     with pytest.raises(BrokerStartError, match=r"(?s)status 3.*no such cookie"):
         await PrivateBroker.start(server)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from simulators.broker_node import PrivateBroker
 from tests.broker.bench import Bench, ack, eventually, open_bench, retry
 from worker.core.disposition import Disposition
 from worker.core.errors import PublishError
 from worker.core.events import Inbound
 from worker.core.ports import Outgoing
-from worker.demo.broker_node import PrivateBroker
 from worker.rabbitmq.publisher import BrokerPublisher
 
 pytestmark = pytest.mark.broker

@@ -19,12 +19,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from simulators.broker_node import free_ports
 from tests.deploy.container import Image, build, need_namespaces
 from tests.deploy.dockerfile import is_left_out, read
 from tests.locks import could_install
 from tests.system.harness import PASSWORD, System, eventually
 from worker import __version__
-from worker.demo.broker_node import free_ports
 from worker.settings.tree import HttpSettings
 
 ROOT = Path(__file__).parents[2]

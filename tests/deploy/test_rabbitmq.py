@@ -17,12 +17,12 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aiormq.exceptions import ChannelAccessRefused, DeliveryError
 
+from simulators.broker import find_server
+from simulators.broker_node import BrokerError, PrivateBroker, free_ports
 from tests.deploy.manifests import K8S, Built, Manifest, build, overlay
 from tests.system.harness import System, call_ended, crm_sync, environment, eventually
 from tests.tools import skip_without
 from worker.core.events import EventType
-from worker.demo.broker import find_server
-from worker.demo.broker_node import BrokerError, PrivateBroker, free_ports
 from worker.rabbitmq.topology import Topology, declare, plan
 from worker.settings import BrokerCommandSettings
 

@@ -15,6 +15,8 @@ from jsonschema import Draft7Validator, Draft202012Validator, FormatChecker
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
+from simulators.crm import StandInCrm
+from simulators.demo.scenario import STORIES
 from tests.core.inbounds import BLANKS
 from tests.system.harness import Program, System, Worker
 from tests.tools import need_asyncapi_schema
@@ -24,8 +26,6 @@ from worker.core.errors import InvalidEvent
 from worker.core.events import Inbound, decode
 from worker.core.examples import EVENTS, payloads
 from worker.core.payload import schemas
-from worker.demo.crm import StandInCrm
-from worker.demo.scenario import STORIES
 from worker.rabbitmq import headers
 from worker.rabbitmq.topology import Topology, plan
 from worker.settings import BrokerCommandSettings, SinkSettings

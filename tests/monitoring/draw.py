@@ -246,7 +246,7 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def _broker() -> Iterator[str]:
-    command = [sys.executable, "-m", "worker.demo.broker"]
+    command = [sys.executable, "-m", "simulators.broker"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment({})) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

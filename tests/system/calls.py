@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--wraps-up", type=float, nargs=2, default=(5.0, 60.0), help="until the disposition")
     chosen = vars(parser.parse_args())
     _print(f"seed {chosen['seed']}")
-    command = [sys.executable, "-m", "worker.demo.broker"]
+    command = [sys.executable, "-m", "simulators.broker"]
     with (
         tempfile.TemporaryDirectory(prefix="crm-sync-calls-") as folder,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker,

@@ -51,8 +51,8 @@ class Program:
     """A stand-in as a process of its own, changed and watched through `/control`."""
 
     def __init__(self, name: str, *arguments: str, log: Path | None = None) -> None:
-        """Start `python -m worker.demo.<name>`, which prints where it listens; its errors go to the log."""
-        command = [sys.executable, "-m", f"worker.demo.{name}", *arguments]
+        """Start `python -m simulators.<name>`, which prints where it listens; its errors go to the log."""
+        command = [sys.executable, "-m", f"simulators.{name}", *arguments]
         errors = None if log is None else log.open("ab")
         try:
             self.process = subprocess.Popen(

@@ -37,7 +37,7 @@ def check(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Check everything that a worker needs, and say what to do about each failure.
+    """Check everything a worker needs, and say what to do about each failure.
 
     Use it before the first start, after every change of settings, and first
     when something is wrong; it takes the same settings as run. One line each

@@ -27,7 +27,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True)
 
 @app.callback()
 def dead_letters() -> None:
-    """Look at the events that could not be delivered; replay, discard or export them.
+    """List, show, replay, discard or export the events that could not be delivered.
 
     An event ends up there when no retry would help, or none helped. Its body is
     kept byte for byte. Mend the cause first (list and show tell it), then

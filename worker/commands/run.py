@@ -17,7 +17,7 @@ from worker.settings import Settings
 
 
 def run(config: ConfigOption = None) -> None:
-    """Run the worker until SIGTERM or Ctrl-C: consume events, enrich them, deliver them.
+    """Run the worker until SIGTERM or Ctrl-C: consume, enrich and deliver events.
 
     A stop lets the events in work finish (setting `drain`); a second one stops
     at once.

@@ -59,7 +59,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 seconds, until Ctrl-C.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Ask a running worker how it is: what is wrong and what to do, then the whole picture.
+    """Ask a running worker how it is: what is wrong, what to do, and the details.
 
     First comes one sentence for each thing that is wrong. Then its gates (why
     each closed, for how long, when it tries again), the broker, the dialer, the

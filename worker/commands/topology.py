@@ -29,7 +29,7 @@ def topology(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Declare the exchanges, queues and bindings that the worker needs, and show them.
+    """Declare the exchanges, queues and bindings of a worker, and show them.
 
     Use it before the first start, where producers begin before the worker does;
     the worker itself declares the same. RabbitMQ can't change what a queue was

@@ -33,8 +33,8 @@ class Node:
     """A private node with its own port, folder and name, which keeps all three over a restart."""
 
     def __init__(self) -> None:
-        """Start it with `python -m worker.demo.broker`, which cleans up; raises `NodeUnavailable`."""
-        command = [sys.executable, "-m", "worker.demo.broker"]
+        """Start it with `python -m simulators.broker`, which cleans up; raises `NodeUnavailable`."""
+        command = [sys.executable, "-m", "simulators.broker"]
         self._program = Popen(command, stdout=PIPE, env=environment({}))
         said = json.loads(first_line(self._program, _BEGUN_WITHIN) or "{}")
         if "pid" not in said:  # nothing, or a container

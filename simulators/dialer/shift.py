@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from worker.demo.dialer_data import NOBODY, DialerAgent, DialerCall, Recording, World, make_call_id
-from worker.demo.dialer_lives import Schedule, automatic, manual, queued, without_a_channel
+from simulators.dialer.data import NOBODY, DialerAgent, DialerCall, Recording, World, make_call_id
+from simulators.dialer.lives import Schedule, automatic, manual, queued, without_a_channel
 
 _DAY: Final = 86400.0
 _EARLIER_DAYS: Final = 6

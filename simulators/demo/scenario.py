@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from worker.demo.dialer_data import DialerCall
+from simulators.dialer.data import DialerCall
 
 Envelope = Literal["plain", "structured", "binary", "broken"]
 """How a producer wraps an event: plain JSON, CloudEvents in either mode, or something that is no JSON."""

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from dataclasses import fields as fields_of
 from typing import Any, Final, get_args
 
-from worker.demo.dialer_answers import filtered, subject_of
-from worker.demo.dialer_data import (
+from simulators.dialer.answers import filtered, subject_of
+from simulators.dialer.data import (
     ApiUser,
     Campaign,
     Charset,
@@ -19,14 +19,14 @@ from worker.demo.dialer_data import (
     World,
     make_call_id,
 )
-from worker.demo.dialer_lives import life_of, make_call
-from worker.demo.dialer_logins import lock
-from worker.demo.dialer_requests import Answerer, DialerRequest, Load, Planted, Plants
-from worker.demo.dialer_shift import Shift
-from worker.demo.dialer_tutorial import tutorial_world
-from worker.demo.dialer_world import recorded_world
-from worker.demo.recordings import Exchange
-from worker.demo.stand_in import StandIn, take_common
+from simulators.dialer.lives import life_of, make_call
+from simulators.dialer.logins import lock
+from simulators.dialer.requests import Answerer, DialerRequest, Load, Planted, Plants
+from simulators.dialer.shift import Shift
+from simulators.dialer.tutorial import tutorial_world
+from simulators.dialer.world import recorded_world
+from simulators.recordings import Exchange
+from simulators.stand_in import StandIn, take_common
 
 _RECENT: Final = 20
 

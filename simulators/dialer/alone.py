@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from worker.demo.dialer import StandInDialer
-from worker.demo.dialer_data import DEFAULT_PASSWORD, DEFAULT_USER
-from worker.demo.dialer_examples import AGENT, CALL, Example, agent_query, call_query
-from worker.demo.dialer_lives import LIVE_IDS, LIVES, transferred_id
-from worker.demo.dialer_page import settings_lines
-from worker.demo.dialer_requests import DialerRequest
+from simulators.dialer import StandInDialer
+from simulators.dialer.data import DEFAULT_PASSWORD, DEFAULT_USER
+from simulators.dialer.examples import AGENT, CALL, Example, agent_query, call_query
+from simulators.dialer.lives import LIVE_IDS, LIVES, transferred_id
+from simulators.dialer.page import settings_lines
+from simulators.dialer.requests import DialerRequest
 
 DEFAULT_PORT: Final = 8089
 """Where it listens if nothing is said."""

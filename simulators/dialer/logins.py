@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.demo.dialer_data import ALL_FUNCTIONS, ApiUser, World
+from simulators.dialer.data import ALL_FUNCTIONS, ApiUser, World
 
 LOCK_AFTER = 10
 """Failed logins that lock an API user, until `lock_seconds` after its last good one."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from worker.demo.dialer_data import (
+from simulators.dialer.data import (
     CALL_COLUMNS,
     SEPARATORS,
     ApiUser,
@@ -19,7 +19,7 @@ from worker.demo.dialer_data import (
     Recording,
     World,
 )
-from worker.demo.dialer_logins import log_in, refusal
+from simulators.dialer.logins import log_in, refusal
 
 _SHORTEST_SOURCE = 2
 _SHORTEST_UNIQUEID = 9

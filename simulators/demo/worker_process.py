@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 _LONGEST_LINE = 4 * 1024 * 1024
@@ -17,7 +16,6 @@ _STOP_SOON = (
     2.0  # after Ctrl-C nobody cares for the events in work, but what is being declared has to be done
 )
 _SETTINGS = "CRM_SYNC_"
-_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 class WorkerEnded(Exception):
@@ -93,10 +91,8 @@ async def worker_process(
     """Run `crm-sync run` with these settings and no others; ended at the end if it still runs."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_SETTINGS)}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", _PACKAGE.name, "run"),
-        env=kept
-        | {"PYTHONPATH": str(_PACKAGE.parent)}
-        | {_SETTINGS + name: value for name, value in settings.items()},
+        *(sys.executable, "-P", "-m", "worker", "run"),
+        env=kept | {_SETTINGS + name: value for name, value in settings.items()},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

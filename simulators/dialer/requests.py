@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from worker.demo.stand_in import Fault
+from simulators.stand_in import Fault
 
 CONTENT_TYPE: Final = "text/html; charset=utf-8"
 """What VICIdial says of every answer."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from worker.demo.scenario import Story
+from simulators.demo.scenario import Story
 
 Tone = Literal["plain", "good", "wait", "bad"]
 Payload = Mapping[str, Any]

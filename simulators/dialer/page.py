@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from worker.demo.dialer_answers import agent_campaign_ids, in_groups_of, is_call_id
-from worker.demo.dialer_data import (
+from simulators.dialer.answers import agent_campaign_ids, in_groups_of, is_call_id
+from simulators.dialer.data import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
     ApiUser,
@@ -18,12 +18,12 @@ from worker.demo.dialer_data import (
     LocalTime,
     World,
 )
-from worker.demo.dialer_examples import Change, Example, answers, changes, control_line, refusals
-from worker.demo.dialer_lives import LIVES
-from worker.demo.dialer_logins import LOWEST_LEVEL, PERMISSIONS, is_locked, refusal
-from worker.demo.dialer_requests import DialerRequest
-from worker.demo.dialer_tutorial import may
-from worker.demo.stand_in import FAULTS
+from simulators.dialer.examples import Change, Example, answers, changes, control_line, refusals
+from simulators.dialer.lives import LIVES
+from simulators.dialer.logins import LOWEST_LEVEL, PERMISSIONS, is_locked, refusal
+from simulators.dialer.requests import DialerRequest
+from simulators.dialer.tutorial import may
+from simulators.stand_in import FAULTS
 
 Rows = Sequence[Sequence[str]]
 

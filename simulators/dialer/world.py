@@ -7,7 +7,7 @@ answers about them as the real server did.
 from collections.abc import Iterable
 from typing import Final
 
-from worker.demo.dialer_data import (
+from simulators.dialer.data import (
     CALL_COLUMNS,
     DEFAULT_PASSWORD,
     DEFAULT_USER,
@@ -19,8 +19,8 @@ from worker.demo.dialer_data import (
     Recording,
     World,
 )
-from worker.demo.dialer_lives import live_calls
-from worker.demo.recordings import Exchange, load
+from simulators.dialer.lives import live_calls
+from simulators.recordings import Exchange, load
 
 _OF_A_MOMENT: Final = frozenset({"call_lifecycle", "db_down"})
 """Groups whose errors passed: of calls on their way, or of a server that was down."""

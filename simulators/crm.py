@@ -1,6 +1,6 @@
 """The stand-in CRM: a webhook receiver that checks signatures, drops repeats, and refuses when told to.
 
-Run as `python -m worker.demo.crm`, it prints one JSON line with its address and serves until SIGTERM.
+Run as `python -m simulators.crm`, it prints one JSON line with its address and serves until SIGTERM.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from worker.demo.stand_in import Fault, StandIn, program_arguments, serve_until_signal, take_common
+from simulators.stand_in import Fault, StandIn, program_arguments, serve_until_signal, take_common
 
 PATH: Final = "/webhook"
 """Where the CRM listens."""

@@ -1,6 +1,6 @@
 """Gets a RabbitMQ broker from wherever there is one: an address, an installed server, apt, or a container.
 
-Run as `python -m worker.demo.broker`, it starts a private node, prints one JSON line with its address, and
+Run as `python -m simulators.broker`, it starts a private node, prints one JSON line with its address, and
 ends it at SIGTERM or SIGINT.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from worker.demo.broker_node import (
+from simulators.broker_node import (
     BrokerError,
     BrokerStartError,
     PrivateBroker,
@@ -246,7 +246,7 @@ def main() -> None:
     With `--prepare`, only install RabbitMQ if it is missing and can be installed.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m worker.demo.broker",
+        prog="python -m simulators.broker",
         description="Run a private broker until SIGTERM or SIGINT; one JSON line says where it is.",
     )
     parser.add_argument(

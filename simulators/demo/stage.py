@@ -14,14 +14,11 @@ import aio_pika
 import aiormq
 from aio_pika.abc import AbstractConnection, AbstractExchange
 
-from worker.demo.broker import find_broker
-from worker.demo.chronicle import Chronicle
-from worker.demo.crm import Received, StandInCrm
-from worker.demo.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
-from worker.demo.dialer_answers import Question
-from worker.demo.dialer_tutorial import tutorial_answer, tutorial_world
-from worker.demo.display import Display
-from worker.demo.scenario import (
+from simulators.broker import find_broker
+from simulators.crm import Received, StandInCrm
+from simulators.demo.chronicle import Chronicle
+from simulators.demo.display import Display
+from simulators.demo.scenario import (
     EXCHANGES,
     QUEUES,
     READY_WITHIN,
@@ -31,8 +28,11 @@ from worker.demo.scenario import (
     Message,
     Story,
 )
-from worker.demo.summary import Letter, Result
-from worker.demo.worker_process import WorkerProcess, worker_process
+from simulators.demo.summary import Letter, Result
+from simulators.demo.worker_process import WorkerProcess, worker_process
+from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
+from simulators.dialer.answers import Question
+from simulators.dialer.tutorial import tutorial_answer, tutorial_world
 
 DEADLINE: Final = 90.0
 """Seconds for everything but getting a broker, which has deadlines of its own."""

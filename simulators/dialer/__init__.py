@@ -1,16 +1,15 @@
 """The stand-in dialer: VICIdial's non-agent API on loopback, with what the recordings know.
 
-Run as `python -m worker.demo.dialer`, it prints one JSON line with its address and serves until SIGTERM.
+Run as `python -m simulators.dialer`, it prints one JSON line with its address and serves until SIGTERM.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 
-from worker.demo.dialer_answers import Question, ServerError, answer, filtered, subject_of
-from worker.demo.dialer_data import (
+from simulators.dialer.answers import Question, ServerError, answer, filtered, subject_of
+from simulators.dialer.data import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
     ApiUser,
@@ -19,12 +18,11 @@ from worker.demo.dialer_data import (
     DialerCall,
     Recording,
 )
-from worker.demo.dialer_page import View, html_page, text_page
-from worker.demo.dialer_php import LONGEST_REQUEST_LINE, amid_warnings, fatal_error, too_long
-from worker.demo.dialer_requests import CONTENT_TYPE, DialerRequest, Planted, outcome_of, read_parameters
-from worker.demo.dialer_state import DialerState
-from worker.demo.dialer_tutorial import tutorial_answer
-from worker.demo.stand_in import program_arguments, serve_until_signal
+from simulators.dialer.page import View, html_page, text_page
+from simulators.dialer.php import LONGEST_REQUEST_LINE, amid_warnings, fatal_error, too_long
+from simulators.dialer.requests import CONTENT_TYPE, DialerRequest, Planted, outcome_of, read_parameters
+from simulators.dialer.state import DialerState
+from simulators.dialer.tutorial import tutorial_answer
 
 __all__ = [
     "DEFAULT_PASSWORD",
@@ -38,7 +36,6 @@ __all__ = [
     "Planted",
     "Recording",
     "StandInDialer",
-    "main",
 ]
 
 PATH: Final = "/vicidial/non_agent_api.php"
@@ -193,30 +190,3 @@ class StandInDialer(DialerState):
             "planted answers": bool(self.plants),
         }
         return tuple(said for said, holds in found.items() if holds)
-
-
-def main() -> None:
-    """Serve as a program until SIGTERM or SIGINT."""
-    parser = program_arguments("A stand-in for VICIdial's non-agent API.")
-    parser.add_argument("--dialect", choices=("real", "tutorial"), default="real")
-    parser.add_argument("--separator", default="|", help="of the tutorial dialect")
-    parser.add_argument("--service-time", type=float, default=0.0, help="seconds of work for each answer")
-    parser.add_argument("--count-only", action="store_true", help="keep no list of the requests")
-    chosen = parser.parse_args()
-
-    async def serve() -> None:
-        dialer = StandInDialer(
-            port=chosen.port,
-            delay=chosen.delay,
-            dialect=chosen.dialect,
-            separator=chosen.separator,
-            keep_requests=not chosen.count_only,
-        )
-        dialer.service_time = chosen.service_time
-        await serve_until_signal(dialer, chosen.config)
-
-    asyncio.run(serve())
-
-
-if __name__ == "__main__":
-    main()

@@ -6,11 +6,11 @@ tutorials' own error texts. The tutorials lost their example block, so the separ
 
 from typing import Final
 
-from worker.demo.dialer_answers import Question, agent_campaign_ids, find_agent
-from worker.demo.dialer_data import ALL_FUNCTIONS, ApiUser, Campaign, DialerAgent, DialerCall, World
-from worker.demo.dialer_lives import live_calls
-from worker.demo.dialer_logins import check_login, find_user
-from worker.demo.dialer_world import recorded_world
+from simulators.dialer.answers import Question, agent_campaign_ids, find_agent
+from simulators.dialer.data import ALL_FUNCTIONS, ApiUser, Campaign, DialerAgent, DialerCall, World
+from simulators.dialer.lives import live_calls
+from simulators.dialer.logins import check_login, find_user
+from simulators.dialer.world import recorded_world
 
 CAMPAIGNS: Final = (("Campaign1", "Outbound Sales"), ("Campaign2", "Inbound Support"))
 """The tutorials' campaigns, those of the agent `agent001`."""

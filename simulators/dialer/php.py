@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
-from worker.demo.recordings import find
+from simulators.recordings import find
 
 LONGEST_REQUEST_LINE: Final = 8190
 """Apache's `LimitRequestLine`: what is longer is answered with 414."""

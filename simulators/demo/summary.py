@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
-from worker.demo.chronicle import Row
-from worker.demo.crm import Received
-from worker.demo.scenario import Delivered
+from simulators.crm import Received
+from simulators.demo.chronicle import Row
+from simulators.demo.scenario import Delivered
 
 _MEANS = {
     "invalid_event": "it can't be understood; its producer has to mend it",

@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker.demo.chronicle import Chronicle, News, Row, Tone
-from worker.demo.scenario import Delivered
+from simulators.demo.chronicle import Chronicle, News, Row, Tone
+from simulators.demo.scenario import Delivered
 
 WIDE = 100
 """From so many columns on, the endings are spelled out."""

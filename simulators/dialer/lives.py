@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from worker.demo.dialer_data import Dialect, DialerCall, State
+from simulators.dialer.data import Dialect, DialerCall, State
 
 Schedule = tuple[tuple[float, State], ...]
 Spans = tuple[tuple[float, float], ...]
