@@ -69,7 +69,7 @@ The query of `broker.url` may hold `heartbeat` and `timeout` (whole seconds, 1 t
 or 1).
 """
 
-_SECTIONS = ("broker", "vicidial", "sink", "retry", "gates", "http", "log")
+_SECTIONS = ("broker", "vicidial", "sink", "retry", "breakers", "http", "log")
 """In the order of config/webhook.yaml."""
 _REQUIRED = {
     "vicidial.url": "required",
@@ -235,7 +235,7 @@ _METRICS_INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` gives them all, in Prometheus' text format; [Monitoring](monitoring.md) says which to look at.
-What the values of the labels `outcome`, `reason`, `gate` and `state` mean, and what to do, stands in
+What the values of the labels `outcome`, `reason`, `breaker` and `state` mean, and what to do, stands in
 [Operations](operations.md).
 """
 

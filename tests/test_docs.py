@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from worker.core.breaker import State
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentUnavailable,
     Fault,
-    Lack,
     NotReady,
+    NotReadyReason,
     ProcessingError,
     Reason,
 )
-from worker.core.gate import State
-from worker.core.gates import Gates
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 
@@ -113,9 +113,9 @@ def tables_of(document: Path) -> dict[tuple[str, str], list[str]]:
     return tables
 
 
-def raised_in(room: str) -> Iterator[Fault]:
+def raised_in(capacity: str) -> Iterator[Fault]:
     """Give each kind of trouble that a room reports; an outage is what goes without saying."""
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / room).glob("*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / capacity).glob("*.py"))
     return (fault for fault in Fault if fault is Fault.OUTAGE or f"Fault.{fault.name}" in text)
 
 
@@ -129,12 +129,12 @@ def kinds_of(error: type[ProcessingError]) -> Iterator[type[ProcessingError]]:
 def labels() -> set[str]:
     """Give the label of every error that a step can fail with."""
     found = {error.label for error in kinds_of(ProcessingError) if "label" in vars(error)}
-    found |= {NotReady("", lack).label for lack in Lack}
+    found |= {NotReady("", lack).label for lack in NotReadyReason}
     found |= {EnrichmentUnavailable("", fault).label for fault in raised_in("vicidial")}
     return found | {DeliveryUnavailable("", fault).label for fault in raised_in("sinks")}
 
 
-GATES = Gates(full=1, probe_max=timedelta(seconds=1), refused_probe=timedelta(seconds=1))
+BREAKERS = CircuitBreakers(full=1, probe_max=timedelta(seconds=1), refused_probe=timedelta(seconds=1))
 FINAL = {"invalid_event", "rejected_by_dialer", "rejected_by_sink"}
 """The errors that nothing is tried again after: each is a reason instead."""
 
@@ -143,8 +143,8 @@ FINAL = {"invalid_event", "rejected_by_dialer", "rejected_by_sink"}
     ("section", "column", "names"),
     [
         ("Outcomes", "outcome", set(Reporter(Metrics()).counts)),
-        ("Gates", "gate", {status.name for status in GATES.status()}),
-        ("Gates", "state", set(State)),
+        ("Circuit breakers", "breaker", {status.name for status in BREAKERS.status()}),
+        ("Circuit breakers", "state", set(State)),
         ("Reasons of a retry", "reason", labels() - FINAL | {"unexpected"}),
         ("Reasons in the dead letters", "reason", set(Reason)),
     ],

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from worker.core.breaker import BreakerStatus, State
 from worker.core.disposition import Ack, DeadLetter, Disposition, Duplicate, Retry, Stage
 from worker.core.errors import Reason
 from worker.core.events import Event, EventType, Inbound
-from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import DialerRequest
 from worker.observe import log
@@ -339,18 +339,18 @@ def request_lines() -> list[MutableMapping[str, Any]]:
     return lines
 
 
-def gate_lines() -> list[MutableMapping[str, Any]]:
+def breaker_lines() -> list[MutableMapping[str, Any]]:
     reporter = Reporter(Metrics())
     second = timedelta(seconds=1)
     with capture_logs() as lines:
         for status in (
-            GateStatus("dialer", State.CLOSED, "it is down", second, second),
-            GateStatus("dialer", State.PROBING, "it is down", second, None),
-            GateStatus("dialer", State.CLOSED, "it is down", second, second),
-            GateStatus("dialer", State.RAMPING, None, None, None),
-            GateStatus("dialer", State.OPEN, None, None, None),
+            BreakerStatus("dialer", State.OPEN, "it is down", second, second),
+            BreakerStatus("dialer", State.HALF_OPEN, "it is down", second, None),
+            BreakerStatus("dialer", State.OPEN, "it is down", second, second),
+            BreakerStatus("dialer", State.RECOVERING, None, None, None),
+            BreakerStatus("dialer", State.CLOSED, None, None, None),
         ):
-            reporter.gate(status)
+            reporter.breaker(status)
     return lines
 
 
@@ -360,7 +360,7 @@ def stopped_lines() -> list[MutableMapping[str, Any]]:
 
 def gathered() -> dict[str, list[MutableMapping[str, Any]]]:
     by_name: dict[str, list[MutableMapping[str, Any]]] = {}
-    for lines in (settled_lines(), request_lines(), gate_lines(), stopped_lines()):
+    for lines in (settled_lines(), request_lines(), breaker_lines(), stopped_lines()):
         for line in lines:
             by_name.setdefault(line["event"], []).append(line)
     return by_name
@@ -419,15 +419,15 @@ class A:
         getattr(self._log, level)("four", **line)
         say = self._log.error if bad else self._log.info
         say("five", c=3)
-        (self._log.warning if bad else self._log.info)(f"gate_{status.state}", d=4)
+        (self._log.warning if bad else self._log.info)(f"circuit_{status.state}", d=4)
         loop.call_later(1, _log.debug, "six")
         _log.exception("seven")
         _log.info("eight", exc_info=bad)
 """
     )
     told = {name: (line.levels, line.fields, line.open) for name, line in found.items()}
-    gates = {f"gate_{state}": ({"warning", "info"}, {"d"}, False) for state in State}
-    assert told == gates | {
+    breakers = {f"circuit_{state}": ({"warning", "info"}, {"d"}, False) for state in State}
+    assert told == breakers | {
         "one": ({"warning", "error"}, {"a", "b"}, False),
         "two": ({"warning", "error"}, {"a", "b"}, False),
         "three": ({"error"}, {"b"}, False),
@@ -500,7 +500,7 @@ DEAD = {"event": "event_settled", "outcome": "dead_letter", "reason": "not_found
 RECIPES = {
     "one call": [json.dumps(line, separators=(",", ":")) for line in LINES[:2]],
     "reasons": ["2 dead_letter not_found", "1 retry not_final"],
-    "warnings": ["2026-11-22T14:09:02.000251Z gate_closed sink the webhook answered 503"],
+    "warnings": ["2026-11-22T14:09:02.000251Z circuit_open sink the webhook answered 503"],
     "dialer": ['{"requests":3,"median_ms":5.1,"p95_ms":9.5}'],
 }
 

@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 
 from worker import __version__
-from worker.core.gate import GateStatus
-from worker.core.gates import Gates
+from worker.core.breaker import BreakerStatus
+from worker.core.breakers import CircuitBreakers
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy
@@ -27,7 +27,7 @@ from worker.rabbitmq.connection import Supervisor
 from worker.rabbitmq.intake import Intake
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.settle import Settler
-from worker.rabbitmq.topology import Topology, plan
+from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import Settings
 from worker.sinks import webhook
 from worker.sinks.queue import QueueSink
@@ -46,7 +46,7 @@ class Worker:
 
     supervisor: Supervisor
     reporter: Reporter
-    gates: Gates
+    breakers: CircuitBreakers
     dialer: dialer.DialerClient
     prober: Prober
     clock: DialerClock
@@ -68,14 +68,14 @@ class Worker:
         self.metrics.dialer_refused.set_function(lambda: guard.refusal is not None)
         for function in OPTIONAL:
             self.metrics.dialer_left_out.labels(function).set_function(partial(guard.leaves_out, function))
-        for gate in self.gates.status():
-            self.reporter.show_gate(gate)
-            closed = partial(self.gates.closed_seconds, gate.name)
-            self.metrics.gate_closed_seconds.labels(gate.name).set_function(closed)
+        for breaker in self.breakers.status():
+            self.reporter.show_breaker(breaker)
+            closed = partial(self.breakers.open_seconds, breaker.name)
+            self.metrics.circuit_breaker_open_seconds.labels(breaker.name).set_function(closed)
         self.metrics.dialer_clock_skew.set_function(lambda: math.nan if clock.skew is None else clock.skew)
 
     def ready(self) -> bool:
-        """Tell whether it consumes, or is paused by a closed gate."""
+        """Tell whether it consumes, or is paused by an open breaker."""
         return self.supervisor.state.consuming
 
     def status(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Worker:
             "started_at": self.started_at.isoformat(),
             "consuming": state.consuming,
             "broker": {"connections": state.connections, "last_error": state.last_error},
-            "gates": {each.name: _gate(each) for each in self.gates.status()},
+            "circuit_breakers": {each.name: _breaker(each) for each in self.breakers.status()},
             "dialer": self._dialer(),
             "in_flight": state.in_flight,
             "queues": self.reporter.queues,
@@ -95,7 +95,7 @@ class Worker:
 
     def _dialer(self) -> dict[str, Any]:
         guard = self.dialer.guard
-        refusal, wait = guard.refusal, self.gates.dialer.status().next_probe_in
+        refusal, wait = guard.refusal, self.breakers.dialer.status().next_probe_in
         left_out = {function: why for function in OPTIONAL if (why := guard.left_out(function)) is not None}
         return {
             "limit": guard.limit,
@@ -116,19 +116,19 @@ async def assemble(
 
     `on_password` is told of each password that is read from its file again.
     """
-    topology = plan(settings)
+    topology = build_topology(settings)
     publisher = BrokerPublisher(tracing=tracing)
     reporter = Reporter(Metrics())
     async with AsyncExitStack() as stack:
         changed = asyncio.Event()
-        gates = _make_gates(settings, reporter, changed)
-        client = await _open_dialer(settings, reporter, gates, on_password, tracing, stack)
-        clock = DialerClock(settings.vicidial.timezone, client.version, on_outage=gates.dialer_failed)
+        breakers = _make_breakers(settings, reporter, changed)
+        client = await _open_dialer(settings, reporter, breakers, on_password, tracing, stack)
+        clock = DialerClock(settings.vicidial.timezone, client.version, on_outage=breakers.dialer_failed)
         pipeline = Pipeline(
             VicidialEnricher(client, clock, settings.vicidial, on_hit=reporter.hit),
             await _open_sink(settings, topology, publisher, reporter, tracing, stack),
             _make_policy(settings),
-            gates,
+            breakers,
             zone=settings.vicidial.timezone or UTC,
             deliver_not_found=settings.vicidial.not_found == "deliver",
             duplicates_window=settings.duplicates_window,
@@ -138,7 +138,7 @@ async def assemble(
             pipeline,
             Settler(publisher, topology),
             topology,
-            gates,
+            breakers,
             max_in_flight=settings.max_in_flight,
             observer=reporter,
             tracing=tracing,
@@ -152,7 +152,7 @@ async def assemble(
             reporter,
         )
         prober = Prober(client, changed)
-        worker = Worker(supervisor, reporter, gates, client, prober, clock, LoopLag(), datetime.now(UTC))
+        worker = Worker(supervisor, reporter, breakers, client, prober, clock, LoopLag(), datetime.now(UTC))
         worker.show()
         yield worker
 
@@ -165,17 +165,17 @@ def _make_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _make_gates(settings: Settings, reporter: Reporter, changed: asyncio.Event) -> Gates:
-    """Make the gates; `changed` is set whenever the state of one changes."""
+def _make_breakers(settings: Settings, reporter: Reporter, changed: asyncio.Event) -> CircuitBreakers:
+    """Make the breakers; `changed` is set whenever the state of one changes."""
 
-    def on_change(status: GateStatus) -> None:
-        reporter.gate(status)
+    def on_change(status: BreakerStatus) -> None:
+        reporter.breaker(status)
         changed.set()
 
-    return Gates(
+    return CircuitBreakers(
         full=settings.max_in_flight,
-        probe_max=settings.gates.probe_max,
-        refused_probe=settings.gates.refused_probe,
+        probe_max=settings.circuit_breakers.probe_max,
+        refused_probe=settings.circuit_breakers.refused_probe,
         slow_start=True,
         on_change=on_change,
     )
@@ -184,7 +184,7 @@ def _make_gates(settings: Settings, reporter: Reporter, changed: asyncio.Event) 
 async def _open_dialer(
     settings: Settings,
     reporter: Reporter,
-    gates: Gates,
+    breakers: CircuitBreakers,
     on_password: Callable[[str], None],
     tracing: Tracing,
     stack: AsyncExitStack,
@@ -193,7 +193,7 @@ async def _open_dialer(
     return dialer.DialerClient(
         settings.vicidial,
         session,
-        gates,
+        breakers,
         observe=reporter.asked,
         on_password=on_password,
         tracing=tracing,
@@ -214,10 +214,10 @@ async def _open_sink(
     return webhook.WebhookSink(settings.sink, session, reporter.posted, tracing=tracing)
 
 
-def _gate(status: GateStatus) -> dict[str, Any]:
+def _breaker(status: BreakerStatus) -> dict[str, Any]:
     shown: dict[str, Any] = {"state": status.state, "reason": status.reason}
-    if status.closed_for is not None:
-        shown["closed_seconds"] = round(status.closed_for.total_seconds(), 1)
+    if status.open_for is not None:
+        shown["open_seconds"] = round(status.open_for.total_seconds(), 1)
     if status.next_probe_in is not None:
         shown["next_probe_at"] = (datetime.now(UTC) + status.next_probe_in).isoformat(timespec="seconds")
     return shown

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER
 from tests.clock import Clock
-from worker.core.errors import EnrichmentUnavailable, Fault, GateClosed
-from worker.core.gates import Gates
+from worker.core.breakers import CircuitBreakers
+from worker.core.errors import CircuitOpen, EnrichmentUnavailable, Fault
 from worker.core.ports import DialerRequest
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
@@ -31,7 +31,7 @@ async def connected(
     clock: Callable[[], float] = lambda: 1000.0,
     observe: Callable[[DialerRequest], None] = lambda _: None,
     on_password: Callable[[str], None] = lambda _: None,
-    gates: Gates | None = None,
+    breakers: CircuitBreakers | None = None,
     **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
 ) -> AsyncIterator[DialerClient]:
     """Give a client of the dialer there: its default user, unless the chosen settings name another."""
@@ -43,16 +43,18 @@ async def connected(
         yield DialerClient(
             settings,
             session,
-            make_gates(clock) if gates is None else gates,
+            make_breakers(clock) if breakers is None else breakers,
             observe=observe,
             on_password=on_password,
             clock=clock,
         )
 
 
-def make_gates(clock: Callable[[], float] = time.monotonic) -> Gates:
-    """Make gates with the default waits."""
-    return Gates(full=64, probe_max=timedelta(seconds=30), refused_probe=timedelta(minutes=5), clock=clock)
+def make_breakers(clock: Callable[[], float] = time.monotonic) -> CircuitBreakers:
+    """Make breakers with the default waits."""
+    return CircuitBreakers(
+        full=64, probe_max=timedelta(seconds=30), refused_probe=timedelta(minutes=5), clock=clock
+    )
 
 
 async def grown(client: DialerClient, clock: Clock) -> None:
@@ -65,7 +67,7 @@ async def grown(client: DialerClient, clock: Clock) -> None:
 
 async def put_off(client: DialerClient) -> str:
     """Ask, insist that nothing is sent, and give the reason."""
-    with pytest.raises(GateClosed) as caught:
+    with pytest.raises(CircuitOpen) as caught:
         await client.callid_info(CALL, TIMES)
     return str(caught.value)
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
-from tests.adapters.dialer_client import make_gates
+from tests.adapters.dialer_client import make_breakers
 from tests.core.inbounds import inbound
 from tests.system.calls import Case, cases, judge_call, may_be_null, told_wrong
 from worker.core.events import decode
@@ -50,7 +50,7 @@ async def dialer(clock: Jumping) -> AsyncIterator[StandInDialer]:
 async def enricher(dialer: StandInDialer) -> AsyncIterator[VicidialEnricher]:
     settings = VicidialSettings(url=dialer.url, user=DEFAULT_USER, password=SecretStr(DEFAULT_PASSWORD))
     async with open_session(settings) as session:
-        client = DialerClient(settings, session, make_gates())
+        client = DialerClient(settings, session, make_breakers())
         yield VicidialEnricher(client, DialerClock(None, client.version), settings)
 
 

@@ -32,13 +32,13 @@ class Dialer:
         self.now = 0.0
         """Seconds since `NOW`, which is a full quarter of an hour."""
         self.outages: list[str] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.breaker = asyncio.Event()
+        self.breaker.set()
 
     async def __call__(self) -> Version:
         self.asked += 1
         answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
-        await self.gate.wait()
+        await self.breaker.wait()
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -145,10 +145,10 @@ async def test_with_a_zone_that_is_set_an_outage_is_no_matter_of_the_clock() -> 
 async def test_while_nothing_is_known_one_asks_for_all_and_they_share_what_becomes_of_it() -> None:
     dialer = Dialer(DOWN)
     clock = dialer.clock()
-    dialer.gate.clear()
+    dialer.breaker.clear()
     waiting = [asyncio.ensure_future(clock.zone()) for _ in range(20)]
     await until(lambda: dialer.asked == 1)
-    dialer.gate.set()
+    dialer.breaker.set()
     failed = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(each) for each in failed] == [EnrichmentUnavailable] * 20
     assert dialer.asked == 1
@@ -174,17 +174,17 @@ async def test_what_was_measured_stays_while_the_dialer_is_down() -> None:
 async def test_the_first_measurement_is_waited_for_and_a_later_one_is_not() -> None:
     dialer = Dialer(version(-5))
     clock = dialer.clock()
-    dialer.gate.clear()
+    dialer.breaker.clear()
     first = [asyncio.ensure_future(clock.zone()) for _ in range(3)]
     await until(lambda: dialer.asked == 1)
-    dialer.gate.set()
+    dialer.breaker.set()
     assert await asyncio.gather(*first) == [timezone(timedelta(hours=-5))] * 3
     dialer.now = MEASURE_EVERY + 1
-    dialer.gate.clear()
+    dialer.breaker.clear()
     asks = asyncio.ensure_future(clock.zone())
     await until(lambda: dialer.asked == 2)
     assert await clock.zone() == timezone(timedelta(hours=-5))
-    dialer.gate.set()
+    dialer.breaker.set()
     await asks
 
 

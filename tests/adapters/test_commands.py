@@ -187,7 +187,7 @@ def test_what_others_wrote_is_escaped_in_json(command: str, monkeypatch: pytest.
     if command == "check":
         monkeypatch.setenv("CRM_SYNC_HTTP__PORT", ODD.replace("\ud800", ""))
     else:
-        look = Look(ODD, well=False, sentences=(ODD,), answer={"gates": {ODD: ODD}})
+        look = Look(ODD, well=False, sentences=(ODD,), answer={"breakers": {ODD: ODD}})
         monkeypatch.setattr("worker.commands.status._look", lambda _: look)
     shown = crm_sync(command, "--json").stdout
     assert json.loads(shown)

@@ -17,15 +17,15 @@ from worker.rabbitmq.connection import connect
 from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.settle import Settler
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
 
 class Channel:
     """A channel whose frames wait in a short line, as aiormq's do."""
 
-    def __init__(self, room: int) -> None:
-        self.line: asyncio.Queue[str] = asyncio.Queue(room)
+    def __init__(self, capacity: int) -> None:
+        self.line: asyncio.Queue[str] = asyncio.Queue(capacity)
 
     async def basic_ack(self, _tag: int, *, wait: bool) -> None:
         assert not wait
@@ -72,20 +72,20 @@ async def test_an_acknowledgement_that_was_cancelled_in_line_was_none(full: Chan
         await task
     assert not delivery.settled
     assert full.sent() == ["another's"]
-    await delivery.give_back()
+    await delivery.requeue()
     assert (full.sent(), delivery.settled) == (["nack"], True)
 
 
 async def test_giving_back_that_was_cancelled_in_line_can_be_done_again(full: Channel) -> None:
     delivery = delivery_on(full)
-    task = asyncio.create_task(delivery.give_back())
+    task = asyncio.create_task(delivery.requeue())
     await suspended(task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not delivery.settled
     full.sent()
-    await delivery.give_back()
+    await delivery.requeue()
     assert full.sent() == ["nack"]
 
 
@@ -93,7 +93,7 @@ async def test_nobody_settles_what_somebody_else_is_settling(full: Channel) -> N
     delivery = delivery_on(full)
     task = asyncio.create_task(delivery.acknowledge())
     await suspended(task)
-    await delivery.give_back()
+    await delivery.requeue()
     await delivery.hand_over()
     with pytest.raises(PublishError, match="meanwhile"):
         await delivery.acknowledge()
@@ -105,7 +105,7 @@ async def test_nobody_settles_what_somebody_else_is_settling(full: Channel) -> N
 async def test_a_cancellation_waits_until_what_was_delivered_is_acknowledged(full: Channel) -> None:
     """Else the event would be delivered twice."""
     delivery = delivery_on(full)
-    settler = Settler(BrokerPublisher(), plan(BrokerCommandSettings()))
+    settler = Settler(BrokerPublisher(), build_topology(BrokerCommandSettings()))
     inbound = delivery.inbound("work")
     outcome = Outcome(disposition=Ack())
     task = asyncio.create_task(settler.settle(delivery, inbound, outcome, EventType.CALL_ENDED))

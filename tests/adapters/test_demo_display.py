@@ -34,7 +34,7 @@ from simulators.demo.summary import Letter, Result, differences, specimen, summa
 from simulators.demo.worker_process import WorkerEnded, worker_process
 from worker.cli import app
 from worker.core.events import EventType, Inbound, decode
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings, BrokerSettings, RetrySettings
 from worker.settings.tree import DialerWaits, SinkNames
 
@@ -123,7 +123,7 @@ def test_what_is_deleted_from_a_given_broker_is_all_that_the_worker_declares() -
         retry=RetrySettings.model_validate({"delays": list(RETRY_DELAYS)}),
         vicidial=DialerWaits.model_validate({"ready_within": READY_WITHIN}),
     )
-    topology = plan(settings)
+    topology = build_topology(settings)
     assert {f"n.{name}" for name in QUEUES} == {queue.name for queue in topology.queues}
     assert {f"n.{name}" for name in EXCHANGES} == {exchange.name for exchange in topology.exchanges}
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from simulators.demo.scenario import STORIES, Delivered, Story
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
-from tests.adapters.dialer_client import make_gates
+from tests.adapters.dialer_client import make_breakers
 from worker.core.events import Inbound, decode
 from worker.core.records import CallEnrichment
 from worker.settings import VicidialSettings
@@ -37,7 +37,7 @@ async def test_a_story_is_about_the_call_that_the_dialer_knows_in_any_year(story
         message = story.message(now)
         told = Inbound(message.body, message.routing_key, now, message.headers, message.content_type)
         async with open_session(settings) as session:
-            client = DialerClient(settings, session, make_gates())
+            client = DialerClient(settings, session, make_breakers())
             enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings)
             found = await enricher.enrich(decode(told), patient=True)
         assert isinstance(found, CallEnrichment)

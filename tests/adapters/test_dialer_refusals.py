@@ -13,8 +13,8 @@ from simulators.stand_in import Fault as Breakage
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, grown, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
-from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, GateClosed, LoginRefused
-from worker.core.gates import Gates
+from worker.core.breakers import CircuitBreakers
+from worker.core.errors import CircuitOpen, EnrichmentUnavailable, Fault, FunctionRefused, LoginRefused
 from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.lockout import LOCK
 from worker.vicidial.probe import Prober
@@ -57,11 +57,11 @@ async def test_a_refused_login_stops_all_and_closes_the_dialers_gate(
         assert "check vicidial.user" in first
         assert await put_off(client) == f"dialer: {first}"
         for ask in (client.agent_campaigns("1000"), client.user_details("1000"), client.campaigns_list()):
-            with pytest.raises(GateClosed):
+            with pytest.raises(CircuitOpen):
                 await ask
         assert (dialer.served, dialer.failed_logins) == (1, 1)
         assert client.guard.refusal == first
-        assert client.guard.gates.dialer.status().next_probe_in == timedelta(seconds=LOCK)
+        assert client.guard.breakers.dialer.status().next_probe_in == timedelta(seconds=LOCK)
 
 
 @pytest.mark.parametrize("refused_probe", [0.2, FIVE_MINUTES])
@@ -69,13 +69,13 @@ async def test_the_refused_password_is_not_sent_again_for_15_minutes(
     dialer: StandInDialer, clock: Clock, file: PasswordFile, refused_probe: float
 ) -> None:
     dialer.users[DEFAULT_USER].password = "changed"
-    gates = Gates(
+    breakers = CircuitBreakers(
         full=8,
         probe_max=timedelta(seconds=1),
         refused_probe=timedelta(seconds=refused_probe),
         clock=clock,
     )
-    async with connected(dialer.url, clock=clock, gates=gates, password_file=file.path) as client:
+    async with connected(dialer.url, clock=clock, breakers=breakers, password_file=file.path) as client:
         await failure(client, Fault.REFUSED)
         prober = Prober(client, asyncio.Event())
         failed: list[float] = []
@@ -246,7 +246,7 @@ async def test_a_function_that_is_denied_keeps_no_other_from_being_asked(
         with pytest.raises(FunctionRefused, match="API Allowed Functions"):
             await client.agent_campaigns("1000")
         for _ in range(3):
-            with pytest.raises(GateClosed, match=r"^agent_campaigns: .*API Allowed Functions"):
+            with pytest.raises(CircuitOpen, match=r"^agent_campaigns: .*API Allowed Functions"):
                 await client.agent_campaigns("1000")
             await client.callid_info(CALL, TIMES)
         clock.now += 400
@@ -255,7 +255,7 @@ async def test_a_function_that_is_denied_keeps_no_other_from_being_asked(
             "1000",
             NO_AGENT,
         ]
-        with pytest.raises(GateClosed):
+        with pytest.raises(CircuitOpen):
             await client.agent_campaigns("1000")
         dialer.users["calls"].functions = frozenset({"callid_info", "agent_campaigns"})
         clock.now += 400
@@ -270,7 +270,7 @@ async def test_nothing_is_sent_while_the_gate_is_closed_also_not_what_waits(dial
         dialer.delay = 0.05
         asked = [asyncio.ensure_future(client.callid_info(CALL, TIMES)) for _ in range(20)]
         await until(lambda: dialer.concurrent > 0)
-        client.guard.gates.login_refused(LoginRefused("no"), timedelta(0))
+        client.guard.breakers.login_refused(LoginRefused("no"), timedelta(0))
         answers = await asyncio.gather(*asked, return_exceptions=True)
     assert dialer.served == 1
     assert [repr(each) for each in answers[1:]] == ["GateClosed('dialer: no')"] * 19
@@ -313,7 +313,7 @@ async def test_a_changed_password_locks_nobody_out_and_the_new_one_is_taken_up_f
         await until(lambda: dialer.concurrent == 8)
         dialer.users[DEFAULT_USER].password = "Changed-Pass-2"
         answers = await asyncio.gather(*waiting, return_exceptions=True)
-        assert all(isinstance(each, EnrichmentUnavailable | GateClosed) for each in answers)
+        assert all(isinstance(each, EnrichmentUnavailable | CircuitOpen) for each in answers)
         dialer.delay = 0
         prober = Prober(client, asyncio.Event())
         failures = [(clock.now, dialer.failed_logins)]

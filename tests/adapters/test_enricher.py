@@ -20,9 +20,9 @@ from simulators.dialer import (
     StandInDialer,
 )
 from simulators.dialer.requests import DialerRequest, Planted
-from tests.adapters.dialer_client import make_gates
+from tests.adapters.dialer_client import make_breakers
 from tests.adapters.raw import until
-from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, Lack, NotReady
+from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, NotReady, NotReadyReason
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.payload import build_payload, check_access
 from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord
@@ -75,7 +75,7 @@ def settings(dialer: StandInDialer) -> VicidialSettings:
 @pytest.fixture
 async def client(settings: VicidialSettings) -> AsyncIterator[DialerClient]:
     async with open_session(settings) as session:
-        yield DialerClient(settings, session, make_gates())
+        yield DialerClient(settings, session, make_breakers())
 
 
 class Bench:
@@ -150,7 +150,7 @@ async def test_a_call_that_is_not_final_is_not_ready_and_is_taken_as_it_is_witho
     dialer.add_call(DialerCall(call_id="V1202150000000012346", status=status))
     with pytest.raises(NotReady, match=status or "empty") as caught:
         await enricher.enrich(event("V1202150000000012346"))
-    assert caught.value.lack is Lack.FINAL_STATUS
+    assert caught.value.lack is NotReadyReason.FINAL_STATUS
     found = await enricher.enrich(event("V1202150000000012346"), patient=False)
     assert isinstance(found, CallEnrichment)
     assert (found.final, found.call.phone_number) == (False, "3125551212")
@@ -163,7 +163,7 @@ async def test_which_statuses_are_not_final_is_a_setting(
     dialer.add_call(DialerCall(call_id="V1202150000000012347", status="SALE"))
     chosen = settings.model_copy(update={"not_final": frozenset({"SALE"})})
     async with open_session(chosen) as session:
-        bench = Bench(DialerClient(chosen, session, make_gates()), chosen)
+        bench = Bench(DialerClient(chosen, session, make_breakers()), chosen)
         await bench.enrich(event("V1202150000000012346"))
         with pytest.raises(NotReady):
             await bench.enrich(event("V1202150000000012347"))
@@ -173,7 +173,7 @@ async def test_which_statuses_are_not_final_is_a_setting(
 async def test_an_unknown_call_is_not_found(enricher: Bench, *, patient: bool) -> None:
     with pytest.raises(NotReady) as caught:
         await enricher.enrich(event("V9999999999999999999"), patient=patient)
-    assert caught.value.lack is Lack.RECORD
+    assert caught.value.lack is NotReadyReason.RECORD
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_a_call_of_the_same_id_months_or_years_ago_is_another_one(
     occurred_at = datetime.fromisoformat(f"{when}T19:07:14+00:00")
     with pytest.raises(NotReady, match="another call of the same id") as caught:
         await enricher.enrich(event(call_id, when=occurred_at), patient=patient)
-    assert caught.value.lack is Lack.RECORD
+    assert caught.value.lack is NotReadyReason.RECORD
 
 
 @pytest.mark.parametrize("days", [-3, 0, 7, 59])
@@ -593,7 +593,7 @@ async def test_campaigns_that_are_not_yet_assigned_are_waited_for(
 ) -> None:
     with pytest.raises(NotReady, match="has not been given the campaigns SUPP-1 yet") as caught:
         await bench.agent(agent("1000", "SALES1", "SUPP-1"))
-    assert caught.value.lack is Lack.CAMPAIGNS
+    assert caught.value.lack is NotReadyReason.CAMPAIGNS
     assert dialer.count("user_details") == 0
     dialer.agents["1000"].campaigns = ("SALES1", "SUPP-1")
     found = await bench.agent(agent("1000", "SALES1", "SUPP-1"))
@@ -629,7 +629,7 @@ async def test_what_the_api_user_may_not_ask_is_null_and_told_once(
     dialer.users["modest"] = ApiUser("Modest-Pass-1", functions=main)
     modest = settings.model_copy(update={"user": "modest", "password": SecretStr("Modest-Pass-1")})
     async with open_session(modest) as session:
-        client = DialerClient(modest, session, make_gates())
+        client = DialerClient(modest, session, make_breakers())
         bench = Bench(client, modest)
         with capture_logs() as logs:
             for user in ("1000", "1001", "1002"):
@@ -670,8 +670,8 @@ async def test_no_call_loses_its_times_to_an_outage_of_the_version_alone(
     now = 0.0
     clock = DialerClock(None, client.version, clock=lambda: now)
     enricher = VicidialEnricher(client, clock, settings)
-    for broken in ({"status": 503}, {"body": ""}, {"body": "MySQL connect ERROR: 2002"}):
-        dialer.plant("", function="version", times=1, **broken)
+    for failed in ({"status": 503}, {"body": ""}, {"body": "MySQL connect ERROR: 2002"}):
+        dialer.plant("", function="version", times=1, **failed)
         with pytest.raises(EnrichmentUnavailable, match="time zone is not known") as caught:
             await enricher.enrich(event(CALL), patient=False)
         assert caught.value.label == "dialer_outage"

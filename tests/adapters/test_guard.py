@@ -21,21 +21,21 @@ from simulators.dialer import (
     StandInDialer,
 )
 from simulators.dialer.requests import Plants
-from tests.adapters.dialer_client import CALL, TIMES, connected, grown, make_gates, put_off
+from tests.adapters.dialer_client import CALL, TIMES, connected, grown, make_breakers, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
+from worker.core.breaker import State
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
+    CircuitOpen,
     EnrichmentRejected,
     EnrichmentUnavailable,
     FunctionRefused,
-    GateClosed,
     LeftOut,
     LoginRefused,
     NotReady,
 )
 from worker.core.events import Event, EventType
-from worker.core.gate import State
-from worker.core.gates import Gates
 from worker.core.records import CallEnrichment
 from worker.settings import VicidialSettings
 from worker.vicidial import limit as limit_module
@@ -55,20 +55,22 @@ async def dialer(clock: Clock) -> AsyncIterator[StandInDialer]:
 
 
 @pytest.fixture
-def gates(clock: Clock) -> Gates:
-    return make_gates(clock)
+def breakers(clock: Clock) -> CircuitBreakers:
+    return make_breakers(clock)
 
 
 @pytest.fixture
-async def client(dialer: StandInDialer, gates: Gates, clock: Clock) -> AsyncIterator[DialerClient]:
+async def client(
+    dialer: StandInDialer, breakers: CircuitBreakers, clock: Clock
+) -> AsyncIterator[DialerClient]:
     """Give a client whose guard can ask questions of its own."""
-    async with connected(dialer.url, clock=clock, gates=gates, timeout=timedelta(seconds=5)) as made:
+    async with connected(dialer.url, clock=clock, breakers=breakers, timeout=timedelta(seconds=5)) as made:
         Prober(made, asyncio.Event())
         yield made
 
 
-def state(gates: Gates, name: str = "dialer") -> State:
-    return next(each.state for each in gates.status() if each.name == name)
+def state(breakers: CircuitBreakers, name: str = "dialer") -> State:
+    return next(each.state for each in breakers.status() if each.name == name)
 
 
 class Everywhere(Plants):
@@ -91,15 +93,15 @@ async def failure(client: DialerClient, call_id: str = CALL) -> EnrichmentUnavai
 # --- an event at which the dialer always fails
 
 
-def bring_into_doubt(gates: Gates, function: str = "callid_info") -> None:
-    """Let the next outage be the one that would close the gate."""
-    while not gates.dialer.in_doubt:
-        gates.unanswered(function, EnrichmentUnavailable("down"), "another")
+def bring_into_doubt(breakers: CircuitBreakers, function: str = "callid_info") -> None:
+    """Let the next outage be the one that would open the breaker."""
+    while not breakers.dialer.in_doubt:
+        breakers.unanswered(function, EnrichmentUnavailable("down"), "another")
 
 
 @pytest.mark.parametrize("function", ["callid_info", "agent_campaigns"])
 async def test_events_at_which_the_dialer_always_fails_use_up_attempts_and_close_nothing(
-    function: str, client: DialerClient, gates: Gates, dialer: StandInDialer
+    function: str, client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer
 ) -> None:
     poison = {
         "callid_info": [f"V120140509000000{n:04}" for n in range(8)],
@@ -115,7 +117,7 @@ async def test_events_at_which_the_dialer_always_fails_use_up_attempts_and_close
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         blamed += sum(isinstance(each, EnrichmentUnavailable) and each.to_blame for each in answers)
-        assert state(gates) is State.OPEN
+        assert state(breakers) is State.CLOSED
     assert blamed >= 16
     ours = [each for each in dialer.requests if each.subject in {NO_CALL, NO_AGENT}]
     assert {each.function for each in ours} == {function}
@@ -129,10 +131,10 @@ async def test_one_failure_is_no_reason_to_ask_anything(client: DialerClient, di
 
 
 async def test_those_that_fail_at_one_time_share_our_own_questions(
-    client: DialerClient, dialer: StandInDialer, gates: Gates, clock: Clock
+    client: DialerClient, dialer: StandInDialer, breakers: CircuitBreakers, clock: Clock
 ) -> None:
     await grown(client, clock)
-    bring_into_doubt(gates)
+    bring_into_doubt(breakers)
     dialer.delay = 0.1
     poison = [f"V120140509000000{n:04}" for n in range(8)]
     for each in poison:
@@ -140,7 +142,7 @@ async def test_those_that_fail_at_one_time_share_our_own_questions(
     errors = await asyncio.gather(*(failure(client, each) for each in poison))
     assert sum(error.to_blame for error in errors) >= 4
     assert dialer.count("callid_info", NO_CALL) <= 6
-    assert state(gates) is State.OPEN
+    assert state(breakers) is State.CLOSED
 
 
 async def test_while_others_succeed_nothing_is_asked_to_know_whose_fault_it_is(
@@ -158,13 +160,13 @@ async def test_while_others_succeed_nothing_is_asked_to_know_whose_fault_it_is(
 async def test_in_an_outage_nobody_is_to_blame_and_the_gate_closes(
     fault: Any,  # noqa: ANN401 - one of the stand-in's faults
     client: DialerClient,
-    gates: Gates,
+    breakers: CircuitBreakers,
     dialer: StandInDialer,
 ) -> None:
     dialer.fault = fault
     errors = [await failure(client, f"V120140509000000{n:04}") for n in range(5)]
     assert not any(error.to_blame for error in errors)
-    assert state(gates) is State.CLOSED
+    assert state(breakers) is State.OPEN
     served = dialer.served
     await put_off(client)
     assert dialer.served == served <= (20 if fault == "reset" else 10), "aiohttp repeats a GET itself"
@@ -172,10 +174,10 @@ async def test_in_an_outage_nobody_is_to_blame_and_the_gate_closes(
 
 @pytest.mark.parametrize("answered", [0, 1, 2])
 async def test_our_own_question_has_to_be_answered_three_times_in_a_row(
-    answered: int, client: DialerClient, gates: Gates, dialer: StandInDialer
+    answered: int, client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer
 ) -> None:
     """A dialer that fails at random answers it now and then."""
-    bring_into_doubt(gates)
+    bring_into_doubt(breakers)
     times = 0
 
     def now_and_then(_: DialerRequest) -> Planted | None:
@@ -186,14 +188,14 @@ async def test_our_own_question_has_to_be_answered_three_times_in_a_row(
     dialer.plant(CALL, status=500)
     dialer.plant(NO_CALL, now_and_then)
     assert not (await failure(client)).to_blame
-    assert (times, state(gates)) == (answered + 1, State.CLOSED)
+    assert (times, state(breakers)) == (answered + 1, State.OPEN)
 
 
 async def test_a_function_that_fails_for_every_event_is_down_though_our_own_question_is_answered(
-    client: DialerClient, gates: Gates, dialer: StandInDialer
+    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer
 ) -> None:
     blamed, n = 0, 0
-    while state(gates) is State.OPEN:
+    while state(breakers) is State.CLOSED:
         n += 1
         dialer.plant(f"V120140509000000{n:04}", status=500)
         blamed += (await failure(client, f"V120140509000000{n:04}")).to_blame
@@ -201,18 +203,18 @@ async def test_a_function_that_fails_for_every_event_is_down_though_our_own_ques
 
 
 async def test_a_request_that_many_events_share_is_one_outage(
-    client: DialerClient, gates: Gates, dialer: StandInDialer
+    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer
 ) -> None:
     """One slow row that a producer asks for again and again."""
     clock = DialerClock(UTC, client.version)
     enricher = VicidialEnricher(client, clock, settings_of(dialer))
     client.guard.vouches = _nobody
     dialer.plant(CALL, status=500, delay=0.05)
-    for expected in (State.OPEN, State.OPEN, State.OPEN, State.OPEN, State.CLOSED):
+    for expected in (State.CLOSED, State.CLOSED, State.CLOSED, State.CLOSED, State.OPEN):
         looked_up = [enricher.enrich(call(), patient=True) for _ in range(20)]
         answers = await asyncio.gather(*looked_up, return_exceptions=True)
         assert len({id(each) for each in answers}) == 1
-        assert state(gates) is expected
+        assert state(breakers) is expected
     assert dialer.count("callid_info") == 5
 
 
@@ -237,44 +239,44 @@ def call(call_id: str = CALL, uniqueid: str | None = "1795269909.101") -> Event:
     )
 
 
-# --- what opens the dialer's gate
+# --- what closes the dialer's breaker
 
 
 async def test_an_id_that_the_dialer_rejects_shows_that_it_works_and_one_that_was_never_asked_for_does_not(
-    client: DialerClient, gates: Gates, dialer: StandInDialer, clock: Clock
+    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer, clock: Clock
 ) -> None:
-    gates.login_refused(LoginRefused("no"), timedelta(0))
+    breakers.login_refused(LoginRefused("no"), timedelta(0))
     clock.now += 400
     await Prober(client, asyncio.Event()).probe_what_is_due()
-    assert state(gates) is State.RAMPING
+    assert state(breakers) is State.RECOVERING
     enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings_of(dialer))
     for _ in range(100):
         with pytest.raises(EnrichmentRejected, match="drops silently"):
             await enricher.enrich(call("V 12"), patient=True)
-    assert state(gates) is State.RAMPING
+    assert state(breakers) is State.RECOVERING
     for _ in range(64):
         with pytest.raises(EnrichmentRejected, match="INVALID SEARCH PARAMETERS"):
             await client.callid_info("1000012345", TIMES)
-    assert state(gates) is State.OPEN
+    assert state(breakers) is State.CLOSED
 
 
 async def test_a_call_that_is_not_found_shows_that_the_dialer_works(
-    client: DialerClient, gates: Gates, clock: Clock
+    client: DialerClient, breakers: CircuitBreakers, clock: Clock
 ) -> None:
-    gates.login_refused(LoginRefused("no"), timedelta(0))
+    breakers.login_refused(LoginRefused("no"), timedelta(0))
     clock.now += 400
     await Prober(client, asyncio.Event()).probe_what_is_due()
     for _ in range(64):
         with pytest.raises(NotReady):
             await client.callid_info(UNKNOWN, TIMES)
-    assert state(gates) is State.OPEN
+    assert state(breakers) is State.CLOSED
 
 
 # --- the wait for a place
 
 
 async def test_who_gets_no_place_in_time_is_put_off_and_nobody_is_to_blame(
-    client: DialerClient, gates: Gates, dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
+    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limit_module, "LONGEST_WAIT", 0.1)
     dialer.plant(CALL, fault="hang")
@@ -283,7 +285,7 @@ async def test_who_gets_no_place_in_time_is_put_off_and_nobody_is_to_blame(
     for _ in range(10):
         said = await put_off(client)
         assert "the dialer is too slow: no place for one more request fell free within 0.1 s" in said
-    assert state(gates) is State.OPEN
+    assert state(breakers) is State.CLOSED
     hanging.cancel()
     await asyncio.gather(hanging, return_exceptions=True)
     assert dialer.served == 1
@@ -299,7 +301,7 @@ async def left_out(client: DialerClient, user: str = "1000") -> str:
 
 
 async def test_one_that_fails_is_left_out_and_asked_at_growing_intervals_until_it_works_again(
-    client: DialerClient, gates: Gates, dialer: StandInDialer, clock: Clock
+    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer, clock: Clock
 ) -> None:
     dialer.plant("1000", function=DETAILS, status=500)
     with capture_logs() as logs:
@@ -332,11 +334,11 @@ async def test_one_that_fails_is_left_out_and_asked_at_growing_intervals_until_i
         "warning",
     )
     assert client.guard.left_out(DETAILS) is None
-    assert gates.all_open, "and nothing else was concerned"
+    assert breakers.all_closed, "and nothing else was concerned"
 
 
 async def test_one_that_is_refused_is_left_out_as_long_as_any_refusal(
-    client: DialerClient, gates: Gates, dialer: StandInDialer, clock: Clock
+    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer, clock: Clock
 ) -> None:
     dialer.plant(
         "1000",
@@ -358,7 +360,7 @@ async def test_one_that_is_refused_is_left_out_as_long_as_any_refusal(
         await client.user_details("1000")
     assert [line["event"] for line in logs] == ["dialer_extra_refused", "dialer_extra_allowed"]
     assert "API Allowed Functions" in logs[0]["error"]
-    assert gates.all_open
+    assert breakers.all_closed
 
 
 async def test_failures_of_one_now_and_then_leave_nothing_out(
@@ -395,23 +397,23 @@ async def test_while_it_is_tried_again_all_others_go_without_it(
 
 
 async def test_its_timeouts_lower_no_limit_and_concern_no_other_gate(
-    dialer: StandInDialer, gates: Gates, clock: Clock
+    dialer: StandInDialer, breakers: CircuitBreakers, clock: Clock
 ) -> None:
     timeout = timedelta(seconds=0.2)
-    async with connected(dialer.url, clock=clock, gates=gates, timeout=timeout) as client:
+    async with connected(dialer.url, clock=clock, breakers=breakers, timeout=timeout) as client:
         await grown(client, clock)
         dialer.plant("1000", function=DETAILS, fault="hang")
         await asyncio.gather(*(client.user_details("1000") for _ in range(30)), return_exceptions=True)
         assert client.guard.limit == 8
         assert dialer.count(DETAILS) <= 7
-        assert gates.all_open
+        assert breakers.all_closed
 
 
 async def test_while_the_dialer_itself_is_in_trouble_it_is_no_matter_of_the_function(
-    client: DialerClient, gates: Gates
+    client: DialerClient, breakers: CircuitBreakers
 ) -> None:
-    gates.login_refused(LoginRefused("no"), timedelta(0))
-    with pytest.raises(GateClosed):
+    breakers.login_refused(LoginRefused("no"), timedelta(0))
+    with pytest.raises(CircuitOpen):
         await client.user_details("1000")
     assert client.guard.left_out(DETAILS) is None
 
@@ -445,7 +447,7 @@ async def test_300_events_go_on_while_an_optional_function_hangs_or_fails(
             dialer.add_call(DialerCall(call_id=f"V120140509000000{n:04}"))
             dialer.agents[f"agent{n}"] = DialerAgent(user=f"agent{n}", campaigns=("SALES1", "SUPP-1"))
         timeout = timedelta(seconds=1)
-        async with connected(dialer.url, gates=make_gates(), timeout=timeout) as client:
+        async with connected(dialer.url, breakers=make_breakers(), timeout=timeout) as client:
             enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings_of(dialer))
             in_hand = asyncio.Semaphore(64)
 
@@ -462,7 +464,7 @@ async def test_300_events_go_on_while_an_optional_function_hangs_or_fails(
             found = await asyncio.gather(*(look_up(n) for n in range(300)))
             took = time.perf_counter() - began
             assert client.guard.left_out(function) is not None
-            assert client.guard.gates.all_open
+            assert client.guard.breakers.all_closed
         asked = dialer.count(function)
     print(f"300 events in {took:.1f} s, {function} asked {asked} times")  # noqa: T201 - a measurement
     assert took < 12, "without a breaker: 100 s"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.clock import Clock
 from worker.vicidial import limit as limit_module
-from worker.vicidial.limit import AdaptiveLimit, NoPlaceError, Places
+from worker.vicidial.limit import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 SEED = 20261120
 PROPERTY = settings(max_examples=200)
@@ -499,7 +499,7 @@ class Settable(AdaptiveLimit):
 class Crowd:
     """Tasks that each take a place and hold it until they are told to leave."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: ConcurrencyLimiter) -> None:
         self.places = places
         self.inside: list[int] = []
         self.came: list[int] = []
@@ -543,7 +543,7 @@ async def settled() -> None:
 
 
 async def test_as_many_as_the_limit_get_in_and_the_others_in_the_order_in_which_they_came() -> None:
-    places = Places(Settable(2), MOST)
+    places = ConcurrencyLimiter(Settable(2), MOST)
     crowd = Crowd(places)
     for _ in range(6):
         crowd.comes()
@@ -558,7 +558,7 @@ async def test_as_many_as_the_limit_get_in_and_the_others_in_the_order_in_which_
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    places = Places(Settable(1), MOST)
+    places = ConcurrencyLimiter(Settable(1), MOST)
     crowd = Crowd(places)
     first, second = crowd.comes(), crowd.comes()
     await settled()
@@ -574,7 +574,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 
 async def test_a_lower_limit_holds_as_soon_as_enough_have_left() -> None:
     limit = Settable(4)
-    crowd = Crowd(Places(limit, MOST))
+    crowd = Crowd(ConcurrencyLimiter(limit, MOST))
     for _ in range(8):
         crowd.comes()
     await settled()
@@ -588,7 +588,7 @@ async def test_a_lower_limit_holds_as_soon_as_enough_have_left() -> None:
 
 async def test_a_higher_limit_is_seen_when_the_next_one_leaves_or_comes() -> None:
     limit = Settable(1)
-    crowd = Crowd(Places(limit, MOST))
+    crowd = Crowd(ConcurrencyLimiter(limit, MOST))
     for _ in range(6):
         crowd.comes()
     await settled()
@@ -606,7 +606,7 @@ async def test_a_higher_limit_is_seen_when_the_next_one_leaves_or_comes() -> Non
 
 
 async def test_our_own_question_goes_before_all_who_wait() -> None:
-    crowd = Crowd(Places(Settable(1), MOST))
+    crowd = Crowd(ConcurrencyLimiter(Settable(1), MOST))
     for _ in range(3):
         crowd.comes()
     ours = crowd.comes(first=True)
@@ -619,10 +619,12 @@ async def test_our_own_question_goes_before_all_who_wait() -> None:
 
 async def test_who_waits_too_long_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limit_module, "LONGEST_WAIT", 0.05)
-    places = Places(Settable(1), MOST)
+    places = ConcurrencyLimiter(Settable(1), MOST)
     async with places.take():
         for optional in (False, True):
-            with pytest.raises(NoPlaceError, match=r"no place for one more request fell free within 0.05 s"):
+            with pytest.raises(
+                AtCapacityError, match=r"no place for one more request fell free within 0.05 s"
+            ):
                 async with places.take(optional=optional):
                     pass
     assert places.busy == 0
@@ -635,7 +637,7 @@ async def test_who_waits_too_long_is_turned_away(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("limit", "optional"), [(1, 1), (2, 1), (3, 2), (8, 7)])
 async def test_optional_requests_leave_a_place_to_the_needed_ones(limit: int, optional: int) -> None:
-    crowd = Crowd(Places(Settable(limit), MOST))
+    crowd = Crowd(ConcurrencyLimiter(Settable(limit), MOST))
     for _ in range(20):
         crowd.comes(optional=True)
     await settled()
@@ -647,7 +649,7 @@ async def test_optional_requests_leave_a_place_to_the_needed_ones(limit: int, op
 
 
 async def test_needed_and_optional_requests_go_in_the_order_in_which_they_came() -> None:
-    crowd = Crowd(Places(Settable(2), MOST))
+    crowd = Crowd(ConcurrencyLimiter(Settable(2), MOST))
     for number in range(12):
         crowd.comes(optional=number % 2 == 1)
     for number in range(12):
@@ -662,7 +664,7 @@ async def test_optional_requests_that_hang_hold_up_no_needed_one(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limit_module, "OVERDUE", 0.02)
-    places = Places(Settable(limit), MOST)
+    places = ConcurrencyLimiter(Settable(limit), MOST)
     crowd = Crowd(places)
     hanging = [crowd.comes(optional=True) for _ in range(20)]
     needed = [crowd.comes() for _ in range(limit)]
@@ -677,7 +679,7 @@ async def test_optional_requests_that_hang_hold_up_no_needed_one(
 
 async def test_there_are_never_more_than_may_ever_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limit_module, "OVERDUE", 0.0)
-    places = Places(Settable(3), 4)
+    places = ConcurrencyLimiter(Settable(3), 4)
     crowd = Crowd(places)
     for number in range(20):
         crowd.comes(optional=number % 2 == 0)
@@ -689,7 +691,7 @@ async def test_there_are_never_more_than_may_ever_be(monkeypatch: pytest.MonkeyP
 
 
 async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
-    places = Places(Settable(1), MOST)
+    places = ConcurrencyLimiter(Settable(1), MOST)
     crowd = Crowd(places)
     for _ in range(4):
         crowd.comes()
@@ -705,7 +707,7 @@ async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
 
 
 async def test_a_place_is_not_given_to_one_who_is_being_cancelled() -> None:
-    places = Places(Settable(1), MOST)
+    places = ConcurrencyLimiter(Settable(1), MOST)
     async with places.take():
         second = asyncio.ensure_future(places.take().__aenter__())
         third = asyncio.ensure_future(places.take().__aenter__())
@@ -717,7 +719,7 @@ async def test_a_place_is_not_given_to_one_who_is_being_cancelled() -> None:
 
 
 async def test_who_is_cancelled_just_when_let_in_passes_the_place_on() -> None:
-    places = Places(Settable(1), MOST)
+    places = ConcurrencyLimiter(Settable(1), MOST)
     async with places.take():
         second = asyncio.ensure_future(places.take().__aenter__())
         third = asyncio.ensure_future(places.take().__aenter__())
@@ -730,7 +732,7 @@ async def test_who_is_cancelled_just_when_let_in_passes_the_place_on() -> None:
 
 
 async def test_an_error_inside_gives_the_place_back() -> None:
-    places = Places(Settable(1), MOST)
+    places = ConcurrencyLimiter(Settable(1), MOST)
     with pytest.raises(ZeroDivisionError):
         async with places.take():
             raise ZeroDivisionError
@@ -753,7 +755,7 @@ def test_whatever_happens_no_more_than_the_limit_get_in_each_in_turn(
 ) -> None:
     async def play() -> None:
         limit = Settable(3)
-        places = Places(limit, MOST)
+        places = ConcurrencyLimiter(limit, MOST)
         crowd = Crowd(places)
         for what, number, everything_settles in steps:
             before = places.busy
@@ -783,7 +785,7 @@ async def test_a_limit_and_its_places_find_the_knee_of_a_server_on_a_real_loop()
     """The server works in ticks of a millisecond, which it shares among those above four."""
     clock = Clock()
     limit = AdaptiveLimit(8, clock)
-    places = Places(limit, MOST)
+    places = ConcurrencyLimiter(limit, MOST)
     left: dict[asyncio.Future[None], float] = {}
     most_at_once = 0
 

@@ -26,10 +26,10 @@ from yarl import URL
 
 from tests.clock import Clock
 from worker import __version__
+from worker.core.breaker import BreakerStatus, State
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
 from worker.core.errors import EnrichmentUnavailable, Fault, InvalidEvent, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
 from worker.core.scrub import Scrubber
@@ -480,12 +480,12 @@ def test_no_line_of_an_event_a_request_or_a_change_is_left_out(configured: Confi
     lines = configured(repeats=Repeats(clock=Clock()))
     reporter = Reporter(Metrics())
     retry = Retry(timedelta(seconds=5), 2, "dialer_outage", "down")
-    closed = GateStatus("dialer", State.CLOSED, "down", timedelta(0), timedelta(seconds=1))
+    closed = BreakerStatus("dialer", State.OPEN, "down", timedelta(0), timedelta(seconds=1))
     for _ in range(3):
         reporter.settled(inbound(), Outcome(Stage.ENRICH, EVENT, disposition=retry), 0.1)
         reporter.asked(DialerRequest("callid_info", (("call_id", CALL),), "dialer_refused", 0.1))
-        reporter.gate(closed)
-    assert [line["event"] for line in lines()] == ["event_settled", "dialer_request", "gate_closed"] * 3
+        reporter.breaker(closed)
+    assert [line["event"] for line in lines()] == ["event_settled", "dialer_request", "circuit_open"] * 3
 
 
 def test_the_traceback_of_an_event_is_shown_once_a_minute_and_its_line_always(configured: Configure) -> None:
@@ -665,7 +665,7 @@ def test_no_label_could_tell_of_one_call_agent_or_number() -> None:
         "tier",
         "function",
         "status",
-        "gate",
+        "breaker",
         "state",
         "queue",
         "role",
@@ -749,26 +749,29 @@ def test_a_gate_that_closes_is_a_warning_and_what_follows_is_not(configured: Con
     reporter = Reporter(metrics)
     second = timedelta(seconds=1)
     for status in (
-        GateStatus("dialer", State.CLOSED, "it is down", 0 * second, 2 * second),
-        GateStatus("dialer", State.PROBING, "it is down", 2 * second, None),
-        GateStatus("dialer", State.CLOSED, "it is down", 2.04 * second, 4 * second),
-        GateStatus("dialer", State.PROBING, "it is down", 6 * second, None),
-        GateStatus("dialer", State.CLOSED, "it refuses the login", 6 * second, 300 * second),
-        GateStatus("dialer", State.OPEN, None, None, None),
+        BreakerStatus("dialer", State.OPEN, "it is down", 0 * second, 2 * second),
+        BreakerStatus("dialer", State.HALF_OPEN, "it is down", 2 * second, None),
+        BreakerStatus("dialer", State.OPEN, "it is down", 2.04 * second, 4 * second),
+        BreakerStatus("dialer", State.HALF_OPEN, "it is down", 6 * second, None),
+        BreakerStatus("dialer", State.OPEN, "it refuses the login", 6 * second, 300 * second),
+        BreakerStatus("dialer", State.CLOSED, None, None, None),
     ):
-        reporter.gate(status)
+        reporter.breaker(status)
     shown = [(line["event"], line["level"], line.get("reason")) for line in lines()]
     assert shown == [
-        ("gate_closed", "warning", "it is down"),
-        ("gate_probing", "info", "it is down"),
-        ("gate_closed", "info", "it is down"),
-        ("gate_probing", "info", "it is down"),
-        ("gate_closed", "warning", "it refuses the login"),
-        ("gate_open", "info", None),
+        ("circuit_open", "warning", "it is down"),
+        ("circuit_half_open", "info", "it is down"),
+        ("circuit_open", "info", "it is down"),
+        ("circuit_half_open", "info", "it is down"),
+        ("circuit_open", "warning", "it refuses the login"),
+        ("circuit_closed", "info", None),
     ]
-    assert lines()[2] | {"closed_seconds": 2.0, "next_probe_seconds": 4.0, "gate": "dialer"} == lines()[2]
+    assert lines()[2] | {"open_seconds": 2.0, "next_probe_seconds": 4.0, "breaker": "dialer"} == lines()[2]
     seen = samples(metrics)
-    assert (seen["gate_state", "dialer", "open"], seen["gate_state", "closed", "dialer"]) == (1, 0)
+    assert (
+        seen["circuit_breaker_state", "closed", "dialer"],
+        seen["circuit_breaker_state", "dialer", "open"],
+    ) == (1, 0)
 
 
 # --- health

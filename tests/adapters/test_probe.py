@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
 from tests.adapters.dialer_client import CALL, TIMES, connected, failure
 from tests.adapters.raw import until
+from worker.core.breaker import BreakerStatus, State
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused
-from worker.core.gate import GateStatus, State
-from worker.core.gates import Gates
 from worker.vicidial import probe as probe_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient
 from worker.vicidial.probe import Prober
@@ -30,16 +30,16 @@ async def dialer() -> AsyncIterator[StandInDialer]:
 
 
 class Scene:
-    """A client with gates that wait briefly, and its prober at work."""
+    """A client with breakers that wait briefly, and its prober at work."""
 
-    def __init__(self, client: DialerClient, gates: Gates, states: list[State]) -> None:
+    def __init__(self, client: DialerClient, breakers: CircuitBreakers, states: list[State]) -> None:
         self.client = client
-        self.gates = gates
+        self.breakers = breakers
         self.states = states
 
     def close(self, function: str = "callid_info") -> None:
         for _ in range(5):
-            self.gates.unanswered(function, DOWN, "V1")
+            self.breakers.unanswered(function, DOWN, "V1")
 
 
 @asynccontextmanager
@@ -52,20 +52,22 @@ async def probing(
     """Give a scene whose prober works until the end of the block."""
     changed, states = asyncio.Event(), list[State]()
 
-    def on_change(status: GateStatus) -> None:
+    def on_change(status: BreakerStatus) -> None:
         states.append(status.state)
         changed.set()
 
-    gates = Gates(
+    breakers = CircuitBreakers(
         full=8,
         probe_max=timedelta(seconds=probe_max),
         refused_probe=timedelta(seconds=refused_probe),
         on_change=on_change,
     )
-    async with connected(dialer.url, gates=gates, clock=asyncio.get_running_loop().time, **chosen) as client:
+    async with connected(
+        dialer.url, breakers=breakers, clock=asyncio.get_running_loop().time, **chosen
+    ) as client:
         watching = asyncio.create_task(Prober(client, changed).watch())
         try:
-            yield Scene(client, gates, states)
+            yield Scene(client, breakers, states)
             assert not watching.done()
         finally:
             watching.cancel()
@@ -81,9 +83,9 @@ async def test_a_closed_gate_is_probed_without_any_event_until_the_dialer_answer
     async with probing(dialer) as scene:
         scene.close(function)
         await until(lambda: dialer.served >= 5)
-        assert State.RAMPING not in scene.states
+        assert State.RECOVERING not in scene.states
         dialer.fault = None
-        await until(lambda: State.RAMPING in scene.states)
+        await until(lambda: State.RECOVERING in scene.states)
         assert {(each.function, each.subject) for each in dialer.requests} == {(function, subject)}
         served = dialer.served
         await asyncio.sleep(0.2)
@@ -105,7 +107,7 @@ async def test_a_function_that_is_refused_is_probed_until_it_is_allowed(dialer: 
         await until(lambda: dialer.count("agent_campaigns", NO_AGENT) >= 3)
         await scene.client.callid_info(CALL, TIMES)
         dialer.users[DEFAULT_USER].functions = frozenset({"callid_info", "agent_campaigns"})
-        await until(lambda: State.RAMPING in scene.states)
+        await until(lambda: State.RECOVERING in scene.states)
         await scene.client.agent_campaigns("1000")
 
 
@@ -120,7 +122,7 @@ async def test_a_password_that_changes_is_noticed_while_the_gate_is_closed(
         await asyncio.sleep(0.3)
         assert dialer.failed_logins == 1, "however often one may try, and 0.05 s are over"
         file.write_text(DEFAULT_PASSWORD)
-        await until(lambda: State.RAMPING in scene.states)
+        await until(lambda: State.RECOVERING in scene.states)
         await scene.client.callid_info(CALL, TIMES)
         assert dialer.failed_logins == 1
 
@@ -139,7 +141,7 @@ async def test_a_bug_of_ours_ends_no_probing(dialer: StandInDialer, monkeypatch:
     with capture_logs() as logs:
         async with probing(dialer) as scene:
             scene.close()
-            await until(lambda: State.RAMPING in scene.states)
+            await until(lambda: State.RECOVERING in scene.states)
     assert [line["event"] for line in logs] == ["dialer_probe_failed"] * 2
     assert isinstance(logs[0]["exc_info"], ZeroDivisionError)
 
@@ -150,11 +152,11 @@ async def test_a_try_that_meets_requests_from_before_waits_for_them(dialer: Stan
         slow, refused = lockout.admit(), lockout.admit()
         lockout.refused(refused, "Login incorrect")
         lockout._refused_passwords.clear()  # noqa: SLF001 - as if 15 minutes had passed
-        scene.gates.dialer.failed(Fault.REFUSED, "Login incorrect")
+        scene.breakers.dialer.failed(Fault.REFUSED, "Login incorrect")
         await asyncio.sleep(0.2)
         assert dialer.served == 0
         lockout.accepted(slow)
-        await until(lambda: State.RAMPING in scene.states)
+        await until(lambda: State.RECOVERING in scene.states)
 
 
 @pytest.mark.parametrize("body", ["nobody understands this\n", f"{CALL}|120\n"])
@@ -163,4 +165,4 @@ async def test_an_answer_that_nobody_can_read_is_an_answer(body: str, dialer: St
     dialer.plant(NO_CALL, body=body)
     async with probing(dialer) as scene:
         scene.close()
-        await until(lambda: State.RAMPING in scene.states)
+        await until(lambda: State.RECOVERING in scene.states)

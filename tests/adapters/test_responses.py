@@ -24,7 +24,14 @@ from tests.adapters.recorded import (
     outcomes,
     read,
 )
-from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, Lack, NotReady, ProcessingError
+from worker.core.errors import (
+    EnrichmentUnavailable,
+    Fault,
+    FunctionRefused,
+    NotReady,
+    NotReadyReason,
+    ProcessingError,
+)
 from worker.core.records import CallEnrichment, CallRecord, Campaign, Recording
 from worker.vicidial.answers import text_of
 from worker.vicidial.responses import read_agent, read_call
@@ -964,4 +971,4 @@ def test_whatever_comes_is_a_record_or_a_named_error(body: str, zone: tzinfo | N
 def test_not_found_carries_nothing() -> None:
     with pytest.raises(NotReady) as caught:
         answered("ERROR: callid_info CALL NOT FOUND: 6666|\n", zone=None)
-    assert caught.value.lack is Lack.RECORD
+    assert caught.value.lack is NotReadyReason.RECORD

@@ -21,7 +21,7 @@ from worker.observe import health
 from worker.observe.metrics import Metrics
 from worker.settings import HttpSettings
 
-GATES = ("dialer", "sink", "callid_info", "agent_campaigns")
+BREAKERS = ("dialer", "sink", "callid_info", "agent_campaigns")
 REASON = "the webhook answered 401; check sink.signing_secret and who may post there"
 
 
@@ -32,7 +32,7 @@ def answer(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         "started_at": (datetime.now(UTC) - timedelta(hours=3)).isoformat(),
         "consuming": True,
         "broker": {"connections": 2, "last_error": None},
-        "gates": {name: {"state": "open", "reason": None} for name in GATES},
+        "circuit_breakers": {name: {"state": "closed", "reason": None} for name in BREAKERS},
         "dialer": {"limit": 4, "refused": None, "next_try_in_seconds": None, "clock_skew_seconds": -0.26},
         "in_flight": 7,
         "queues": {"crm-sync.call-ended": 1200, "crm-sync.dead-letters": 0},
@@ -41,8 +41,8 @@ def answer(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
     }
 
 
-def gates(**changed: dict[str, Any]) -> dict[str, Any]:
-    return {**answer()["gates"], **changed}
+def breakers(**changed: dict[str, Any]) -> dict[str, Any]:
+    return {**answer()["circuit_breakers"], **changed}
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def test_a_worker_that_is_well() -> None:
     code, lines = await status_of(answer())
     assert code == 0
     assert lines == [
-        "✓ all is well: it consumes, and every gate is open",
+        "✓ all is well: it consumes, and every circuit breaker is closed",
         "",
         "worker   1.2.3 at URL, up 3h",
         "broker   consuming; connections since the start: 2",
@@ -79,8 +79,8 @@ async def test_a_worker_that_is_well() -> None:
         "in work  7 events",
         "so far   delivered 42, retry 3",
         "",
-        "GATE             STATE  CLOSED FOR  NEXT PROBE  REASON",
-        *(f"{name:<15}  open   -           -           -" for name in GATES),
+        "CIRCUIT BREAKER  STATE   OPEN FOR  NEXT PROBE  REASON",
+        *(f"{name:<15}  closed  -         -           -" for name in BREAKERS),
         "",
         "QUEUE                  WAITING",
         "crm-sync.call-ended    1200",
@@ -96,17 +96,17 @@ async def test_dead_letters_are_told_of_though_all_is_well() -> None:
 
 async def test_a_closed_gate_comes_first_with_its_reason() -> None:
     probe = (datetime.now(UTC) + timedelta(minutes=4, seconds=30)).isoformat()
-    closed = {"state": "closed", "reason": REASON, "closed_seconds": 750.2, "next_probe_at": probe}
+    closed = {"state": "open", "reason": REASON, "open_seconds": 750.2, "next_probe_at": probe}
     code, lines = await status_of(
-        answer(gates=gates(dialer={"state": "ramping", "closed_seconds": 40.0}, sink=closed))
+        answer(circuit_breakers=breakers(dialer={"state": "recovering", "open_seconds": 40.0}, sink=closed))
     )
     assert code == 1
     assert lines[:3] == [
-        f"✗ sink gate closed for 12 min: {REASON}; see operations: gates",
-        "✗ dialer gate ramping: it works again, and takes ever more; nothing to do",
+        f"✗ sink: circuit breaker open, intake paused for 12 min: {REASON}; see operations: circuit breakers",
+        "✗ dialer: circuit breaker recovering: it works again, and gets more and more; nothing to do",
         "",
     ]
-    assert f"sink             closed   12 min      in 4 min    {REASON}" in lines
+    assert f"sink             open        12 min    in 4 min    {REASON}" in lines
 
 
 @pytest.mark.parametrize(
@@ -126,30 +126,41 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
             ],
         ),
         (
-            {"gates": gates(sink={"state": "probing", "reason": "it was down", "closed_seconds": 200_000})},
-            [("sink gate probing, closed for 2 d: it was down; the next event shows whether it works again")],
+            {
+                "circuit_breakers": breakers(
+                    sink={"state": "half_open", "reason": "it was down", "open_seconds": 200_000}
+                )
+            },
+            [
+                (
+                    "sink: circuit breaker half-open, intake paused for 2 d: it was down; the next event shows whether it works again"
+                )
+            ],
         ),
-        ({"gates": gates(sink={"state": "closed"})}, ["sink gate closed; see operations: gates"]),
+        (
+            {"circuit_breakers": breakers(sink={"state": "open"})},
+            ["sink: circuit breaker open, intake paused; see operations: circuit breakers"],
+        ),
         (
             {
                 "consuming": False,
                 "broker": {"last_error": "gone"},
-                "gates": gates(
-                    callid_info={"state": "probing", "closed_seconds": 1},
-                    agent_campaigns={"state": "closed", "closed_seconds": 7200},
+                "circuit_breakers": breakers(
+                    callid_info={"state": "half_open", "open_seconds": 1},
+                    agent_campaigns={"state": "open", "open_seconds": 7200},
                 ),
             },
             [
                 "it consumes nothing: gone; crm-sync check looks at the broker",
-                "agent_campaigns gate closed for 2 h; see operations: gates",
+                "agent_campaigns: circuit breaker open, intake paused for 2 h; see operations: circuit breakers",
                 (
-                    "callid_info gate probing, closed for 1 s; a question of our own shows whether it works"
+                    "callid_info: circuit breaker half-open, intake paused for 1 s; a question of our own shows whether it works"
                     " again"
                 ),
             ],
         ),
     ],
-    ids=["no broker", "not yet", "probing", "no reason", "all at once"],
+    ids=["no broker", "not yet", "half_open", "no reason", "all at once"],
 )
 async def test_what_is_wrong_is_said_first_the_worst_on_top(changed: dict[str, Any], said: list[str]) -> None:
     code, lines = await status_of(answer(**changed))
@@ -181,33 +192,39 @@ async def test_a_dialer_that_refuses_is_shown_with_the_next_try() -> None:
 
 
 async def test_a_probe_that_is_due_is_due_now() -> None:
-    closed = {"state": "closed", "next_probe_at": (datetime.now(UTC) - timedelta(seconds=5)).isoformat()}
-    _, lines = await status_of(answer(gates=gates(sink=closed)))
-    assert "sink             closed  -           now         -" in lines
+    closed = {"state": "open", "next_probe_at": (datetime.now(UTC) - timedelta(seconds=5)).isoformat()}
+    _, lines = await status_of(answer(circuit_breakers=breakers(sink=closed)))
+    assert "sink             open    -         now         -" in lines
 
 
 async def test_an_older_or_newer_worker_is_understood() -> None:
-    code, lines = await status_of({"consuming": True, "gates": {"sink": {"state": "open"}}, "new": 1})
-    assert (code, lines[0]) == (0, "✓ all is well: it consumes, and every gate is open")
+    code, lines = await status_of(
+        {"consuming": True, "circuit_breakers": {"sink": {"state": "closed"}}, "new": 1}
+    )
+    assert (code, lines[0]) == (0, "✓ all is well: it consumes, and every circuit breaker is closed")
     assert not any(line.startswith(("QUEUE", "so far")) for line in lines)
 
 
 async def test_text_of_others_can_not_steer_the_terminal() -> None:
-    closed = {"state": "closed", "reason": "\x1b[2Jgone"}
-    _, lines = await status_of(answer(gates=gates(sink=closed), version="\x1b[31m"))
+    closed = {"state": "open", "reason": "\x1b[2Jgone"}
+    _, lines = await status_of(answer(circuit_breakers=breakers(sink=closed), version="\x1b[31m"))
     assert "\x1b" not in "".join(lines)
-    assert "✗ sink gate closed: \\x1b[2Jgone; see operations: gates" in lines
+    assert (
+        "✗ sink: circuit breaker open, intake paused: \\x1b[2Jgone; see operations: circuit breakers" in lines
+    )
 
 
 async def test_for_a_program_it_is_one_json_document() -> None:
-    told = answer(gates=gates(sink={"state": "closed", "reason": REASON, "closed_seconds": 5}))
+    told = answer(circuit_breakers=breakers(sink={"state": "open", "reason": REASON, "open_seconds": 5}))
     async with worker_that_says(told) as url:
         result = await crm_sync("status", "--json", "--url", f"{url}/")
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {
         "url": url,
         "well": False,
-        "summary": [f"sink gate closed for 5 s: {REASON}; see operations: gates"],
+        "summary": [
+            f"sink: circuit breaker open, intake paused for 5 s: {REASON}; see operations: circuit breakers"
+        ],
         "status": told,
     }
 
@@ -262,8 +279,8 @@ async def test_who_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         b"[]",
         b"{}",
         b'{"consuming": true}',
-        b'{"consuming": true, "gates": "none"}',
-        b'{"consuming": true, "gates": {}, "x": "' + b"x" * command.LARGEST_ANSWER + b'"}',
+        b'{"consuming": true, "circuit_breakers": "none"}',
+        b'{"consuming": true, "circuit_breakers": {}, "x": "' + b"x" * command.LARGEST_ANSWER + b'"}',
     ],
     ids=["HTML", "empty", "list", "nothing", "half", "odd", "over 1 MiB"],
 )

@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from tests.adapters.dialer_client import CALL, ROW, TIMES, make_gates
+from tests.adapters.dialer_client import CALL, ROW, TIMES, make_breakers
 from tests.adapters.raw import Connection, RawServer
 from tests.core.inbounds import inbound
 from tests.otlp import Collector
@@ -43,7 +43,7 @@ from worker.rabbitmq.publisher import BrokerPublisher
 from worker.settings import SinkSettings, VicidialSettings
 from worker.sinks import webhook
 from worker.vicidial import client as dialer
-from worker.vicidial.lookups import Lookups
+from worker.vicidial.lookups import SingleFlight
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PRODUCER = "00f067aa0ba902b7"
@@ -280,7 +280,7 @@ async def client_of(
 ) -> AsyncIterator[dialer.DialerClient]:
     vicidial = VicidialSettings(url=url, user="apiuser", password=SecretStr(PASSWORD), **chosen)
     async with dialer.open_session(vicidial) as session:
-        yield dialer.DialerClient(vicidial, session, make_gates(), tracing=tracing)
+        yield dialer.DialerClient(vicidial, session, make_breakers(), tracing=tracing)
 
 
 class Answering:
@@ -364,7 +364,7 @@ async def test_a_request_that_no_event_asks_for_has_no_span(traced: Traced) -> N
 
 
 async def test_a_shared_look_up_belongs_to_the_first_events_trace(traced: Traced) -> None:
-    lookups, release = Lookups[str, str](), asyncio.Event()
+    lookups, release = SingleFlight[str, str](), asyncio.Event()
 
     async def ask() -> str:
         with traced.tracing.request("GET", BROKER, "callid_info"):

@@ -222,7 +222,7 @@ async def test_an_answer_without_a_status_is_not_told_as_none(answer: bytes, the
     assert (error.fault, error.answered) == (Fault.OUTAGE, True)
 
 
-def broken(status: str, *headers: str) -> bytes:
+def failed(status: str, *headers: str) -> bytes:
     """Make an answer that aiohttp can't read."""
     lines = [f"HTTP/1.1 {status}", "Content-Length: 2", "Content-Length: 2", *headers, "", "ok"]
     return "\r\n".join(lines).encode()
@@ -239,11 +239,11 @@ async def test_every_status_of_an_answer_that_aiohttp_refuses_means_the_same() -
             refuses = answer.startswith((b"HTTP/1.1 3", b"HTTP/1.1 42"))
             return await (rejected if refuses else unavailable)(sink)
 
-    assert await ask(broken("422 No")) == "the webhook answered 422: 'ok'"
-    assert "redirect to login.example" in await ask(broken("302 Found", "Location: https://login.example/"))
-    assert (await ask(broken("401 No"))).fault is Fault.REFUSED
-    assert (await ask(broken("500 No"))).answered
-    busy = await ask(broken("503 Busy", "Retry-After: 17"))
+    assert await ask(failed("422 No")) == "the webhook answered 422: 'ok'"
+    assert "redirect to login.example" in await ask(failed("302 Found", "Location: https://login.example/"))
+    assert (await ask(failed("401 No"))).fault is Fault.REFUSED
+    assert (await ask(failed("500 No"))).answered
+    busy = await ask(failed("503 Busy", "Retry-After: 17"))
     assert (busy.fault, busy.retry_after) == (Fault.BUSY, timedelta(seconds=17))
 
 

@@ -13,10 +13,10 @@ import aiormq
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import SecretStr
 
+from worker.core.breakers import CircuitBreakers
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
 from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import EventType, Inbound, decode
-from worker.core.gates import Gates
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Depth
 from worker.core.records import CallEnrichment, CallRecord
@@ -25,7 +25,7 @@ from worker.rabbitmq.delivery import Delivery
 from worker.rabbitmq.intake import Intake
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.settle import Settler
-from worker.rabbitmq.topology import Topology, declare, plan
+from worker.rabbitmq.topology import Topology, build_topology, declare
 from worker.settings.tree import BrokerCommandSettings, BrokerSettings, RetrySettings, SinkNames
 
 CALLS = EventType.CALL_ENDED
@@ -126,7 +126,7 @@ class Bench:
     max_in_flight: int = 8
     drain: float = 5.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    gates: Gates | None = None
+    breakers: CircuitBreakers | None = None
     whole: Pipeline | None = None
     """A pipeline in place of the scripted one."""
 
@@ -204,7 +204,7 @@ class Bench:
             self.whole or self.pipeline,
             settler,
             self.topology,
-            self.gates or open_gates(self.max_in_flight),
+            self.breakers or closed_breakers(self.max_in_flight),
             max_in_flight=self.max_in_flight,
             observer=self.account,
         )
@@ -230,15 +230,17 @@ class Bench:
             await asyncio.wait_for(task, self.drain + 20)
 
 
-def open_gates(full: int) -> Gates:
-    """Make gates that nobody closes, or that close and probe within a short time."""
-    return Gates(full=full, probe_max=timedelta(milliseconds=200), refused_probe=timedelta(milliseconds=300))
+def closed_breakers(full: int) -> CircuitBreakers:
+    """Make breakers that nobody closes, or that close and probe within a short time."""
+    return CircuitBreakers(
+        full=full, probe_max=timedelta(milliseconds=200), refused_probe=timedelta(milliseconds=300)
+    )
 
 
 @asynccontextmanager
 async def open_bench(url: str, namespace: str, *tiers: timedelta) -> AsyncIterator[Bench]:
     """Declare a namespace's topology and connect a producer."""
-    topology = plan(settings_for(url, namespace, *tiers))
+    topology = build_topology(settings_for(url, namespace, *tiers))
     connection = await aio_pika.connect(url)
     try:
         await declare(connection, topology)

@@ -18,7 +18,7 @@ from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq import headers
 from worker.rabbitmq.dead_letters import Act, Letter, Selection, Tally, hold, replaying, settle
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.topology import DELIVERY_LIMIT, Topology, declare, plan
+from worker.rabbitmq.topology import DELIVERY_LIMIT, Topology, build_topology, declare
 from worker.settings import BrokerCommandSettings, load
 
 FAILED_AT = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
@@ -128,7 +128,7 @@ def settings_for(broker_url: str, namespace: str, monkeypatch: pytest.MonkeyPatc
 @asynccontextmanager
 async def open_letters(settings: BrokerCommandSettings) -> AsyncIterator[Letters]:
     """Declare the topology of a namespace and give what acts on its dead letters."""
-    topology = plan(settings)
+    topology = build_topology(settings)
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
         await declare(connection, topology)
         publisher = BrokerPublisher()

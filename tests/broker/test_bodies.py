@@ -10,7 +10,7 @@ from aiormq import spec
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from tests.broker.bench import AGENTS, LONG, SHORT, Bench, ack, bury, eventually, open_bench, open_gates
+from tests.broker.bench import AGENTS, LONG, SHORT, Bench, ack, bury, closed_breakers, eventually, open_bench
 from worker.core.body import MAX_BODY
 from worker.core.disposition import Disposition
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent
@@ -156,9 +156,9 @@ async def test_an_event_that_failed_is_not_held_by_its_error(bench: Bench) -> No
         async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
             raise EnrichmentUnavailable("the dialer is down")
 
-    gates = bench.gates = open_gates(4)
+    breakers = bench.breakers = closed_breakers(4)
     policy = RetryPolicy((SHORT, LONG), max_attempts=5, ready_within=timedelta(minutes=5))
-    bench.whole = Pipeline(Unreachable(), Unused(), policy, gates)
+    bench.whole = Pipeline(Unreachable(), Unused(), policy, breakers)
     async with bench.running():
         await bench.publish(b'{"call_id": "V1"}')
         await bench.publish(b"not JSON")

@@ -34,7 +34,7 @@ from worker.check.webhook import about_answer, about_end
 from worker.cli import app
 from worker.commands import check as command
 from worker.commands import terminal
-from worker.rabbitmq.topology import declare, plan
+from worker.rabbitmq.topology import build_topology, declare
 from worker.settings import Settings, load
 from worker.settings.show import InForce
 from worker.vicidial.version import read_version
@@ -111,7 +111,7 @@ async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDiale
 async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, namespace: str) -> None:
     settings = load(Settings)
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
-        await declare(connection, plan(settings))
+        await declare(connection, build_topology(settings))
         topology = (await findings())["topology"]
         assert topology == Finding.of(
             "topology", "all 20 exchanges and queues stand as the settings want them"
@@ -229,7 +229,7 @@ async def test_a_topology_that_may_not_be_compared_is_a_warning(
 ) -> None:
     settings = load(Settings)
     async with await aio_pika.connect(limited.url) as connection:
-        await declare(connection, plan(settings))
+        await declare(connection, build_topology(settings))
     await limited.ctl("set_permissions", namespace, "^$", ".*", ".*")
     topology = (await findings())["topology"]
     assert topology.level is Level.WARNING
@@ -253,7 +253,7 @@ async def test_an_alarm_that_blocks_publishing_is_told(
     environment.setenv("CRM_SYNC_BROKER__URL", node.url)
     if declared:
         async with await aio_pika.connect(node.url) as connection:
-            await declare(connection, plan(load(Settings)))
+            await declare(connection, build_topology(load(Settings)))
     await node.ctl("set_vm_memory_high_watermark", "0.0000001")
     try:
         found = await findings()
@@ -381,14 +381,14 @@ async def test_what_vicidial_would_make_of_the_settings_is_told(
 ) -> None:
     environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", f"{DEFAULT_PASSWORD}!&")
     environment.setenv("CRM_SYNC_VICIDIAL__MAX_CONCURRENCY", "10")
-    environment.setenv("CRM_SYNC_GATES__REFUSED_PROBE", "1m")
+    environment.setenv("CRM_SYNC_CIRCUIT_BREAKERS__REFUSED_PROBE", "1m")
     found = await findings()
     assert levels(found)["settings"] == "warning"
     assert levels(found)["dialer"] == "warning"  # VICIdial drops the two characters: the rest is the password
     dropped, locking = found["dialer"].advice
     assert dropped.startswith("vicidial.password has characters that VICIdial drops silently")
     assert locking.startswith("vicidial.max_concurrency is 10")
-    assert found["settings"].advice[0].startswith("gates.refused_probe is shorter than 5m")
+    assert found["settings"].advice[0].startswith("circuit_breakers.refused_probe is shorter than 5m")
 
 
 async def test_more_events_in_hand_than_a_slow_dialer_answers_in_30_minutes_are_a_warning(
@@ -470,7 +470,7 @@ async def test_the_outbound_exchange(environment: pytest.MonkeyPatch, namespace:
     assert found["sink"] == Finding.of("sink", f"exchange {namespace}.enriched is missing; run declares it")
     settings = load(Settings)
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
-        await declare(connection, plan(settings))
+        await declare(connection, build_topology(settings))
     assert (await findings())["sink"].text == f"exchange {namespace}.enriched stands"
 
 

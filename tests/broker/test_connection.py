@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from simulators.broker_node import PrivateBroker, free_ports
 from tests.adapters.raw import Connection, RawServer
-from tests.broker.bench import AGENTS, CALLS, Bench, ack, eventually, open_bench, open_gates
+from tests.broker.bench import AGENTS, CALLS, Bench, ack, closed_breakers, eventually, open_bench
 from worker.core.disposition import Disposition
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
@@ -80,7 +80,7 @@ async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
             bench.pipeline,
             settler,
             bench.topology,
-            open_gates(4),
+            closed_breakers(4),
             max_in_flight=4,
             observer=bench.account,
         )

@@ -75,22 +75,22 @@ async def test_what_is_in_hand_when_a_session_breaks_is_given_back_and_not_left_
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From RabbitMQ 4.3 on, that does not count as a delivery; the end of a channel does."""
-    given_back: list[bytes] = []
-    give_back = Delivery.give_back
+    requeued: list[bytes] = []
+    requeue = Delivery.requeue
 
     async def watched(delivery: Delivery) -> None:
         if not delivery.settled:
-            given_back.append(delivery.body)
-        await give_back(delivery)
+            requeued.append(delivery.body)
+        await requeue(delivery)
 
     monkeypatch.setattr(Delivery, "give_back", watched)
-    all_there, broken = asyncio.Event(), asyncio.Event()
+    all_there, failed = asyncio.Event(), asyncio.Event()
 
     async def breaks_the_session(inbound: Inbound) -> Disposition:
-        if inbound.body == b"first" and not broken.is_set():
+        if inbound.body == b"first" and not failed.is_set():
             await all_there.wait()
             return Retry(LONG, 2, "dialer_outage", "its tier has no queue")
-        await broken.wait()
+        await failed.wait()
         return await ack(inbound)
 
     bench.max_in_flight = 2
@@ -102,19 +102,19 @@ async def test_what_is_in_hand_when_a_session_breaks_is_given_back_and_not_left_
         await bench.holds(bench.queue(AGENTS), 0)
         all_there.set()
         await eventually(lambda: not supervisor.state.consuming)
-        broken.set()
+        failed.set()
         await eventually(lambda: len(bench.settled) == 3 and supervisor.state.connections == 2)
-    assert sorted(given_back) == [b"first", b"waits for a place"]
+    assert sorted(requeued) == [b"first", b"waits for a place"]
 
 
 async def test_an_event_that_met_an_error_of_ours_is_left_to_the_end_of_its_channel(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That counts in every version, so the delivery limit ends it."""
-    given_back: list[bytes] = []
+    requeued: list[bytes] = []
 
     async def watched(delivery: Delivery) -> None:
-        given_back.append(delivery.body)
+        requeued.append(delivery.body)
 
     monkeypatch.setattr(Delivery, "give_back", watched)
 
@@ -126,4 +126,4 @@ async def test_an_event_that_met_an_error_of_ours_is_left_to_the_end_of_its_chan
     await bench.publish(b"poison")
     async with bench.running(broken_once):
         await eventually(lambda: bench.settled)
-    assert given_back == []
+    assert requeued == []

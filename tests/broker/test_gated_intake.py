@@ -1,4 +1,4 @@
-"""Taking events in by the room that the gates have: closed, probing, ramping up, and every way out of it."""
+"""Taking events in by the room that the breakers have: closed, probing, ramping up, and every way out of it."""
 
 import asyncio
 import json
@@ -17,6 +17,8 @@ from aiormq.abc import DeliveredMessage
 
 from simulators.broker_node import PrivateBroker
 from tests.broker.bench import AGENTS, CALLS, LONG, SHORT, Bench, eventually, open_bench
+from worker.core.breaker import BreakerStatus, State
+from worker.core.breakers import FUNCTIONS, CircuitBreakers
 from worker.core.disposition import Ack, DeadLetter, Retry
 from worker.core.errors import (
     DeliveryUnavailable,
@@ -27,8 +29,6 @@ from worker.core.errors import (
     Reason,
 )
 from worker.core.events import Event, EventType
-from worker.core.gate import GateStatus, State
-from worker.core.gates import FUNCTIONS, Gates
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Receipt
@@ -59,22 +59,22 @@ def works(_: Event) -> Exception | None:
 class Dialer:
     """Fulfils the enricher's port: it answers, unless there is trouble, and counts who asks at one time.
 
-    It reports to the gates, as the guard around each request does.
+    It reports to the breakers, as the guard around each request does.
     """
 
-    gates: Gates
+    breakers: CircuitBreakers
     trouble: Trouble = works
     takes: float = 0.0
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[Event] = field(default_factory=list)
     now: int = 0
     crowds: list[tuple[State, int, int]] = field(default_factory=list)
-    """At each question: the sink's gate's state, how many asked at the time, and how many might."""
+    """At each question: the sink's breaker's state, how many asked at the time, and how many might."""
 
     async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
         self.asked.append(event)
         self.now += 1
-        self.crowds.append((state_of(self.gates, "sink"), self.now, self.gates.room(event.type)))
+        self.crowds.append((state_of(self.breakers, "sink"), self.now, self.breakers.capacity(event.type)))
         try:
             await asyncio.sleep(self.takes)
             await self.answers.wait()
@@ -82,9 +82,9 @@ class Dialer:
             self.now -= 1
         trouble, function = self.trouble(event), FUNCTIONS[event.type]
         if isinstance(trouble, EnrichmentUnavailable):
-            trouble.to_blame = self.gates.unanswered(function, trouble, event.id)
+            trouble.to_blame = self.breakers.unanswered(function, trouble, event.id)
         elif trouble is None:
-            self.gates.answered(function)
+            self.breakers.answered(function)
         if trouble is not None:
             raise trouble
         return known(event)
@@ -100,19 +100,19 @@ def known(event: Event) -> Enrichment:
 class Crm:
     """Fulfils the sink's port."""
 
-    gates: Gates
+    breakers: CircuitBreakers
     trouble: Exception | None = None
     takes: float = 0.0
     now: int = 0
     probes: list[tuple[str, int]] = field(default_factory=list)
-    """While its gate probed: which event was tried, and how many were at the time."""
+    """While its breaker probed: which event was tried, and how many were at the time."""
     tried: int = 0
     delivered: Counter[str] = field(default_factory=Counter)
 
     async def deliver(self, payload: Payload) -> Receipt:
         self.tried += 1
         self.now += 1
-        if state_of(self.gates, "sink") is State.PROBING:
+        if state_of(self.breakers, "sink") is State.HALF_OPEN:
             self.probes.append((payload.id, self.now))
         await asyncio.sleep(self.takes)
         self.now -= 1
@@ -124,13 +124,13 @@ class Crm:
 
 @dataclass
 class Scene:
-    """A bench with gates, and the dependencies behind them."""
+    """A bench with breakers, and the dependencies behind them."""
 
     bench: Bench
-    gates: Gates
+    breakers: CircuitBreakers
     dialer: Dialer
     crm: Crm
-    changes: list[GateStatus]
+    changes: list[BreakerStatus]
     published: list[str] = field(default_factory=list)
 
     async def publish(self, count: int, kind: EventType = CALLS) -> list[str]:
@@ -141,12 +141,12 @@ class Scene:
         return ids
 
     def state(self, name: str = "sink") -> State:
-        return state_of(self.gates, name)
+        return state_of(self.breakers, name)
 
-    def close_sink(self) -> None:
-        """Close the sink's gate; as its waits are short, it probes soon."""
-        while self.state() in {State.OPEN, State.RAMPING}:
-            self.gates.failed(SINK_DOWN, "another")
+    def trip_sink(self) -> None:
+        """Open the sink's breaker; as its waits are short, it probes soon."""
+        while self.state() in {State.CLOSED, State.RECOVERING}:
+            self.breakers.failed(SINK_DOWN, "another")
 
     def retries(self) -> list[tuple[str, int]]:
         """Give the label and the next attempt of each event that was put off."""
@@ -172,7 +172,7 @@ class Scene:
 
     async def paused(self) -> None:
         """Wait until nothing is in work and nobody consumes."""
-        await eventually(lambda: self.gates.in_work == 0)
+        await eventually(lambda: self.breakers.in_work == 0)
         async with asyncio.timeout(10):
             while await self.consumers(CALLS) or await self.consumers(AGENTS):  # noqa: ASYNC110 - none is told
                 await asyncio.sleep(0.02)
@@ -192,8 +192,8 @@ def delivery_count(headers: Mapping[str, Any] | None) -> int:
     return int((headers or {}).get("x-delivery-count") or 0)
 
 
-def state_of(gates: Gates, name: str) -> State:
-    return next(each.state for each in gates.status() if each.name == name)
+def state_of(breakers: CircuitBreakers, name: str) -> State:
+    return next(each.state for each in breakers.status() if each.name == name)
 
 
 def body(event_id: str, kind: EventType = CALLS) -> bytes:
@@ -206,7 +206,7 @@ Stage = Callable[..., Scene]
 
 @pytest.fixture
 async def stage(broker_url: str, namespace: str) -> AsyncIterator[Stage]:
-    """Give a scene with gates that wait as long as is said."""
+    """Give a scene with breakers that wait as long as is said."""
     async with open_bench(broker_url, namespace) as bench:
         yield lambda **waits: set_up(bench, **waits)
 
@@ -218,16 +218,16 @@ def set_up(
     probe_max: timedelta = BRIEFLY,
     max_in_flight: int = 8,
 ) -> Scene:
-    changes: list[GateStatus] = []
-    gates = Gates(
+    changes: list[BreakerStatus] = []
+    breakers = CircuitBreakers(
         full=max_in_flight, probe_max=probe_max, refused_probe=refused_probe, on_change=changes.append
     )
-    dialer, crm = Dialer(gates), Crm(gates)
+    dialer, crm = Dialer(breakers), Crm(breakers)
     dialer.answers.set()
     policy = RetryPolicy((SHORT, LONG), max_attempts=5, ready_within=timedelta(minutes=5))
-    bench.gates, bench.max_in_flight = gates, max_in_flight
-    bench.whole = Pipeline(dialer, crm, policy, gates)
-    return Scene(bench, gates, dialer, crm, changes)
+    bench.breakers, bench.max_in_flight = breakers, max_in_flight
+    bench.whole = Pipeline(dialer, crm, policy, breakers)
+    return Scene(bench, breakers, dialer, crm, changes)
 
 
 class TestClosed:
@@ -240,10 +240,10 @@ class TestClosed:
             await scene.publish(200)
             await scene.publish(30, AGENTS)
             await scene.paused()
-            assert scene.state("dialer") is State.CLOSED
+            assert scene.state("dialer") is State.OPEN
             in_hand = len(scene.bench.settled)
             assert in_hand <= 8 + 2 + 2, "the prefetched ones, and hardly any that came before the cancel"
-            assert {label for label, _ in scene.retries()} <= {"gate_closed", "dialer_refused"}
+            assert {label for label, _ in scene.retries()} <= {"circuit_open", "dialer_refused"}
             assert {attempt for _, attempt in scene.retries()} == {1}
             assert len(scene.dialer.asked) <= 8
             await scene.stand_ready(230)
@@ -264,10 +264,10 @@ class TestClosed:
             await confirmed.wait()
             await publish(exchange, routing_key, message)
 
-        flow, flows = Source.flow, list[int]()
+        set_prefetch, flows = Source.set_prefetch, list[int]()
 
         async def remembered(source: Source, prefetch: int) -> None:
-            await flow(source, prefetch)
+            await set_prefetch(source, prefetch)
             flows.append(prefetch)
 
         monkeypatch.setattr(scene.bench.publisher, "publish_message", slowly)
@@ -276,7 +276,7 @@ class TestClosed:
         await scene.publish(20)
         async with scene.bench.running():
             await eventually(lambda: flows[-2:] == [0, 0])
-            assert scene.gates.in_work == 2
+            assert scene.breakers.in_work == 2
             await scene.stand_ready(18)
             confirmed.set()
             await scene.paused()
@@ -308,7 +308,7 @@ class TestClosed:
         scene.dialer.trouble = no_agents
         agents = await scene.publish(20, AGENTS)
         async with scene.bench.running():
-            await eventually(lambda: scene.state("agent_campaigns") is State.CLOSED)
+            await eventually(lambda: scene.state("agent_campaigns") is State.OPEN)
             calls = await scene.publish(300)
             await eventually(lambda: scene.crm.delivered.keys() >= {*calls})
             assert await scene.consumers(AGENTS) == 0
@@ -350,22 +350,22 @@ class TestProbing:
     ) -> None:
         scene = stage()
         async with scene.bench.running():
-            scene.close_sink()
-            await eventually(lambda: scene.state() is State.PROBING)
+            scene.trip_sink()
+            await eventually(lambda: scene.state() is State.HALF_OPEN)
             await scene.paused()
             await scene.publish(1, kind)
             assert await eventually(lambda: scene.crm.delivered) < 1
-            assert scene.state() is State.RAMPING
+            assert scene.state() is State.RECOVERING
 
-    async def test_it_waits_for_what_was_in_work_when_the_gate_closed(self, stage: Stage) -> None:
+    async def test_it_waits_for_what_was_in_work_when_the_circuit_open(self, stage: Stage) -> None:
         scene = stage()
         scene.dialer.answers.clear()
         await scene.publish(3)
         async with scene.bench.running():
             await eventually(lambda: scene.dialer.now == 3)
-            scene.close_sink()
+            scene.trip_sink()
             await scene.publish(10)
-            await eventually(lambda: scene.state() is State.PROBING)
+            await eventually(lambda: scene.state() is State.HALF_OPEN)
             await asyncio.sleep(0.7)  # longer than it takes to look again
             assert (scene.dialer.now, len(scene.dialer.asked)) == (3, 3)
             await scene.stand_ready(10)
@@ -379,7 +379,7 @@ class TestProbing:
         scene = stage()
         odd: dict[str, Exception] = {"rejected": EnrichmentRejected("1234"), "bug": RuntimeError("a bug")}
         scene.dialer.trouble = lambda event: odd.get(event.id)
-        scene.close_sink()
+        scene.trip_sink()
         await scene.bench.publish(b"not JSON")
         await scene.bench.publish(body("rejected"))
         await scene.bench.publish(body("bug"))
@@ -388,7 +388,7 @@ class TestProbing:
             await eventually(lambda: len(scene.bench.settled) == 4, 1.5)
             kinds = [type(outcome.disposition) for _, outcome in scene.bench.settled]
             assert kinds == [DeadLetter, DeadLetter, Retry, Ack]
-            assert [each.state for each in scene.changes] == [State.CLOSED, State.PROBING, State.RAMPING]
+            assert [each.state for each in scene.changes] == [State.OPEN, State.HALF_OPEN, State.RECOVERING]
             assert scene.retries() == [("unexpected", 2)]
             odd.clear()
             await eventually(lambda: len(scene.bench.settled) == 5)
@@ -400,14 +400,14 @@ class TestProbing:
         self, stage: Stage, name: str
     ) -> None:
         scene = stage(refused_probe=BRIEFLY)
-        scene.gates.unanswered("callid_info", REFUSED if name == "dialer" else FunctionRefused("no"), "V1")
+        scene.breakers.unanswered("callid_info", REFUSED if name == "dialer" else FunctionRefused("no"), "V1")
         await scene.publish(40)
         async with scene.bench.running():
-            await eventually(lambda: scene.state(name) is State.PROBING)
+            await eventually(lambda: scene.state(name) is State.HALF_OPEN)
             await asyncio.sleep(0.7)  # longer than it takes to look again
             assert (scene.dialer.asked, scene.bench.settled) == ([], [])
-            assert scene.gates.to_probe() == ["callid_info"]
-            scene.gates.probed("callid_info")
+            assert scene.breakers.to_probe() == ["callid_info"]
+            scene.breakers.probed("callid_info")
             await scene.all_delivered()
         # A quorum queue takes back, counted, what it was sending to a consumer at the moment of its end.
         assert max(scene.delivery_counts()) <= 1
@@ -419,21 +419,21 @@ class TestTheRamp:
     ) -> None:
         scene = stage(max_in_flight=16)
         scene.dialer.takes = 0.02
-        scene.close_sink()
+        scene.trip_sink()
         await scene.publish(300)
         await scene.publish(50, AGENTS)
         async with scene.bench.running():
             await scene.all_delivered()
-            assert scene.gates.all_open
+            assert scene.breakers.all_closed
             assert await scene.consumers(CALLS) == await scene.consumers(AGENTS) == 1
-        ramp = [(now, room) for state, now, room in scene.dialer.crowds if state is State.RAMPING]
-        assert all(now <= room for now, room in ramp)
+        ramp = [(now, capacity) for state, now, capacity in scene.dialer.crowds if state is State.RECOVERING]
+        assert all(now <= capacity for now, capacity in ramp)
         most: dict[int, int] = {}
-        for now, room in ramp:
-            most[room] = max(most.get(room, 0), now)
+        for now, capacity in ramp:
+            most[capacity] = max(most.get(capacity, 0), now)
         assert most == {1: 1, 2: 2, 4: 4, 8: 8}
-        assert scene.dialer.crowds[0][:2] == (State.PROBING, 1)
-        assert max(now for state, now, _ in scene.dialer.crowds if state is State.OPEN) == 16
+        assert scene.dialer.crowds[0][:2] == (State.HALF_OPEN, 1)
+        assert max(now for state, now, _ in scene.dialer.crowds if state is State.CLOSED) == 16
         assert set(scene.crm.delivered.values()) == {1}
 
 
@@ -443,12 +443,12 @@ class TestTheSink:
         scene.crm.trouble = DeliveryUnavailable("answered 429", Fault.BUSY, timedelta(seconds=1))
         await scene.publish(40)
         async with scene.bench.running():
-            await eventually(lambda: scene.state("sink") is State.CLOSED)
+            await eventually(lambda: scene.state("sink") is State.OPEN)
             await scene.paused()
             in_hand = len(scene.dialer.asked)
             assert in_hand <= 4
             await eventually(lambda: len(scene.changes) >= 5)
-            assert [each.state for each in scene.changes[:4]] == [State.CLOSED, State.PROBING] * 2
+            assert [each.state for each in scene.changes[:4]] == [State.OPEN, State.HALF_OPEN] * 2
             assert len(scene.dialer.asked) <= in_hand + 2
             scene.crm.trouble = None
             await scene.all_delivered()
@@ -471,7 +471,7 @@ class TestStopping:
         await scene.stand_ready(left)
         scene.dialer.trouble = works
         scene.dialer.answers.set()
-        scene.bench.gates = None
+        scene.bench.breakers = None
         calm = set_up(scene.bench)
         calm.published, calm.crm.delivered = scene.published, scene.crm.delivered
         async with scene.bench.running():
@@ -488,19 +488,19 @@ class TestStopping:
 
     async def test_while_it_probes_with_empty_queues(self, stage: Stage) -> None:
         scene = stage()
-        scene.close_sink()
+        scene.trip_sink()
         async with self.quick(scene):
-            await eventually(lambda: scene.state() is State.PROBING)
+            await eventually(lambda: scene.state() is State.HALF_OPEN)
 
     async def test_while_a_probe_hangs(self, stage: Stage) -> None:
         scene = stage()
         scene.bench.drain = 0.3
-        scene.close_sink()
+        scene.trip_sink()
         scene.dialer.answers.clear()
         await scene.publish(20)
         async with self.quick(scene):
             await eventually(lambda: scene.dialer.now == 1)
-        assert scene.gates.in_work == 0
+        assert scene.breakers.in_work == 0
         await self.nothing_is_lost(scene)
 
     async def test_at_any_moment_of_the_way_nothing_is_lost_or_done_twice(self, stage: Stage) -> None:
@@ -511,7 +511,7 @@ class TestStopping:
         await scene.publish(400)
         await scene.publish(40, AGENTS)
         for _ in range(25):
-            scene.close_sink()
+            scene.trip_sink()
             async with self.quick(scene):
                 await asyncio.sleep(dice.uniform(0, 0.06))
         await self.nothing_is_lost(scene)
@@ -531,7 +531,7 @@ class TestStopping:
 
         monkeypatch.setattr(Source, "take_one", silent)
         async with self.quick(scene):
-            scene.close_sink()
+            scene.trip_sink()
             await asked.wait()
 
 
@@ -546,7 +546,7 @@ class TestTheBroker:
                 asked = len(scene.dialer.asked)
                 await node.ctl("close_all_connections", "maintenance")
                 await eventually(lambda: supervisor.state.connections == 2)
-        assert scene.state("dialer") is State.CLOSED
+        assert scene.state("dialer") is State.OPEN
         assert len(scene.dialer.asked) == asked
         assert max(scene.delivery_counts()) == 0
 
@@ -555,21 +555,21 @@ class TestTheBroker:
     ) -> None:
         monkeypatch.setattr(intake_module, "CHECK_QUEUES", 0.1)
         scene = stage()
-        scene.gates.unanswered("agent_campaigns", FunctionRefused("no permission"), "1000")
+        scene.breakers.unanswered("agent_campaigns", FunctionRefused("no permission"), "1000")
         async with scene.bench.running() as supervisor:
             async with scene.bench.connection.channel() as channel:
                 await channel.queue_delete(scene.bench.queue(AGENTS))
             await eventually(lambda: supervisor.state.connections == 2)
             assert await scene.consumers(AGENTS) == 0
-            assert scene.state("agent_campaigns") is State.CLOSED
+            assert scene.state("agent_campaigns") is State.OPEN
             await scene.publish(5)
             await scene.all_delivered()
 
     async def test_a_queue_that_is_deleted_while_the_gate_probes_is_made_again(self, stage: Stage) -> None:
         scene = stage()
-        scene.close_sink()
+        scene.trip_sink()
         async with scene.bench.running() as supervisor:
-            await eventually(lambda: scene.state() is State.PROBING)
+            await eventually(lambda: scene.state() is State.HALF_OPEN)
             async with scene.bench.connection.channel() as channel:
                 await channel.queue_delete(scene.bench.queue(CALLS))
             await eventually(lambda: supervisor.state.connections == 2)
@@ -578,19 +578,19 @@ class TestTheBroker:
 
     async def test_what_waits_for_room_when_the_session_ends_comes_back(self, stage: Stage) -> None:
         scene = stage()
-        scene.close_sink()
+        scene.trip_sink()
         async with scene.bench.running() as supervisor:
-            await eventually(lambda: scene.state() is State.PROBING)
+            await eventually(lambda: scene.state() is State.HALF_OPEN)
             await scene.publish(1)
             await scene.all_delivered()
-            assert scene.state() is State.RAMPING
+            assert scene.state() is State.RECOVERING
             scene.dialer.answers.clear()
             await scene.publish(1)
             await eventually(lambda: scene.dialer.now == 1)
             await scene.publish(1, AGENTS)
             await scene.stand_ready(0)
-            assert (scene.gates.in_work, scene.dialer.now) == (1, 1), "one waits, as there is room for one"
-            intake_of(supervisor).break_off(ConnectionError("the channel was closed"))
+            assert (scene.breakers.in_work, scene.dialer.now) == (1, 1), "one waits, as there is room for one"
+            intake_of(supervisor).fail(ConnectionError("the channel was closed"))
             scene.dialer.answers.set()
             await scene.all_delivered()
         assert {*scene.crm.delivered.values()} == {1}
@@ -625,19 +625,19 @@ async def test_changing_how_much_is_consumed_loses_no_delivery(stage: Stage) -> 
     dice = random.Random(11)  # noqa: S311 - the same order each time
     bodies = [b"%d" % n for n in range(3000)]
     await scene.bench.flood(bodies)
-    broken: list[BaseException | None] = []
+    failed: list[BaseException | None] = []
     queue = scene.bench.queue()
-    source = await Source.open(scene.bench.connection, CALLS, queue, on_message, broken.append)
+    source = await Source.open(scene.bench.connection, CALLS, queue, on_message, failed.append)
     changes = 0
     async with asyncio.timeout(60):
         while len(settled) < len(bodies):
-            await source.flow(dice.choice([0, 1, 2, 4, 8, 64]))
-            if dice.random() < 0.2 and (message := await source.take_one()) is not None:
+            await source.set_prefetch(dice.choice([0, 1, 2, 4, 8, 64]))
+            if dice.random() < 0.2 and (message := await source.get_one()) is not None:
                 await on_message(message)
             changes += 1
     await source.close()
     assert settled == Counter(bodies)
     assert max(counts) < 10, ONE_ON_ITS_WAY
-    assert broken == []
+    assert failed == []
     assert changes > 50
     await scene.bench.holds(queue, 0)

@@ -12,15 +12,15 @@ import pytest
 from simulators.broker_node import PrivateBroker
 from tests.broker.bench import Bench, eventually, settings_for
 from tests.broker.test_gated_intake import Dialer, Scene, body
+from worker.core.breaker import BreakerStatus, State
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import DeliveryUnavailable, Fault, MessageRefused, PublishError, PublishForbidden
-from worker.core.gate import GateStatus, State
-from worker.core.gates import Gates
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Outgoing
 from worker.core.retry import RetryPolicy
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.topology import declare, plan
+from worker.rabbitmq.topology import build_topology, declare
 from worker.settings.tree import SinkNames
 from worker.sinks.queue import QueueSink
 
@@ -70,21 +70,23 @@ async def theirs(node: PrivateBroker, namespace: str) -> AsyncIterator[str]:
 async def scene_of(url: str, admin: str, namespace: str) -> AsyncIterator[tuple[Scene, Watched]]:
     """Make a scene whose sink is the outbound exchange, and whose permission never waits long."""
     settings = settings_for(url, namespace, timedelta(milliseconds=100))
-    topology = plan(
+    topology = build_topology(
         settings.model_copy(update={"sink": SinkNames(kind="queue", exchange=f"{namespace}-outside")})
     )
     async with await aio_pika.connect(admin) as connection:
         await declare(connection, topology)
         publisher = Watched()
-        gates = Gates(full=8, probe_max=timedelta(milliseconds=50), refused_probe=timedelta(milliseconds=50))
-        dialer, changes = Dialer(gates), list[GateStatus]()
+        breakers = CircuitBreakers(
+            full=8, probe_max=timedelta(milliseconds=50), refused_probe=timedelta(milliseconds=50)
+        )
+        dialer, changes = Dialer(breakers), list[BreakerStatus]()
         dialer.answers.set()
         policy = RetryPolicy(
             (timedelta(milliseconds=100),), max_attempts=5, ready_within=timedelta(minutes=5)
         )
-        bench = Bench(url, topology, connection, publisher, gates=gates)
-        bench.whole = Pipeline(dialer, QueueSink(topology.outbound_exchange, publisher), policy, gates)
-        yield Scene(bench, gates, dialer, None, changes), publisher  # type: ignore[arg-type]
+        bench = Bench(url, topology, connection, publisher, breakers=breakers)
+        bench.whole = Pipeline(dialer, QueueSink(topology.outbound_exchange, publisher), policy, breakers)
+        yield Scene(bench, breakers, dialer, None, changes), publisher  # type: ignore[arg-type]
 
 
 async def test_without_the_permission_to_publish_there_nothing_is_lost_for_as_long_as_it_lasts(
@@ -96,14 +98,14 @@ async def test_without_the_permission_to_publish_there_nothing_is_lost_for_as_lo
         async with bench.running() as supervisor:
             await bench.flood([body(f"e-{number}") for number in range(5)])
             await eventually(lambda: publisher.refused >= ROUNDS, 60)
-            assert scene.state("sink") in (State.CLOSED, State.PROBING)
+            assert scene.state("sink") in (State.OPEN, State.HALF_OPEN)
             assert supervisor.state.connections == 1
             assert publisher.channels <= publisher.refused + 10
             await node.ctl("set_permissions", namespace, ".*", ".*", ".*")
             await bench.holds(f"{namespace}.enriched", 5)
         assert await bench.depth(bench.topology.dead_letters) == 0
         labels = Counter(label for label, _ in scene.retries())
-        assert labels.keys() <= {"sink_refused", "gate_closed"}
+        assert labels.keys() <= {"sink_refused", "circuit_open"}
         assert {attempt for _, attempt in scene.retries()} == {1}
         assert max(scene.delivery_counts()) <= 1
 

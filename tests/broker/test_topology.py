@@ -15,14 +15,14 @@ from worker.core.events import EventType
 from worker.rabbitmq.topology import (
     Exchange,
     Queue,
-    Standing,
+    QueueState,
     Topology,
+    build_topology,
     declare,
     differences,
     exists,
+    inspect,
     label,
-    plan,
-    survey,
 )
 from worker.settings import BrokerCommandSettings, load
 
@@ -37,7 +37,7 @@ def topology(broker_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("CRM_SYNC_BROKER__NAMESPACE", namespace)
     monkeypatch.setenv("CRM_SYNC_RETRY__DELAYS", "100ms,1s")
     monkeypatch.setenv("CRM_SYNC_SINK__KIND", "queue")
-    return plan(load(BrokerCommandSettings))
+    return build_topology(load(BrokerCommandSettings))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_declaring_twice_changes_nothing(connection: AbstractConnection, t
     await declare(connection, topology)
     await declare(connection, topology)
     assert await differences(connection, topology) == []
-    assert [standing.exists for standing in await survey(connection, topology)] == [True] * everything
+    assert [standing.exists for standing in await inspect(connection, topology)] == [True] * everything
 
 
 async def test_what_is_bound_arrives(connection: AbstractConnection, topology: Topology) -> None:
@@ -91,7 +91,7 @@ async def test_what_is_bound_arrives(connection: AbstractConnection, topology: T
 
 
 async def messages(connection: AbstractConnection, topology: Topology, queue: str) -> int:
-    return next(each.messages for each in await survey(connection, topology) if each.item.name == queue)
+    return next(each.messages for each in await inspect(connection, topology) if each.item.name == queue)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,8 @@ async def test_a_survey_counts(connection: AbstractConnection, topology: Topolog
     async with connection.channel() as channel:
         queue = await channel.get_queue(work)
         await queue.consume(ignore)
-        standing = {each.item.name: each for each in await survey(connection, topology)}
-        assert standing[work] == Standing(queue_of(topology, work), exists=True, messages=0, consumers=1)
+        standing = {each.item.name: each for each in await inspect(connection, topology)}
+        assert standing[work] == QueueState(queue_of(topology, work), exists=True, messages=0, consumers=1)
     absent = Queue(f"{namespace}.nowhere")
     assert not await exists(connection, absent)
     assert label(absent) == f"queue {namespace}.nowhere"

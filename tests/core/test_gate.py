@@ -1,4 +1,4 @@
-"""The gate: when it closes and for how long, how it probes and ramps up, and whom it blames."""
+"""The breaker: when it closes and for how long, how it probes and ramps up, and whom it blames."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.clock import Clock
+from worker.core.breaker import MOST_ALONE, MOST_REFUSED, BreakerStatus, CircuitBreaker, State
 from worker.core.errors import Fault
-from worker.core.gate import MOST_ALONE, MOST_REFUSED, Gate, GateStatus, State
 
 SECOND = timedelta(seconds=1)
 PROBE_MAX = 30.0
@@ -22,12 +22,12 @@ DOWN = "the dialer can't be reached"
 
 
 @pytest.fixture
-def changes() -> list[GateStatus]:
+def changes() -> list[BreakerStatus]:
     return []
 
 
 @pytest.fixture
-def gate(clock: Clock, changes: list[GateStatus]) -> Gate:
+def breaker(clock: Clock, changes: list[BreakerStatus]) -> CircuitBreaker:
     return make(clock, on_change=changes.append)
 
 
@@ -38,9 +38,9 @@ def make(
     probe_max: float = PROBE_MAX,
     jitter: Callable[[], float] = lambda: 0.5,
     own_question: bool = False,
-    on_change: Callable[[GateStatus], None] = lambda _: None,
-) -> Gate:
-    return Gate(
+    on_change: Callable[[BreakerStatus], None] = lambda _: None,
+) -> CircuitBreaker:
+    return CircuitBreaker(
         "dialer",
         full=full,
         probe_max=probe_max * SECOND,
@@ -52,121 +52,125 @@ def make(
     )
 
 
-def state(gate: Gate) -> State:
-    return gate.status().state
+def state(breaker: CircuitBreaker) -> State:
+    return breaker.status().state
 
 
-def fail(gate: Gate, times: int = 1) -> list[bool]:
+def fail(breaker: CircuitBreaker, times: int = 1) -> list[bool]:
     """Report so many outages, and give which of them counted."""
-    return [gate.failed(Fault.OUTAGE, DOWN) for _ in range(times)]
+    return [breaker.failed(Fault.OUTAGE, DOWN) for _ in range(times)]
 
 
-def succeed(gate: Gate, times: int = 1) -> None:
+def succeed(breaker: CircuitBreaker, times: int = 1) -> None:
     for _ in range(times):
-        gate.succeeded()
+        breaker.succeeded()
 
 
-def wait_of(gate: Gate) -> float:
-    """Give for how long the gate is closed."""
-    left = gate.status().next_probe_in
+def wait_of(breaker: CircuitBreaker) -> float:
+    """Give for how long the breaker is open."""
+    left = breaker.status().next_probe_in
     assert left is not None
     return left.total_seconds()
 
 
-def begin_to_probe(gate: Gate, clock: Clock) -> float:
+def begin_to_probe(breaker: CircuitBreaker, clock: Clock) -> float:
     """Let the wait pass, to its last moment, and give how long it was."""
-    seconds = wait_of(gate)
-    until = gate.next_change()
+    seconds = wait_of(breaker)
+    until = breaker.next_change()
     assert until is not None
     clock.now = until - 0.001
-    assert gate.room() == 0
+    assert breaker.capacity() == 0
     clock.now = until
-    assert gate.room() == 1
+    assert breaker.capacity() == 1
     return round(seconds, 3)
 
 
-def begin_to_ramp(gate: Gate, clock: Clock) -> None:
-    fail(gate, 5)
-    begin_to_probe(gate, clock)
-    gate.succeeded()
-    assert (state(gate), gate.room()) == (State.RAMPING, 1)
+def begin_to_ramp(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 5)
+    begin_to_probe(breaker, clock)
+    breaker.succeeded()
+    assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
 # --- open -----------------------------------------------------------------------------------------
 
 
-def test_a_gate_begins_open_with_full_room(gate: Gate) -> None:
-    assert gate.room() == FULL
-    assert gate.status() == GateStatus("dialer", State.OPEN, None, None, None)
-    assert gate.next_change() is None
+def test_a_gate_begins_open_with_full_room(breaker: CircuitBreaker) -> None:
+    assert breaker.capacity() == FULL
+    assert breaker.status() == BreakerStatus("dialer", State.CLOSED, None, None, None)
+    assert breaker.next_change() is None
 
 
 def test_by_default_it_runs_on_the_worlds_clock_and_dice() -> None:
-    gate = Gate("sink", full=2, probe_max=30 * SECOND, refused_probe=300 * SECOND)
-    fail(gate, 5)
-    assert 0 < wait_of(gate) <= 1.2
+    breaker = CircuitBreaker("sink", full=2, probe_max=30 * SECOND, refused_probe=300 * SECOND)
+    fail(breaker, 5)
+    assert 0 < wait_of(breaker) <= 1.2
 
 
-def test_five_outages_in_a_row_close_it(gate: Gate) -> None:
-    fail(gate, 4)
-    assert (state(gate), gate.room()) == (State.OPEN, FULL)
-    fail(gate)
-    assert (state(gate), gate.room()) == (State.CLOSED, 0)
+def test_five_outages_in_a_row_close_it(breaker: CircuitBreaker) -> None:
+    fail(breaker, 4)
+    assert (state(breaker), breaker.capacity()) == (State.CLOSED, FULL)
+    fail(breaker)
+    assert (state(breaker), breaker.capacity()) == (State.OPEN, 0)
 
 
-def test_a_success_begins_the_row_anew(gate: Gate) -> None:
-    fail(gate, 4)
-    gate.succeeded()
-    fail(gate, 4)
-    assert state(gate) is State.OPEN
+def test_a_success_begins_the_row_anew(breaker: CircuitBreaker) -> None:
+    fail(breaker, 4)
+    breaker.succeeded()
+    fail(breaker, 4)
+    assert state(breaker) is State.CLOSED
 
 
-def test_ten_outages_among_the_last_twenty_close_it(gate: Gate) -> None:
+def test_ten_outages_among_the_last_twenty_close_it(breaker: CircuitBreaker) -> None:
     for _ in range(9):
-        fail(gate)
-        gate.succeeded()
-    assert state(gate) is State.OPEN
-    fail(gate)
-    assert state(gate) is State.CLOSED
+        fail(breaker)
+        breaker.succeeded()
+    assert state(breaker) is State.CLOSED
+    fail(breaker)
+    assert state(breaker) is State.OPEN
 
 
-def test_an_outage_is_forgotten_after_twenty_outcomes(gate: Gate) -> None:
-    fail(gate)
-    gate.succeeded()
+def test_an_outage_is_forgotten_after_twenty_outcomes(breaker: CircuitBreaker) -> None:
+    fail(breaker)
+    breaker.succeeded()
     for _ in range(9):
-        succeed(gate, 2)
-        fail(gate)
-    assert state(gate) is State.OPEN, "the tenth of the last 29"
-    succeed(gate, 20)
-    fail(gate, 4)
-    assert state(gate) is State.OPEN
+        succeed(breaker, 2)
+        fail(breaker)
+    assert state(breaker) is State.CLOSED, "the tenth of the last 29"
+    succeed(breaker, 20)
+    fail(breaker, 4)
+    assert state(breaker) is State.CLOSED
 
 
-def test_nine_of_twenty_for_ever_do_not_close_it(gate: Gate) -> None:
+def test_nine_of_twenty_for_ever_do_not_close_it(breaker: CircuitBreaker) -> None:
     for _ in range(1000):
         for _ in range(9):
-            succeed(gate)
-            fail(gate)
-        succeed(gate, 2)
-    assert state(gate) is State.OPEN
+            succeed(breaker)
+            fail(breaker)
+        succeed(breaker, 2)
+    assert state(breaker) is State.CLOSED
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.BUSY])
-def test_a_refusal_or_a_request_to_come_back_later_closes_it_at_once(gate: Gate, fault: Fault) -> None:
-    succeed(gate, 100)
-    assert not gate.failed(fault, "no")
-    assert (state(gate), gate.room()) == (State.CLOSED, 0)
+def test_a_refusal_or_a_request_to_come_back_later_closes_it_at_once(
+    breaker: CircuitBreaker, fault: Fault
+) -> None:
+    succeed(breaker, 100)
+    assert not breaker.failed(fault, "no")
+    assert (state(breaker), breaker.capacity()) == (State.OPEN, 0)
 
 
 # --- closed, and for how long ---------------------------------------------------------------------
 
 
-def test_the_waits_begin_with_a_second_and_double_up_to_the_longest(gate: Gate, clock: Clock) -> None:
-    fail(gate, 5)
+def test_the_waits_begin_with_a_second_and_double_up_to_the_longest(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 5)
     waits = []
     for _ in range(8):
-        waits.append(begin_to_probe(gate, clock))
-        fail(gate)
+        waits.append(begin_to_probe(breaker, clock))
+        fail(breaker)
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
@@ -174,139 +178,141 @@ def test_the_waits_begin_with_a_second_and_double_up_to_the_longest(gate: Gate, 
 def test_the_waits_vary_by_a_fifth_and_are_never_longer_than_the_longest(
     clock: Clock, dice: float, waits: list[float]
 ) -> None:
-    gate = make(clock, jitter=lambda: dice)
-    fail(gate, 5)
+    breaker = make(clock, jitter=lambda: dice)
+    fail(breaker, 5)
     seen = []
     for _ in range(12):
-        seen.append(begin_to_probe(gate, clock))
-        fail(gate)
+        seen.append(begin_to_probe(breaker, clock))
+        fail(breaker)
     assert [*seen[:2], *seen[-2:]] == waits
 
 
 def test_the_longest_wait_may_be_shorter_than_the_first(clock: Clock) -> None:
-    gate = make(clock, probe_max=0.5)
-    fail(gate, 5)
+    breaker = make(clock, probe_max=0.5)
+    fail(breaker, 5)
     for _ in range(3):
-        assert begin_to_probe(gate, clock) == 0.5
-        fail(gate)
+        assert begin_to_probe(breaker, clock) == 0.5
+        fail(breaker)
 
 
 @pytest.mark.parametrize(("dice", "seconds"), [(0.0, REFUSED_PROBE), (1.0, 1.2 * REFUSED_PROBE)])
 def test_after_a_refusal_it_is_never_asked_too_soon(clock: Clock, dice: float, seconds: float) -> None:
-    gate = make(clock, jitter=lambda: dice)
+    breaker = make(clock, jitter=lambda: dice)
     for _ in range(3):
-        gate.failed(Fault.REFUSED, "login incorrect")
-        assert begin_to_probe(gate, clock) == seconds
+        breaker.failed(Fault.REFUSED, "login incorrect")
+        assert begin_to_probe(breaker, clock) == seconds
 
 
 @pytest.mark.parametrize(
     ("asked", "seconds"), [(7.0, 7.0), (3600.0, 3600.0), (86400.0, 3600.0), (1.0, 1.0), (0.001, 1.0)]
 )
 def test_a_busy_dependency_is_left_alone_for_as_long_as_it_asked(
-    gate: Gate, clock: Clock, asked: float, seconds: float
+    breaker: CircuitBreaker, clock: Clock, asked: float, seconds: float
 ) -> None:
     for _ in range(3):
-        gate.failed(Fault.BUSY, "429", asked * SECOND)
-        assert begin_to_probe(gate, clock) == seconds
+        breaker.failed(Fault.BUSY, "429", asked * SECOND)
+        assert begin_to_probe(breaker, clock) == seconds
 
 
 @pytest.mark.parametrize("asked", [None, 0 * SECOND])
 def test_where_a_busy_one_did_not_say_how_long_the_waits_grow_until_it_takes_one(
-    gate: Gate, clock: Clock, asked: timedelta | None
+    breaker: CircuitBreaker, clock: Clock, asked: timedelta | None
 ) -> None:
     waits = []
     for _ in range(7):
-        gate.failed(Fault.BUSY, "429", asked)
-        waits.append(begin_to_probe(gate, clock))
+        breaker.failed(Fault.BUSY, "429", asked)
+        waits.append(begin_to_probe(breaker, clock))
     assert waits == [1, 2, 4, 8, 16, 30, 30]
-    gate.succeeded()
-    gate.failed(Fault.BUSY, "429", asked)
-    assert begin_to_probe(gate, clock) == 1
+    breaker.succeeded()
+    breaker.failed(Fault.BUSY, "429", asked)
+    assert begin_to_probe(breaker, clock) == 1
 
 
-def test_waits_that_were_asked_for_do_not_lengthen_those_after_an_outage(gate: Gate, clock: Clock) -> None:
+def test_waits_that_were_asked_for_do_not_lengthen_those_after_an_outage(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     for fault in (Fault.BUSY, Fault.REFUSED) * 5:
-        gate.failed(fault, "no")
-        begin_to_probe(gate, clock)
-    fail(gate)
-    assert begin_to_probe(gate, clock) == 1
+        breaker.failed(fault, "no")
+        begin_to_probe(breaker, clock)
+    fail(breaker)
+    assert begin_to_probe(breaker, clock) == 1
 
 
 def test_what_was_in_work_when_it_closed_neither_opens_it_nor_closes_it_for_longer(
-    gate: Gate, clock: Clock
+    breaker: CircuitBreaker, clock: Clock
 ) -> None:
-    fail(gate, 5)
-    until = gate.next_change()
+    fail(breaker, 5)
+    until = breaker.next_change()
     clock.now += 0.5
-    succeed(gate, 100)
-    assert fail(gate, 100) == [False] * 100
-    assert (state(gate), gate.room(), gate.next_change()) == (State.CLOSED, 0, until)
-    gate.failed(Fault.BUSY, "429")
-    assert gate.next_change() == until
+    succeed(breaker, 100)
+    assert fail(breaker, 100) == [False] * 100
+    assert (state(breaker), breaker.capacity(), breaker.next_change()) == (State.OPEN, 0, until)
+    breaker.failed(Fault.BUSY, "429")
+    assert breaker.next_change() == until
     clock.now += 0.5
-    assert gate.room() == 1
-    fail(gate)
-    assert wait_of(gate) == 2
+    assert breaker.capacity() == 1
+    fail(breaker)
+    assert wait_of(breaker) == 2
 
 
-def test_a_late_refusal_makes_an_outage_a_refusal(gate: Gate, clock: Clock) -> None:
-    fail(gate, 5)
+def test_a_late_refusal_makes_an_outage_a_refusal(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 5)
     clock.now += 0.5
-    assert not gate.failed(Fault.REFUSED, "login incorrect")
-    assert wait_of(gate) == 1.1 * REFUSED_PROBE
-    assert gate.status().reason == "login incorrect"
+    assert not breaker.failed(Fault.REFUSED, "login incorrect")
+    assert wait_of(breaker) == 1.1 * REFUSED_PROBE
+    assert breaker.status().reason == "login incorrect"
     clock.now += 100
-    gate.failed(Fault.REFUSED, "and again")
-    assert wait_of(gate) == 1.1 * REFUSED_PROBE - 100, "the first one counts"
-    assert gate.status().reason == "login incorrect"
+    breaker.failed(Fault.REFUSED, "and again")
+    assert wait_of(breaker) == 1.1 * REFUSED_PROBE - 100, "the first one counts"
+    assert breaker.status().reason == "login incorrect"
 
 
-def test_a_late_refusal_does_not_shorten_what_was_asked_for(gate: Gate) -> None:
-    gate.failed(Fault.BUSY, "503", 3600 * SECOND)
-    gate.failed(Fault.REFUSED, "403")
-    assert wait_of(gate) == 3600
-    assert gate.status().reason == "403"
+def test_a_late_refusal_does_not_shorten_what_was_asked_for(breaker: CircuitBreaker) -> None:
+    breaker.failed(Fault.BUSY, "503", 3600 * SECOND)
+    breaker.failed(Fault.REFUSED, "403")
+    assert wait_of(breaker) == 3600
+    assert breaker.status().reason == "403"
 
 
 @pytest.mark.parametrize("first", NOT_THE_EVENTS_OWN)
 def test_a_late_request_for_a_longer_wait_is_kept_and_one_for_a_shorter_is_not(
-    gate: Gate, first: Fault
+    breaker: CircuitBreaker, first: Fault
 ) -> None:
-    while state(gate) is State.OPEN:
-        gate.failed(first, "first")
-    before = wait_of(gate)
-    gate.failed(Fault.BUSY, "shorter", 0.5 * before * SECOND)
-    assert (wait_of(gate), gate.status().reason) == (max(before, 1), "first")
-    gate.failed(Fault.BUSY, "longer", 1000 * SECOND)
-    assert (wait_of(gate), gate.status().reason) == (1000, "longer")
-    gate.failed(Fault.BUSY, "far too long", 86400 * SECOND)
-    assert wait_of(gate) == 3600
+    while state(breaker) is State.CLOSED:
+        breaker.failed(first, "first")
+    before = wait_of(breaker)
+    breaker.failed(Fault.BUSY, "shorter", 0.5 * before * SECOND)
+    assert (wait_of(breaker), breaker.status().reason) == (max(before, 1), "first")
+    breaker.failed(Fault.BUSY, "longer", 1000 * SECOND)
+    assert (wait_of(breaker), breaker.status().reason) == (1000, "longer")
+    breaker.failed(Fault.BUSY, "far too long", 86400 * SECOND)
+    assert wait_of(breaker) == 3600
 
 
 # --- probing --------------------------------------------------------------------------------------
 
 
-def test_when_its_time_has_come_it_has_room_for_one(gate: Gate, clock: Clock) -> None:
-    fail(gate, 5)
-    begin_to_probe(gate, clock)
-    assert state(gate) is State.PROBING
-    assert gate.next_change() is None
+def test_when_its_time_has_come_it_has_room_for_one(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 5)
+    begin_to_probe(breaker, clock)
+    assert state(breaker) is State.HALF_OPEN
+    assert breaker.next_change() is None
     clock.now += 10_000
-    assert gate.room() == 1, "an event that did not need the dependency changes nothing"
+    assert breaker.capacity() == 1, "an event that did not need the dependency changes nothing"
 
 
 @pytest.mark.parametrize("fault", NOT_THE_EVENTS_OWN)
-def test_a_probe_that_fails_closes_it_again(gate: Gate, clock: Clock, fault: Fault) -> None:
-    succeed(gate, 3)
-    fail(gate, 5)
-    begin_to_probe(gate, clock)
-    assert not gate.failed(fault, "still down")
-    assert (state(gate), gate.status().reason) == (State.CLOSED, "still down")
+def test_a_probe_that_fails_closes_it_again(breaker: CircuitBreaker, clock: Clock, fault: Fault) -> None:
+    succeed(breaker, 3)
+    fail(breaker, 5)
+    begin_to_probe(breaker, clock)
+    assert not breaker.failed(fault, "still down")
+    assert (state(breaker), breaker.status().reason) == (State.OPEN, "still down")
 
 
-def test_a_probe_that_succeeds_begins_the_ramp(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
-    assert gate.next_change() is None
+def test_a_probe_that_succeeds_begins_the_ramp(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_ramp(breaker, clock)
+    assert breaker.next_change() is None
 
 
 # --- ramping up -----------------------------------------------------------------------------------
@@ -324,125 +330,133 @@ def test_a_probe_that_succeeds_begins_the_ramp(gate: Gate, clock: Clock) -> None
 def test_the_room_doubles_after_as_many_successes_as_it_holds(
     clock: Clock, full: int, rooms: list[int]
 ) -> None:
-    gate = make(clock, full=full)
-    begin_to_ramp(gate, clock)
+    breaker = make(clock, full=full)
+    begin_to_ramp(breaker, clock)
     seen = []
-    while state(gate) is State.RAMPING:
-        seen.append(gate.room())
-        gate.succeeded()
+    while state(breaker) is State.RECOVERING:
+        seen.append(breaker.capacity())
+        breaker.succeeded()
     assert seen == rooms
-    assert (state(gate), gate.room()) == (State.OPEN, full)
+    assert (state(breaker), breaker.capacity()) == (State.CLOSED, full)
 
 
-def test_a_single_failure_halves_the_room_and_the_successes_count_anew(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
-    succeed(gate, 1 + 2 + 4 + 7)
-    assert gate.room() == 8
-    fail(gate)
-    assert (state(gate), gate.room()) == (State.RAMPING, 4)
-    succeed(gate, 3)
-    assert gate.room() == 4
-    gate.succeeded()
-    assert gate.room() == 8
+def test_a_single_failure_halves_the_room_and_the_successes_count_anew(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    begin_to_ramp(breaker, clock)
+    succeed(breaker, 1 + 2 + 4 + 7)
+    assert breaker.capacity() == 8
+    fail(breaker)
+    assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 4)
+    succeed(breaker, 3)
+    assert breaker.capacity() == 4
+    breaker.succeeded()
+    assert breaker.capacity() == 8
 
 
-def fail_answered(gate: Gate, event: str | None) -> bool:
-    return gate.failed(Fault.OUTAGE, "answered 500", event=event, answered=event is not None)
+def fail_answered(breaker: CircuitBreaker, event: str | None) -> bool:
+    return breaker.failed(Fault.OUTAGE, "answered 500", event=event, answered=event is not None)
 
 
 def test_an_event_that_alone_is_answered_with_failures_uses_up_attempts_until_the_gate_closes(
-    gate: Gate,
+    breaker: CircuitBreaker,
 ) -> None:
-    assert [fail_answered(gate, "a") for _ in range(5)] == [False, True, True, True, False]
-    assert state(gate) is State.CLOSED
+    assert [fail_answered(breaker, "a") for _ in range(5)] == [False, True, True, True, False]
+    assert state(breaker) is State.OPEN
 
 
-def test_where_another_event_fails_too_it_is_an_outage(gate: Gate) -> None:
-    assert [fail_answered(gate, event) for event in ("a", "a", "b", "a")] == [False, True, False, False]
+def test_where_another_event_fails_too_it_is_an_outage(breaker: CircuitBreaker) -> None:
+    assert [fail_answered(breaker, event) for event in ("a", "a", "b", "a")] == [False, True, False, False]
 
 
-def test_where_nothing_answers_it_is_an_outage_also_for_one_event_alone(gate: Gate) -> None:
-    assert [fail_answered(gate, event) for event in (None, None, "a", "a")] == [False] * 4
+def test_where_nothing_answers_it_is_an_outage_also_for_one_event_alone(breaker: CircuitBreaker) -> None:
+    assert [fail_answered(breaker, event) for event in (None, None, "a", "a")] == [False] * 4
 
 
-def test_a_success_between_begins_anew(gate: Gate) -> None:
-    fail_answered(gate, "a")
-    gate.succeeded()
-    assert [fail_answered(gate, "a"), fail_answered(gate, "a")] == [False, True]
+def test_a_success_between_begins_anew(breaker: CircuitBreaker) -> None:
+    fail_answered(breaker, "a")
+    breaker.succeeded()
+    assert [fail_answered(breaker, "a"), fail_answered(breaker, "a")] == [False, True]
 
 
-def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
+def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    begin_to_ramp(breaker, clock)
     clock.now += 59
-    fail(gate)
+    fail(breaker)
     clock.now += 59
-    gate.succeeded()
-    assert state(gate) is State.RAMPING
+    breaker.succeeded()
+    assert state(breaker) is State.RECOVERING
     clock.now += 1
-    gate.succeeded()
-    assert (state(gate), gate.room()) == (State.OPEN, 64)
+    breaker.succeeded()
+    assert (state(breaker), breaker.capacity()) == (State.CLOSED, 64)
 
 
-def test_the_room_of_a_ramp_is_at_least_one(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
-    fail(gate, 4)
-    assert (state(gate), gate.room()) == (State.RAMPING, 1)
+def test_the_room_of_a_ramp_is_at_least_one(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_ramp(breaker, clock)
+    fail(breaker, 4)
+    assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
-def test_a_ramp_ends_for_the_same_reasons_as_it_began(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
-    fail(gate, 5)
-    assert (state(gate), gate.room()) == (State.CLOSED, 0)
-    begin_to_probe(gate, clock)
-    gate.succeeded()
+def test_a_ramp_ends_for_the_same_reasons_as_it_began(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_ramp(breaker, clock)
+    fail(breaker, 5)
+    assert (state(breaker), breaker.capacity()) == (State.OPEN, 0)
+    begin_to_probe(breaker, clock)
+    breaker.succeeded()
     for _ in range(9):
-        fail(gate)
-        gate.succeeded()
-    assert state(gate) is State.RAMPING
-    fail(gate)
-    assert state(gate) is State.CLOSED
-    begin_to_probe(gate, clock)
-    gate.succeeded()
-    gate.failed(Fault.REFUSED, "no")
-    assert state(gate) is State.CLOSED
+        fail(breaker)
+        breaker.succeeded()
+    assert state(breaker) is State.RECOVERING
+    fail(breaker)
+    assert state(breaker) is State.OPEN
+    begin_to_probe(breaker, clock)
+    breaker.succeeded()
+    breaker.failed(Fault.REFUSED, "no")
+    assert state(breaker) is State.OPEN
 
 
-def test_what_failed_before_the_probe_is_not_held_against_the_ramp(gate: Gate, clock: Clock) -> None:
+def test_what_failed_before_the_probe_is_not_held_against_the_ramp(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     for _ in range(9):
-        fail(gate)
-        gate.succeeded()
-    fail(gate)
-    begin_to_probe(gate, clock)
-    gate.succeeded()
-    fail(gate, 4)
-    assert state(gate) is State.RAMPING
+        fail(breaker)
+        breaker.succeeded()
+    fail(breaker)
+    begin_to_probe(breaker, clock)
+    breaker.succeeded()
+    fail(breaker, 4)
+    assert state(breaker) is State.RECOVERING
 
 
 # --- a question of our own ------------------------------------------------------------------------
 
 
 @pytest.fixture
-def asked(clock: Clock, changes: list[GateStatus]) -> Gate:
-    """Give a gate whose dependency can be asked a question of our own."""
+def asked(clock: Clock, changes: list[BreakerStatus]) -> CircuitBreaker:
+    """Give a breaker whose dependency can be asked a question of our own."""
     return make(clock, own_question=True, on_change=changes.append)
 
 
-def begin_to_ask(gate: Gate, clock: Clock) -> float:
+def begin_to_ask(breaker: CircuitBreaker, clock: Clock) -> float:
     """Let the wait pass, and give how long it was."""
-    seconds = wait_of(gate)
+    seconds = wait_of(breaker)
     clock.now += seconds
-    assert (gate.room(), state(gate)) == (0, State.PROBING)
+    assert (breaker.capacity(), state(breaker)) == (0, State.HALF_OPEN)
     return round(seconds, 3)
 
 
-def test_while_our_own_question_is_asked_there_is_no_room_for_events(asked: Gate, clock: Clock) -> None:
+def test_while_our_own_question_is_asked_there_is_no_room_for_events(
+    asked: CircuitBreaker, clock: Clock
+) -> None:
     fail(asked, 5)
     begin_to_ask(asked, clock)
     asked.probed()
-    assert (state(asked), asked.room()) == (State.RAMPING, 1)
+    assert (state(asked), asked.capacity()) == (State.RECOVERING, 1)
 
 
-def test_our_own_question_is_asked_at_growing_intervals(asked: Gate, clock: Clock) -> None:
+def test_our_own_question_is_asked_at_growing_intervals(asked: CircuitBreaker, clock: Clock) -> None:
     fail(asked, 5)
     waits = []
     for _ in range(7):
@@ -451,17 +465,19 @@ def test_our_own_question_is_asked_at_growing_intervals(asked: Gate, clock: Cloc
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_events_that_fail_late_do_not_answer_our_own_question(asked: Gate, clock: Clock) -> None:
+def test_events_that_fail_late_do_not_answer_our_own_question(asked: CircuitBreaker, clock: Clock) -> None:
     fail(asked, 5)
     begin_to_ask(asked, clock)
     assert not asked.failed(Fault.OUTAGE, "sent before it closed", event="late")
-    assert state(asked) is State.PROBING
+    assert state(asked) is State.HALF_OPEN
     asked.probed()
-    assert state(asked) is State.RAMPING
+    assert state(asked) is State.RECOVERING
 
 
 @pytest.mark.parametrize("before", [0, 3])
-def test_an_answer_to_our_own_question_changes_nothing_in_an_open_gate(asked: Gate, before: int) -> None:
+def test_an_answer_to_our_own_question_changes_nothing_in_an_open_gate(
+    asked: CircuitBreaker, before: int
+) -> None:
     succeed(asked, before)
     status = asked.status()
     for _ in range(30):
@@ -470,23 +486,23 @@ def test_an_answer_to_our_own_question_changes_nothing_in_an_open_gate(asked: Ga
     fail(asked, 4)
     asked.probed()
     fail(asked)
-    assert state(asked) is State.CLOSED, "it is no success of an event"
+    assert state(asked) is State.OPEN, "it is no success of an event"
 
 
 def test_events_that_fail_though_our_own_question_is_answered_are_to_blame_and_close_nothing(
-    asked: Gate,
+    asked: CircuitBreaker,
 ) -> None:
     for _ in range(12):
         assert all(asked.failed_alone(f"event {number}") for number in range(MOST_ALONE))
-    assert (state(asked), asked.room()) == (State.OPEN, FULL)
+    assert (state(asked), asked.capacity()) == (State.CLOSED, FULL)
 
 
-def test_it_is_in_doubt_when_an_outage_would_close_it(asked: Gate, clock: Clock) -> None:
+def test_it_is_in_doubt_when_an_outage_would_close_it(asked: CircuitBreaker, clock: Clock) -> None:
     seen = []
     for _ in range(5):
         seen.append(asked.in_doubt)
         fail(asked)
-    assert (seen, state(asked), asked.in_doubt) == ([False] * 4 + [True], State.CLOSED, False)
+    assert (seen, state(asked), asked.in_doubt) == ([False] * 4 + [True], State.OPEN, False)
     begin_to_ask(asked, clock)
     assert not asked.in_doubt
     asked.probed()
@@ -494,18 +510,20 @@ def test_it_is_in_doubt_when_an_outage_would_close_it(asked: Gate, clock: Clock)
         succeed(asked)
         fail(asked)
     succeed(asked)
-    assert (state(asked), asked.in_doubt) == (State.RAMPING, True), "the tenth of twenty would close it, too"
+    assert (state(asked), asked.in_doubt) == (State.RECOVERING, True), (
+        "the tenth of twenty would close it, too"
+    )
 
 
-def test_one_that_failed_alone_ends_the_doubt(asked: Gate) -> None:
+def test_one_that_failed_alone_ends_the_doubt(asked: CircuitBreaker) -> None:
     fail(asked, 4)
     assert asked.failed_alone("odd")
     fail(asked, 4)
-    assert (state(asked), asked.in_doubt) == (State.OPEN, True)
+    assert (state(asked), asked.in_doubt) == (State.CLOSED, True)
 
 
 def test_if_too_many_different_events_fail_none_is_to_blame_until_one_succeeds(
-    asked: Gate, clock: Clock
+    asked: CircuitBreaker, clock: Clock
 ) -> None:
     """Something is down that our question does not need."""
     verdicts = [asked.failed_alone(f"event {number}") for number in range(1000)]
@@ -516,35 +534,37 @@ def test_if_too_many_different_events_fail_none_is_to_blame_until_one_succeeds(
     fail(asked, 4)
     assert not asked.in_doubt, "it need not be asked"
     fail(asked)
-    assert state(asked) is State.CLOSED
+    assert state(asked) is State.OPEN
     clock.now += 2
-    asked.room()
+    asked.capacity()
     asked.probed()
     asked.succeeded()
     assert asked.failed_alone("event 0")
 
 
-def test_a_wait_can_be_ended_and_lengthened(asked: Gate, clock: Clock, changes: list[GateStatus]) -> None:
+def test_a_wait_can_be_ended_and_lengthened(
+    asked: CircuitBreaker, clock: Clock, changes: list[BreakerStatus]
+) -> None:
     asked.probe_now()
     asked.postpone(SECOND)
-    assert (state(asked), changes) == (State.OPEN, [])
+    assert (state(asked), changes) == (State.CLOSED, [])
     asked.failed(Fault.REFUSED, "login incorrect", 3000 * SECOND)
     assert wait_of(asked) == 3000
     asked.postpone(SECOND)
-    assert wait_of(asked) == 3000, "only a gate that probes is closed again"
+    assert wait_of(asked) == 3000, "only a breaker that probes is closed again"
     asked.probe_now()
-    assert (asked.room(), state(asked)) == (0, State.PROBING)
+    assert (asked.capacity(), state(asked)) == (0, State.HALF_OPEN)
     asked.postpone(7 * SECOND)
-    assert (state(asked), wait_of(asked), asked.status().reason) == (State.CLOSED, 7, "login incorrect")
+    assert (state(asked), wait_of(asked), asked.status().reason) == (State.OPEN, 7, "login incorrect")
     assert asked.refused
 
 
-def test_a_refusal_waits_at_least_as_long_as_ever(asked: Gate) -> None:
+def test_a_refusal_waits_at_least_as_long_as_ever(asked: CircuitBreaker) -> None:
     asked.failed(Fault.REFUSED, "login incorrect", SECOND)
     assert wait_of(asked) == 1.1 * REFUSED_PROBE
 
 
-def test_it_is_refused_until_it_ramps_up(asked: Gate, clock: Clock) -> None:
+def test_it_is_refused_until_it_ramps_up(asked: CircuitBreaker, clock: Clock) -> None:
     seen = list[bool]()
     fail(asked, 5)
     seen.append(asked.refused)
@@ -560,260 +580,268 @@ def test_it_is_refused_until_it_ramps_up(asked: Gate, clock: Clock) -> None:
 # --- who is to blame for a refusal ----------------------------------------------------------------
 
 
-def refuse(gate: Gate, event: str | None) -> bool:
-    return gate.failed(Fault.REFUSED, "answered 403", event=event)
+def refuse(breaker: CircuitBreaker, event: str | None) -> bool:
+    return breaker.failed(Fault.REFUSED, "answered 403", event=event)
 
 
 def test_a_first_refusal_among_successes_is_only_noted_and_those_that_follow_are_the_events_own(
-    gate: Gate,
+    breaker: CircuitBreaker,
 ) -> None:
     verdicts = []
     for _ in range(13):
-        succeed(gate, 3)
-        verdicts.append(refuse(gate, "odd"))
+        succeed(breaker, 3)
+        verdicts.append(refuse(breaker, "odd"))
     assert verdicts == [False] + [True] * 12
-    assert (state(gate), gate.room()) == (State.OPEN, FULL)
+    assert (state(breaker), breaker.capacity()) == (State.CLOSED, FULL)
 
 
 @pytest.mark.parametrize("between", [1, 2])
-def test_too_few_successes_between_two_refusals_of_an_event_decide_nothing(gate: Gate, between: int) -> None:
+def test_too_few_successes_between_two_refusals_of_an_event_decide_nothing(
+    breaker: CircuitBreaker, between: int
+) -> None:
     for _ in range(20):
-        succeed(gate, between)
-        assert not refuse(gate, "odd")
-        assert state(gate) is State.OPEN
+        succeed(breaker, between)
+        assert not refuse(breaker, "odd")
+        assert state(breaker) is State.CLOSED
 
 
-def test_several_events_that_are_refused_among_others_close_nothing(gate: Gate) -> None:
+def test_several_events_that_are_refused_among_others_close_nothing(breaker: CircuitBreaker) -> None:
     for name in ("a", "b", "c"):
-        succeed(gate, 1)
-        assert not refuse(gate, name)
-    succeed(gate, 3)
-    assert [refuse(gate, name) for name in ("a", "b", "c")] == [True] * 3, "each of them was refused before"
-    assert not refuse(gate, "d"), "the refusals that are an event's own are nobody else's affair"
-    assert state(gate) is State.OPEN
+        succeed(breaker, 1)
+        assert not refuse(breaker, name)
+    succeed(breaker, 3)
+    assert [refuse(breaker, name) for name in ("a", "b", "c")] == [True] * 3, (
+        "each of them was refused before"
+    )
+    assert not refuse(breaker, "d"), "the refusals that are an event's own are nobody else's affair"
+    assert state(breaker) is State.CLOSED
 
 
-def test_a_first_refusal_closes_the_gate_if_nothing_succeeded_before(gate: Gate) -> None:
-    assert not refuse(gate, "a")
-    assert state(gate) is State.CLOSED
+def test_a_first_refusal_closes_the_gate_if_nothing_succeeded_before(breaker: CircuitBreaker) -> None:
+    assert not refuse(breaker, "a")
+    assert state(breaker) is State.OPEN
 
 
 @pytest.mark.parametrize("again", ["a", "b", None])
 def test_a_revoked_secret_closes_the_gate_with_the_second_refusal_and_blames_nobody(
-    gate: Gate, clock: Clock, again: str | None
+    breaker: CircuitBreaker, clock: Clock, again: str | None
 ) -> None:
-    succeed(gate, 200)
-    assert [refuse(gate, "a"), refuse(gate, again)] == [False, False]
-    assert state(gate) is State.CLOSED
+    succeed(breaker, 200)
+    assert [refuse(breaker, "a"), refuse(breaker, again)] == [False, False]
+    assert state(breaker) is State.OPEN
     for number in range(100):
         clock.now += 1.2 * REFUSED_PROBE
-        assert gate.room() == 1
-        assert not refuse(gate, f"event {number % 7}")
-        assert state(gate) is State.CLOSED
+        assert breaker.capacity() == 1
+        assert not refuse(breaker, f"event {number % 7}")
+        assert state(breaker) is State.OPEN
 
 
-def test_a_known_odd_event_does_not_end_the_probing(gate: Gate, clock: Clock) -> None:
-    succeed(gate, 3)
-    refuse(gate, "odd")
-    succeed(gate, 3)
-    fail(gate, 5)
-    begin_to_probe(gate, clock)
-    assert refuse(gate, "odd")
-    assert (state(gate), gate.room()) == (State.PROBING, 1)
+def test_a_known_odd_event_does_not_end_the_probing(breaker: CircuitBreaker, clock: Clock) -> None:
+    succeed(breaker, 3)
+    refuse(breaker, "odd")
+    succeed(breaker, 3)
+    fail(breaker, 5)
+    begin_to_probe(breaker, clock)
+    assert refuse(breaker, "odd")
+    assert (state(breaker), breaker.capacity()) == (State.HALF_OPEN, 1)
 
 
-def test_a_refusal_of_nobody_closes_the_gate_whatever_came_before(gate: Gate) -> None:
-    succeed(gate, 200)
-    assert not refuse(gate, None)
-    assert state(gate) is State.CLOSED
+def test_a_refusal_of_nobody_closes_the_gate_whatever_came_before(breaker: CircuitBreaker) -> None:
+    succeed(breaker, 200)
+    assert not refuse(breaker, None)
+    assert state(breaker) is State.OPEN
 
 
 def test_with_our_own_question_the_first_refusal_closes_and_an_answer_to_it_shows_whose_it_is(
-    asked: Gate, clock: Clock
+    asked: CircuitBreaker, clock: Clock
 ) -> None:
     succeed(asked, 200)
     assert not refuse(asked, "odd")
     begin_to_ask(asked, clock)
     asked.probed()
     assert refuse(asked, "odd")
-    assert (state(asked), asked.room()) == (State.RAMPING, 1)
+    assert (state(asked), asked.capacity()) == (State.RECOVERING, 1)
     assert not refuse(asked, "odd"), "nothing was answered since"
-    assert state(asked) is State.CLOSED
+    assert state(asked) is State.OPEN
 
 
-def test_refused_events_are_remembered_up_to_a_number(gate: Gate) -> None:
+def test_refused_events_are_remembered_up_to_a_number(breaker: CircuitBreaker) -> None:
     for number in range(2 * MOST_REFUSED):
-        succeed(gate)
-        refuse(gate, f"event {number}")
-    succeed(gate, 3)
-    assert not refuse(gate, "event 0"), "forgotten"
-    assert refuse(gate, f"event {MOST_REFUSED + 1}")
+        succeed(breaker)
+        refuse(breaker, f"event {number}")
+    succeed(breaker, 3)
+    assert not refuse(breaker, "event 0"), "forgotten"
+    assert refuse(breaker, f"event {MOST_REFUSED + 1}")
 
 
 # --- how the waits are forgotten ------------------------------------------------------------------
 
 
-def after_long_outage(gate: Gate, clock: Clock) -> None:
+def after_long_outage(breaker: CircuitBreaker, clock: Clock) -> None:
     """Let it be down until the next wait is the longest, and then begin to ramp up."""
-    fail(gate, 5)
+    fail(breaker, 5)
     for _ in range(10):
-        begin_to_probe(gate, clock)
-        fail(gate)
-    begin_to_probe(gate, clock)
-    gate.succeeded()
+        begin_to_probe(breaker, clock)
+        fail(breaker)
+    begin_to_probe(breaker, clock)
+    breaker.succeeded()
 
 
 @pytest.mark.parametrize(("successes", "wait"), [(0, 30), (1, 15), (2, 15), (3, 7.5), (7, 3.75), (62, 1)])
 def test_each_doubling_of_the_room_takes_back_one_of_the_wait(
-    gate: Gate, clock: Clock, successes: int, wait: float
+    breaker: CircuitBreaker, clock: Clock, successes: int, wait: float
 ) -> None:
-    after_long_outage(gate, clock)
-    succeed(gate, successes)
-    fail(gate, 5)
-    assert begin_to_probe(gate, clock) == wait
+    after_long_outage(breaker, clock)
+    succeed(breaker, successes)
+    fail(breaker, 5)
+    assert begin_to_probe(breaker, clock) == wait
 
 
 @pytest.mark.parametrize(("lasts", "wait"), [(14.9, 15.0), (15.0, 1.0)])
 def test_the_rest_is_taken_back_when_it_has_stayed_open_for_as_long(
     clock: Clock, lasts: float, wait: float
 ) -> None:
-    gate = make(clock, full=1)
-    after_long_outage(gate, clock)
-    gate.succeeded()
-    assert state(gate) is State.OPEN
+    breaker = make(clock, full=1)
+    after_long_outage(breaker, clock)
+    breaker.succeeded()
+    assert state(breaker) is State.CLOSED
     clock.now += lasts
-    fail(gate, 5)
-    assert begin_to_probe(gate, clock) == wait
+    fail(breaker, 5)
+    assert begin_to_probe(breaker, clock) == wait
 
 
-def test_signs_of_life_that_are_too_short_lengthen_the_waits(gate: Gate, clock: Clock) -> None:
-    fail(gate, 5)
+def test_signs_of_life_that_are_too_short_lengthen_the_waits(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 5)
     waits = []
     for _ in range(8):
-        waits.append(begin_to_probe(gate, clock))
-        gate.succeeded()
-        fail(gate, 5)
+        waits.append(begin_to_probe(breaker, clock))
+        breaker.succeeded()
+        fail(breaker, 5)
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
 # --- who is to blame ------------------------------------------------------------------------------
 
 
-def test_where_nothing_ever_succeeded_nothing_counts(gate: Gate) -> None:
-    assert fail(gate, 20) == [False] * 20
+def test_where_nothing_ever_succeeded_nothing_counts(breaker: CircuitBreaker) -> None:
+    assert fail(breaker, 20) == [False] * 20
 
 
 @pytest.mark.parametrize(("before", "counted"), [(2, False), (3, True), (100, True)])
 def test_at_the_onset_of_an_outage_at_most_one_failure_counts(
-    gate: Gate, before: int, *, counted: bool
+    breaker: CircuitBreaker, before: int, *, counted: bool
 ) -> None:
-    succeed(gate, before)
-    assert fail(gate, 50) == [counted] + [False] * 49
+    succeed(breaker, before)
+    assert fail(breaker, 50) == [counted] + [False] * 49
 
 
-def test_one_that_fails_among_others_that_succeed_is_to_blame_each_time(gate: Gate) -> None:
+def test_one_that_fails_among_others_that_succeed_is_to_blame_each_time(breaker: CircuitBreaker) -> None:
     for _ in range(100):
-        succeed(gate, 3)
-        assert fail(gate) == [True]
-    assert state(gate) is State.OPEN
+        succeed(breaker, 3)
+        assert fail(breaker) == [True]
+    assert state(breaker) is State.CLOSED
 
 
-def test_of_those_that_fail_one_counts_for_each_three_that_succeed(gate: Gate) -> None:
+def test_of_those_that_fail_one_counts_for_each_three_that_succeed(breaker: CircuitBreaker) -> None:
     verdicts = []
     for _ in range(4):
-        succeed(gate, 2)
-        verdicts += fail(gate)
+        succeed(breaker, 2)
+        verdicts += fail(breaker)
     assert verdicts == [False, True, False, True], "failures that don't count take nothing away"
 
 
-def test_the_failure_that_closes_it_does_not_count(gate: Gate) -> None:
+def test_the_failure_that_closes_it_does_not_count(breaker: CircuitBreaker) -> None:
     for _ in range(9):
-        fail(gate)
-        succeed(gate)
-    succeed(gate)
-    fail(gate)
-    succeed(gate, 2)
-    assert state(gate) is State.CLOSED
-    assert fail(gate) == [False]
+        fail(breaker)
+        succeed(breaker)
+    succeed(breaker)
+    fail(breaker)
+    succeed(breaker, 2)
+    assert state(breaker) is State.OPEN
+    assert fail(breaker) == [False]
 
 
-def test_a_ramp_shows_too_that_others_succeed(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
-    succeed(gate, 2)
-    assert fail(gate, 4) == [True, False, False, False]
+def test_a_ramp_shows_too_that_others_succeed(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_ramp(breaker, clock)
+    succeed(breaker, 2)
+    assert fail(breaker, 4) == [True, False, False, False]
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.BUSY])
-def test_a_refusal_and_a_request_to_come_back_later_are_nobodys_fault(gate: Gate, fault: Fault) -> None:
-    succeed(gate, 100)
-    assert not gate.failed(fault, "no")
+def test_a_refusal_and_a_request_to_come_back_later_are_nobodys_fault(
+    breaker: CircuitBreaker, fault: Fault
+) -> None:
+    succeed(breaker, 100)
+    assert not breaker.failed(fault, "no")
 
 
-def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(gate: Gate, clock: Clock) -> None:
+def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     for _ in range(30):
-        assert gate.failed(Fault.UNREADABLE, "what?")
-    assert state(gate) is State.OPEN
-    fail(gate, 4)
-    gate.failed(Fault.UNREADABLE, "what?")
-    fail(gate)
-    assert state(gate) is State.CLOSED, "it did not break the row"
-    assert gate.failed(Fault.UNREADABLE, "what?")
-    begin_to_probe(gate, clock)
-    assert gate.failed(Fault.UNREADABLE, "what?")
-    assert state(gate) is State.PROBING
-    gate.succeeded()
-    assert gate.failed(Fault.UNREADABLE, "what?")
-    assert (state(gate), gate.room()) == (State.RAMPING, 1)
+        assert breaker.failed(Fault.UNREADABLE, "what?")
+    assert state(breaker) is State.CLOSED
+    fail(breaker, 4)
+    breaker.failed(Fault.UNREADABLE, "what?")
+    fail(breaker)
+    assert state(breaker) is State.OPEN, "it did not break the row"
+    assert breaker.failed(Fault.UNREADABLE, "what?")
+    begin_to_probe(breaker, clock)
+    assert breaker.failed(Fault.UNREADABLE, "what?")
+    assert state(breaker) is State.HALF_OPEN
+    breaker.succeeded()
+    assert breaker.failed(Fault.UNREADABLE, "what?")
+    assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
 # --- what is told ---------------------------------------------------------------------------------
 
 
-def test_the_status_tells_why_and_since_when_and_until_when(gate: Gate, clock: Clock) -> None:
-    fail(gate, 4)
-    gate.failed(Fault.OUTAGE, "HTTP 502")
+def test_the_status_tells_why_and_since_when_and_until_when(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 4)
+    breaker.failed(Fault.OUTAGE, "HTTP 502")
     clock.now += 0.25
     quarter = timedelta(seconds=0.25)
-    assert gate.status() == GateStatus("dialer", State.CLOSED, "HTTP 502", quarter, 3 * quarter)
+    assert breaker.status() == BreakerStatus("dialer", State.OPEN, "HTTP 502", quarter, 3 * quarter)
     clock.now += 10
-    assert gate.status().next_probe_in == timedelta(0), "due, and not begun"
-    gate.room()
-    gate.failed(Fault.OUTAGE, "HTTP 504")
+    assert breaker.status().next_probe_in == timedelta(0), "due, and not begun"
+    breaker.capacity()
+    breaker.failed(Fault.OUTAGE, "HTTP 504")
     clock.now += 1
-    assert gate.status() == GateStatus("dialer", State.CLOSED, "HTTP 504", 11.25 * SECOND, SECOND)
+    assert breaker.status() == BreakerStatus("dialer", State.OPEN, "HTTP 504", 11.25 * SECOND, SECOND)
     clock.now += 1
-    gate.room()
-    assert gate.status() == GateStatus("dialer", State.PROBING, "HTTP 504", 12.25 * SECOND, None)
-    gate.succeeded()
-    assert gate.status() == GateStatus("dialer", State.RAMPING, "HTTP 504", 12.25 * SECOND, None)
-    succeed(gate, 63)
-    assert gate.status() == GateStatus("dialer", State.OPEN, None, None, None)
+    breaker.capacity()
+    assert breaker.status() == BreakerStatus("dialer", State.HALF_OPEN, "HTTP 504", 12.25 * SECOND, None)
+    breaker.succeeded()
+    assert breaker.status() == BreakerStatus("dialer", State.RECOVERING, "HTTP 504", 12.25 * SECOND, None)
+    succeed(breaker, 63)
+    assert breaker.status() == BreakerStatus("dialer", State.CLOSED, None, None, None)
 
 
-def test_a_closure_after_a_sign_of_life_is_a_new_one(gate: Gate, clock: Clock) -> None:
-    begin_to_ramp(gate, clock)
+def test_a_closure_after_a_sign_of_life_is_a_new_one(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_ramp(breaker, clock)
     clock.now += 100
-    fail(gate, 5)
-    assert gate.status().closed_for == timedelta(0)
+    fail(breaker, 5)
+    assert breaker.status().open_for == timedelta(0)
 
 
 def test_each_change_of_state_is_told_once_it_is_made(
-    gate: Gate, clock: Clock, changes: list[GateStatus]
+    breaker: CircuitBreaker, clock: Clock, changes: list[BreakerStatus]
 ) -> None:
-    fail(gate, 10)
-    begin_to_probe(gate, clock)
-    gate.room()
-    fail(gate)
-    gate.failed(Fault.REFUSED, "403")
-    begin_to_probe(gate, clock)
-    succeed(gate, 64)
+    fail(breaker, 10)
+    begin_to_probe(breaker, clock)
+    breaker.capacity()
+    fail(breaker)
+    breaker.failed(Fault.REFUSED, "403")
+    begin_to_probe(breaker, clock)
+    succeed(breaker, 64)
     assert [change.state for change in changes] == [
-        State.CLOSED,
-        State.PROBING,
-        State.CLOSED,
-        State.PROBING,
-        State.RAMPING,
         State.OPEN,
+        State.HALF_OPEN,
+        State.OPEN,
+        State.HALF_OPEN,
+        State.RECOVERING,
+        State.CLOSED,
     ]
     assert (changes[0].reason, changes[0].next_probe_in) == (DOWN, SECOND)
     assert (changes[-2].reason, changes[-1].reason) == ("403", None)
@@ -832,8 +860,8 @@ class WorkerAndGate(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.changes: list[GateStatus] = []
-        self.gate = make(self.clock)
+        self.changes: list[BreakerStatus] = []
+        self.breaker = make(self.clock)
         self.in_work = 0
         self.counted = self.successes = 0
         self.own = False
@@ -841,7 +869,7 @@ class WorkerAndGate(RuleBasedStateMachine):
     @initialize(full=st.integers(1, 100), dice=st.floats(0, 1), own=st.booleans())
     def a_worker_starts(self, full: int, dice: float, *, own: bool) -> None:
         self.full, self.own = full, own
-        self.gate = make(
+        self.breaker = make(
             self.clock,
             full=full,
             jitter=lambda: dice,
@@ -855,11 +883,11 @@ class WorkerAndGate(RuleBasedStateMachine):
 
     @rule()
     def the_gate_may_probe_as_soon_as_it_says(self) -> None:
-        self.clock.now = self.gate.next_change() or self.clock.now
+        self.clock.now = self.breaker.next_change() or self.clock.now
 
     @rule(how_many=st.integers(1, 100))
     def events_are_taken(self, how_many: int) -> None:
-        self.in_work += max(0, min(how_many, self.gate.room() - self.in_work))
+        self.in_work += max(0, min(how_many, self.breaker.capacity() - self.in_work))
 
     @precondition(lambda self: self.in_work)
     @rule(outcome=st.sampled_from(OUTCOMES), asked=ASKED, share=st.floats(0, 1), event=EVENTS)
@@ -869,68 +897,68 @@ class WorkerAndGate(RuleBasedStateMachine):
         for _ in range(1 + int(share * (self.in_work - 1))):
             self.ends(outcome, asked, event)
 
-    @precondition(lambda self: self.own and state(self.gate) is State.PROBING)
+    @precondition(lambda self: self.own and state(self.breaker) is State.HALF_OPEN)
     @rule(outcome=st.sampled_from([None, Fault.OUTAGE, Fault.REFUSED]))
     def our_own_question_is_asked(self, outcome: Fault | None) -> None:
         if outcome is None:
-            self.gate.probed()
-            assert state(self.gate) is State.RAMPING
+            self.breaker.probed()
+            assert state(self.breaker) is State.RECOVERING
         else:
-            assert not self.gate.failed(outcome, "down")
-            assert state(self.gate) is State.CLOSED
+            assert not self.breaker.failed(outcome, "down")
+            assert state(self.breaker) is State.OPEN
 
     @precondition(lambda self: self.in_work and self.own)
     @rule(event=st.integers(0, 40))
     def one_fails_though_our_own_question_is_answered(self, event: int) -> None:
-        before = self.gate.status()
+        before = self.breaker.status()
         self.in_work -= 1
-        self.gate.failed_alone(f"event {event}")
-        assert self.gate.status() == before
+        self.breaker.failed_alone(f"event {event}")
+        assert self.breaker.status() == before
 
     @precondition(lambda self: self.in_work)
     @rule()
     def an_event_needed_nothing_of_it(self) -> None:
-        before = self.gate.status()
+        before = self.breaker.status()
         self.in_work -= 1
-        assert self.gate.status() == before
+        assert self.breaker.status() == before
 
     def ends(self, outcome: Fault | None, asked: timedelta | None, event: str | None) -> None:
         self.in_work -= 1
-        before, until = state(self.gate), self.gate.next_change()
+        before, until = state(self.breaker), self.breaker.next_change()
         if outcome is None:
-            self.gate.succeeded()
-            self.successes += before is not State.CLOSED
-            assert state(self.gate) is not State.CLOSED or before is State.CLOSED
+            self.breaker.succeeded()
+            self.successes += before is not State.OPEN
+            assert state(self.breaker) is not State.OPEN or before is State.OPEN
             return
-        counts = self.gate.failed(outcome, "down", asked, event=event)
-        after = state(self.gate)
-        assert after is before or after is State.CLOSED, "failures alone open nothing"
+        counts = self.breaker.failed(outcome, "down", asked, event=event)
+        after = state(self.breaker)
+        assert after is before or after is State.OPEN, "failures alone open nothing"
         if outcome is Fault.UNREADABLE:
             assert counts
             assert after is before
             return
-        if before is State.CLOSED:
-            assert (self.gate.next_change() or 0) >= (until or 0)
+        if before is State.OPEN:
+            assert (self.breaker.next_change() or 0) >= (until or 0)
         if counts:
             assert outcome in {Fault.OUTAGE, Fault.REFUSED}
             assert after is before
             self.counted += outcome is Fault.OUTAGE
-            assert after in {State.OPEN, State.RAMPING} or outcome is Fault.REFUSED
-        if outcome is Fault.REFUSED and before is not State.CLOSED and after is State.CLOSED:
-            assert wait_of(self.gate) >= REFUSED_PROBE
-        assert event is not None or outcome is not Fault.REFUSED or after is State.CLOSED
+            assert after in {State.CLOSED, State.RECOVERING} or outcome is Fault.REFUSED
+        if outcome is Fault.REFUSED and before is not State.OPEN and after is State.OPEN:
+            assert wait_of(self.breaker) >= REFUSED_PROBE
+        assert event is not None or outcome is not Fault.REFUSED or after is State.OPEN
 
     @invariant()
     def the_room_fits_the_state(self) -> None:
-        room, now = self.gate.room(), state(self.gate)
+        capacity, now = self.breaker.capacity(), state(self.breaker)
         probe = {0} if self.own else {1}
-        expected = {State.OPEN: {self.full}, State.CLOSED: {0}, State.PROBING: probe}
-        assert room in expected.get(now, range(1, self.full + 1))
-        assert (self.gate.next_change() is not None) == (now is State.CLOSED)
+        expected = {State.CLOSED: {self.full}, State.OPEN: {0}, State.HALF_OPEN: probe}
+        assert capacity in expected.get(now, range(1, self.full + 1))
+        assert (self.breaker.next_change() is not None) == (now is State.OPEN)
 
     @invariant()
     def it_is_never_closed_for_longer_than_anybody_may_ask_for(self) -> None:
-        left = self.gate.status().next_probe_in
+        left = self.breaker.status().next_probe_in
         assert left is None or timedelta(0) <= left <= 3600 * SECOND
 
     @invariant()
@@ -940,26 +968,26 @@ class WorkerAndGate(RuleBasedStateMachine):
     @invariant()
     def it_goes_only_where_it_may(self) -> None:
         ways = {
-            State.OPEN: {State.CLOSED},
-            State.CLOSED: {State.PROBING},
-            State.PROBING: {State.CLOSED, State.RAMPING},
-            State.RAMPING: {State.CLOSED, State.OPEN},
+            State.CLOSED: {State.OPEN},
+            State.OPEN: {State.HALF_OPEN},
+            State.HALF_OPEN: {State.OPEN, State.RECOVERING},
+            State.RECOVERING: {State.OPEN, State.CLOSED},
         }
-        states = [State.OPEN, *(change.state for change in self.changes)]
+        states = [State.CLOSED, *(change.state for change in self.changes)]
         assert all(after in ways[before] for before, after in pairwise(states))
-        assert states[-1] is state(self.gate)
+        assert states[-1] is state(self.breaker)
 
     def teardown(self) -> None:
-        """Let the dependency be well again: one wait and a bounded number of successes open the gate."""
+        """Let the dependency be well again: one wait and a bounded number of successes closed the breaker."""
         begin = self.clock.now
-        self.clock.now = self.gate.next_change() or self.clock.now
+        self.clock.now = self.breaker.next_change() or self.clock.now
         assert self.clock.now - begin <= 3600
         for _ in range(2 * self.full + 1):
-            if self.gate.room() == 0:
-                self.gate.probed()
-            assert self.gate.room() >= 1
-            self.gate.succeeded()
-        assert (state(self.gate), self.gate.room()) == (State.OPEN, self.full)
+            if self.breaker.capacity() == 0:
+                self.breaker.probed()
+            assert self.breaker.capacity() >= 1
+            self.breaker.succeeded()
+        assert (state(self.breaker), self.breaker.capacity()) == (State.CLOSED, self.full)
 
 
 WorkerAndGate.TestCase.settings = settings(max_examples=200, stateful_step_count=60)

@@ -1,6 +1,6 @@
 """A small worker in simulated time, through outages that last for days: nothing may be lost.
 
-The gates and the retry policy are the real ones; the broker's queue and tiers, the dialer and the sink
+The breakers and the retry policy are the real ones; the broker's queue and tiers, the dialer and the sink
 are played, and who asks the dialer questions of our own. Run with `-s` to see the table of what happened.
 """
 
@@ -17,9 +17,9 @@ from statistics import median
 
 import pytest
 
+from worker.core.breaker import BreakerStatus, CircuitBreaker, State
 from worker.core.disposition import Retry
 from worker.core.errors import DeliveryUnavailable, EnrichmentUnavailable, Fault, ProcessingError, Reason
-from worker.core.gate import Gate, GateStatus, State
 from worker.core.retry import RetryPolicy
 
 SEED = 20261120
@@ -123,13 +123,13 @@ class World:
     dead: dict[int, Reason] = field(default_factory=dict)
     arrived: dict[int, float] = field(default_factory=dict, repr=False)
     delivered: dict[int, float] = field(default_factory=dict, repr=False)
-    changes: list[GateStatus] = field(default_factory=list, repr=False)
+    changes: list[BreakerStatus] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)  # noqa: S311 - played, not secret
         self.until = self.until or self.heal + HOUR
-        self.gates = {
-            name: Gate(
+        self.breakers = {
+            name: CircuitBreaker(
                 name,
                 full=self.full,
                 probe_max=30 * SECOND,
@@ -179,9 +179,9 @@ class World:
         return [at - self.arrived[event] for event, at in self.delivered.items()]
 
     def closures(self, name: str = "sink") -> int:
-        """Give how often a gate closed anew; a failed probe is none."""
-        states = [State.OPEN, *(change.state for change in self.changes if change.name == name)]
-        anew = {(State.OPEN, State.CLOSED), (State.RAMPING, State.CLOSED)}
+        """Give how often a breaker opened anew; a failed probe is none."""
+        states = [State.CLOSED, *(change.state for change in self.changes if change.name == name)]
+        anew = {(State.CLOSED, State.OPEN), (State.RECOVERING, State.OPEN)}
         return sum(step in anew for step in pairwise(states))
 
     # --- the broker and the intake
@@ -201,27 +201,27 @@ class World:
         self.take()
 
     def take(self) -> None:
-        """Take what there is room for; a closed gate whose time has come is looked at then."""
-        while self.queue and self.in_work < min(gate.room() for gate in self.gates.values()):
+        """Take what there is room for; an open breaker whose time has come is looked at then."""
+        while self.queue and self.in_work < min(breaker.capacity() for breaker in self.breakers.values()):
             self.in_work += 1
-            probing = any(gate.status().state is State.PROBING for gate in self.gates.values())
+            probing = any(breaker.status().state is State.HALF_OPEN for breaker in self.breakers.values())
             assert self.in_work == 1 or not probing, "a probe goes alone"
             message = self.queue.popleft()
             self.ask("sink" if message.enriched else "dialer", message)
-        self.gates["dialer"].room()
-        due = self.gates.values() if self.queue else [self.gates["dialer"]]
-        waits = [at for gate in due if (at := gate.next_change()) is not None]
+        self.breakers["dialer"].capacity()
+        due = self.breakers.values() if self.queue else [self.breakers["dialer"]]
+        waits = [at for breaker in due if (at := breaker.next_change()) is not None]
         if waits and self.wakes_at <= self.now:
             self.wakes_at = max(self.now, min(waits))
             self.later(self.wakes_at - self.now, self.take)
-        if self.gates["dialer"].state is State.PROBING and not self.probing:
+        if self.breakers["dialer"].state is State.HALF_OPEN and not self.probing:
             self.probing = True
             self.ask_our_own(1, self.probed)
 
     def probed(self, fault: Fault | None) -> None:
         self.probing = False
         if fault is None:
-            self.gates["dialer"].probed()
+            self.breakers["dialer"].probed()
         self.take()
 
     def ask_our_own(self, times: int, then: Callable[[Fault | None], None]) -> None:
@@ -230,8 +230,8 @@ class World:
 
         def ended() -> None:
             if fault is not None:
-                if fault is not Fault.OUTAGE or self.gates["dialer"].state is State.PROBING:
-                    self.gates["dialer"].failed(fault, "down")
+                if fault is not Fault.OUTAGE or self.breakers["dialer"].state is State.HALF_OPEN:
+                    self.breakers["dialer"].failed(fault, "down")
                 then(fault)
             elif times > 1:
                 self.ask_our_own(times - 1, then)
@@ -259,7 +259,7 @@ class World:
         if fault is not None:
             self.failed(where, message, fault, wait)
             return
-        self.gates[where].succeeded()
+        self.breakers[where].succeeded()
         if where == "dialer":
             self.ask("sink", replace(message, enriched=True))
             return
@@ -274,19 +274,19 @@ class World:
     def failed(self, where: str, message: Message, fault: Fault, wait: timedelta | None) -> None:
         """Judge as the guard of the dialer does, and as the pipeline does for the sink."""
         self.failures += 1
-        gate, event = self.gates[where], str(message.event)
+        breaker, event = self.breakers[where], str(message.event)
 
         def record() -> None:
-            counts = gate.failed(fault, "down", wait, event=event)
+            counts = breaker.failed(fault, "down", wait, event=event)
             self.decide(where, message, fault, wait, to_blame=counts)
 
         def vouched(trouble: Fault | None) -> None:
-            if trouble is None and gate.failed_alone(event):
+            if trouble is None and breaker.failed_alone(event):
                 self.decide(where, message, fault, wait, to_blame=True)
             else:
                 record()
 
-        if where == "dialer" and fault is Fault.OUTAGE and gate.in_doubt:
+        if where == "dialer" and fault is Fault.OUTAGE and breaker.in_doubt:
             self.ask_our_own(3, vouched)
         else:
             record()

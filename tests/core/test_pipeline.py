@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from worker.core.breakers import CircuitBreakers
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import (
     DeliveryRejected,
@@ -18,12 +19,11 @@ from worker.core.errors import (
     EnrichmentUnavailable,
     Fault,
     InvalidEvent,
-    Lack,
     NotReady,
+    NotReadyReason,
     Reason,
 )
 from worker.core.events import Event, Inbound
-from worker.core.gates import Gates
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Receipt
@@ -50,15 +50,15 @@ NOT_FINAL = CallEnrichment(call=CallRecord(call_id="V1", status="INCALL"), final
 FOUND_AGENT = AgentEnrichment(agent=AgentRecord(agent_user="V1"))
 
 
-def gates() -> Gates:
-    return Gates(full=64, probe_max=timedelta(seconds=30), refused_probe=5 * MINUTE)
+def breakers() -> CircuitBreakers:
+    return CircuitBreakers(full=64, probe_max=timedelta(seconds=30), refused_probe=5 * MINUTE)
 
 
 class NotFinal(NotReady):
     """An answer that is not final, as an enricher knows it: raised only where there is patience."""
 
     def __init__(self, known: Enrichment = NOT_FINAL) -> None:
-        super().__init__("INCALL", Lack.FINAL_STATUS)
+        super().__init__("INCALL", NotReadyReason.FINAL_STATUS)
         self.known = known
 
 
@@ -109,12 +109,12 @@ class World:
         self.sink = FakeSink(self.log, failure)
         self.now = HAPPENED + age
         ticks = count()
-        self.gates = gates()
+        self.breakers = breakers()
         self.pipeline = Pipeline(
             self.enricher,
             self.sink,
             POLICY,
-            self.gates,
+            self.breakers,
             duplicates_window=window,
             now=lambda: self.now,
             timer=lambda: float(next(ticks)),
@@ -125,7 +125,7 @@ class World:
         if isinstance(self.enricher.answer, EnrichmentUnavailable):
             self.enricher.answer.to_blame = True
         for _ in range(3):
-            self.gates.delivered()
+            self.breakers.delivered()
 
     async def process(self, inbound: Inbound = CALL) -> Outcome:
         return await self.pipeline.process(inbound)
@@ -153,14 +153,14 @@ async def test_an_event_is_decoded_then_looked_up_then_delivered() -> None:
 async def test_times_without_an_offset_are_in_the_zone_of_the_pipeline() -> None:
     world = World()
     zone = ZoneInfo("America/New_York")
-    pipeline = Pipeline(world.enricher, world.sink, POLICY, gates(), zone=zone)
+    pipeline = Pipeline(world.enricher, world.sink, POLICY, breakers(), zone=zone)
     await pipeline.process(replace(CALL, body=b'{"call_id": "V1", "occurred_at": "2026-11-20T14:07:14"}'))
     assert json.loads(world.sink.delivered[0].body)["timestamp"] == "2026-11-20T19:07:14Z"
 
 
 async def test_by_default_the_age_and_the_seconds_are_those_of_the_clock() -> None:
     world = World(NotReady("not found"))
-    outcome = await Pipeline(world.enricher, world.sink, POLICY, gates()).process(
+    outcome = await Pipeline(world.enricher, world.sink, POLICY, breakers()).process(
         Inbound(b'{"call_id": "V1"}', "call.ended", datetime.now(UTC), {})
     )
     assert outcome.disposition == Retry(LOOK_AGAIN, 1, "not_found", "not found")
@@ -327,7 +327,7 @@ async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
     await world.process()
     world.log.clear()
     outcome = await world.process(replace(CALL, attempt=3))
-    assert outcome.disposition == Retry(DELAYS[0], 3, "gate_closed", "sink: 403")
+    assert outcome.disposition == Retry(DELAYS[0], 3, "circuit_open", "sink: 403")
     assert world.log == []
     invalid = await world.process(replace(CALL, body=b"[]"))
     assert isinstance(invalid.disposition, DeadLetter)
@@ -337,12 +337,12 @@ async def test_a_sink_whose_gate_closes_during_the_look_up_is_spared_and_the_ans
     world = World()
 
     async def closes_meanwhile(event: Event, *, patient: bool) -> Enrichment:
-        world.gates.failed(DeliveryUnavailable("403", Fault.REFUSED), event.id)
+        world.breakers.failed(DeliveryUnavailable("403", Fault.REFUSED), event.id)
         return FOUND
 
     world.enricher.enrich = closes_meanwhile  # type: ignore[method-assign]
     outcome = await world.process(replace(CALL, attempt=3))
-    assert outcome.disposition == Retry(DELAYS[0], 3, "gate_closed", "sink: 403")
+    assert outcome.disposition == Retry(DELAYS[0], 3, "circuit_open", "sink: 403")
     assert (outcome.stage, outcome.enrichment, world.log) == (Stage.DELIVER, FOUND, [])
 
 
@@ -399,7 +399,7 @@ async def test_what_is_not_final_is_not_lost_where_the_time_ends_between_two_gla
     world = World(NotFinal())
     end = HAPPENED + POLICY.ready_within
     clock = iter([end - timedelta.resolution, end])
-    outcome = await Pipeline(world.enricher, world.sink, POLICY, gates(), now=lambda: next(clock)).process(
+    outcome = await Pipeline(world.enricher, world.sink, POLICY, breakers(), now=lambda: next(clock)).process(
         CALL
     )
     assert outcome.disposition == Retry(LOOK_AGAIN_LATER, 1, "not_final", "INCALL")
@@ -425,7 +425,7 @@ async def test_a_setting_delivers_a_call_that_is_not_found_in_the_end(
 ) -> None:
     world = World(NotReady("not found"), age=age)
     pipeline = Pipeline(
-        world.enricher, world.sink, POLICY, gates(), deliver_not_found=True, now=lambda: world.now
+        world.enricher, world.sink, POLICY, breakers(), deliver_not_found=True, now=lambda: world.now
     )
     outcome = await pipeline.process(inbound)
     assert isinstance(outcome.disposition, Ack) is delivered

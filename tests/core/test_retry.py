@@ -20,8 +20,8 @@ from worker.core.errors import (
     EnrichmentUnavailable,
     Fault,
     InvalidEvent,
-    Lack,
     NotReady,
+    NotReadyReason,
     Reason,
 )
 from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, LookAgain, RetryPolicy, describe, format_delay
@@ -193,7 +193,7 @@ ERRORS = (
     NOT_THE_EVENTS_FAULT
     | st.builds(EnrichmentUnavailable, st.text(), st.sampled_from(Fault))
     | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(Fault))
-    | st.builds(NotReady, st.text(), st.sampled_from(Lack))
+    | st.builds(NotReady, st.text(), st.sampled_from(NotReadyReason))
     | st.builds(RuntimeError, st.text())
 )
 
@@ -311,7 +311,7 @@ class Simulated:
             ready, age, looks = disposition(chance), 0.0, 1
             while age < ready:
                 decision = POLICY.decide(
-                    NotReady("DISPO", Lack.FINAL_STATUS), attempt=1, age=timedelta(seconds=age)
+                    NotReady("DISPO", NotReadyReason.FINAL_STATUS), attempt=1, age=timedelta(seconds=age)
                 )
                 assert isinstance(decision, Retry)
                 age += decision.tier.total_seconds() + LATENCY
@@ -359,7 +359,7 @@ def test_a_call_that_is_dispositioned_when_its_event_comes_takes_one_request() -
 @pytest.mark.parametrize("age", [timedelta(0), 15 * MINUTE, timedelta(days=30)])
 def test_what_was_found_and_is_not_final_is_never_dead_lettered(age: timedelta) -> None:
     """The pipeline delivers it once it has waited enough, also where the clock ticks in between."""
-    decision = POLICY.decide(NotReady("INCALL", Lack.FINAL_STATUS), attempt=1, age=age)
+    decision = POLICY.decide(NotReady("INCALL", NotReadyReason.FINAL_STATUS), attempt=1, age=age)
     assert isinstance(decision, Retry)
     assert decision.label == "not_final"
 
@@ -379,8 +379,8 @@ def test_waiting_ends_when_the_event_is_as_old_as_the_setting_says() -> None:
         (EnrichmentRejected(""), "rejected_by_dialer"),
         (DeliveryRejected(""), "rejected_by_sink"),
         (NotReady(""), "not_found"),
-        (NotReady("", Lack.FINAL_STATUS), "not_final"),
-        (NotReady("", Lack.CAMPAIGNS), "not_assigned"),
+        (NotReady("", NotReadyReason.FINAL_STATUS), "not_final"),
+        (NotReady("", NotReadyReason.CAMPAIGNS), "not_assigned"),
         *((EnrichmentUnavailable("", fault), f"dialer_{fault}") for fault in Fault),
         *((DeliveryUnavailable("", fault), f"sink_{fault}") for fault in Fault),
         (EnrichmentUnavailable(""), "dialer_outage"),

@@ -16,7 +16,7 @@ from tests.deploy import custom_resources
 from tests.deploy.manifests import HASH, K8S, OVERLAYS, ROOT, SECRET, Built, Manifest, build, overlay
 from worker.rabbitmq.connection import CLOSE_TIMEOUT
 from worker.rabbitmq.settle import SETTLE_TIMEOUT
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 from worker.settings.load import SECRETS_DIR, variables
 from worker.settings.tree import LONGEST_DRAIN, HttpSettings, Settings, SinkSettings, VicidialSettings
@@ -327,7 +327,7 @@ def test_keda_alone_says_how_many_workers_there_are_and_never_none() -> None:
 def test_keda_watches_the_workers_own_queues_and_what_they_hold_scales_nothing() -> None:
     production = overlay("production")
     triggers = [each["metadata"] for each in production.the("ScaledObject")["spec"]["triggers"]]
-    planned = plan(BrokerCommandSettings())
+    planned = build_topology(BrokerCommandSettings())
     assert [each["queueName"] for each in triggers] == list(planned.work_queues.values())
     in_hand = int(Settings.model_fields["max_in_flight"].default) * 1.25
     for trigger in triggers:

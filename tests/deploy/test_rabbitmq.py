@@ -23,7 +23,7 @@ from tests.deploy.manifests import K8S, Built, Manifest, build, overlay
 from tests.system.harness import System, call_ended, crm_sync, environment, eventually
 from tests.tools import skip_without
 from worker.core.events import EventType
-from worker.rabbitmq.topology import Topology, declare, plan
+from worker.rabbitmq.topology import Topology, build_topology, declare
 from worker.settings import BrokerCommandSettings
 
 VHOST = NAMESPACE = "crm-sync"
@@ -146,7 +146,7 @@ async def system(broker: Broker, open_system: Callable[[str, str], System]) -> A
 def planned(sink: str) -> Topology:
     """Give what a worker of such a system declares."""
     settings = BrokerCommandSettings.model_validate({"sink": {"kind": sink}, "retry": {"delays": DELAYS}})
-    return plan(settings)
+    return build_topology(settings)
 
 
 @pytest.fixture

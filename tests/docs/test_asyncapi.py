@@ -27,7 +27,7 @@ from worker.core.events import Inbound, decode
 from worker.core.examples import EVENTS, payloads
 from worker.core.payload import schemas
 from worker.rabbitmq import headers
-from worker.rabbitmq.topology import Topology, plan
+from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import BrokerCommandSettings, SinkSettings
 from worker.sinks.webhook import WebhookSink, open_session
 
@@ -74,11 +74,11 @@ def test_it_is_an_asyncapi_3_document() -> None:
     schema = json.loads(need_asyncapi_schema().read_text(encoding="utf-8"))
     validator = Draft7Validator(schema)
     assert [error.message for error in validator.iter_errors(DOCUMENT)] == []
-    for broken in (
+    for failed in (
         {**DOCUMENT, "asyncapi": "2.6.0"},
         {**DOCUMENT, "operations": {"x": {"action": "publish", "channel": {"$ref": "#/channels/webhook"}}}},
     ):
-        assert not validator.is_valid(broken)
+        assert not validator.is_valid(failed)
 
 
 def test_every_reference_in_it_leads_somewhere_and_every_part_is_used() -> None:
@@ -140,7 +140,7 @@ def test_its_payload_schemas_are_those_that_the_crm_is_given() -> None:
 
 def topology_of(**namespace: str) -> tuple[dict[str, Any], Topology, BrokerCommandSettings]:
     chosen = BrokerCommandSettings.model_validate({"broker": namespace, "sink": {"kind": "queue"}})
-    return asyncapi(chosen), plan(chosen), chosen
+    return asyncapi(chosen), build_topology(chosen), chosen
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ PANELS: Final = (
     "Age at delivery",
     "Delivered",
     "Messages in the queues",
-    "Gates",
+    "Circuit breakers",
     "Requests by outcome",
 )
 LARGEST: Final = 200_000
@@ -48,7 +48,7 @@ _PACE = 6
 _DEFAULTS: Final = (
     "retry__delays",
     "retry__max_attempts",
-    "gates__probe_max",
+    "circuit_breakers__probe_max",
     "gates__refused_probe",
     "vicidial__timeout",
     "vicidial__ready_within",
@@ -56,7 +56,7 @@ _DEFAULTS: Final = (
 )
 """The settings that tests make quicker; here they are what an operator has."""
 
-_STATES: Final = {1: ("ramping", "#f2cc0c"), 2: ("probing", "#ff9830"), 3: ("closed", "#e02f44")}
+_STATES: Final = {1: ("recovering", "#f2cc0c"), 2: ("half_open", "#ff9830"), 3: ("open", "#e02f44")}
 _OPEN: Final = "#d5ecd4"
 _COLOURS: Final = {"call.ended": "#1f77b4", "ok": "#56a64b", "dialer_outage": "#e02f44", "p95": "#ff780a"}
 _UNITS: Final = {"percentunit": "% of calls", "s": "seconds", "short": "messages", "suffix: /s": "per second"}
@@ -83,14 +83,14 @@ class Run:
     """By the panel's title, each line with its legend."""
     started: float
     ended: float
-    broken: tuple[float, float]
+    failed: tuple[float, float]
 
     def minutes(self, at: float) -> float:
         return (at - self.started) / 60
 
 
 async def look(
-    prometheus: Prometheus, started: float, ended: float, broken: tuple[float, float], window: str
+    prometheus: Prometheus, started: float, ended: float, failed: tuple[float, float], window: str
 ) -> Run:
     """Ask Prometheus for the panels; `window` is what a rate is taken over."""
     lines: dict[str, list[tuple[str, Series]]] = {}
@@ -102,7 +102,7 @@ async def look(
                 for label, value in found.labels.items():
                     legend = legend.replace(f"{{{{{label}}}}}", value)
                 lines.setdefault(panel.title, []).append((legend, found))
-    return Run(lines, started, ended, broken)
+    return Run(lines, started, ended, failed)
 
 
 def paint(run: Run, caption: str, file: Path) -> None:
@@ -125,7 +125,7 @@ def _chosen() -> list[Panel]:
 
 def _draw(axes: Axes, panel: Panel, run: Run) -> None:
     axes.set_title(panel.title)
-    down = [run.minutes(at) for at in run.broken]
+    down = [run.minutes(at) for at in run.failed]
     label = "the dialer is down" if panel.title == PANELS[0] else None
     axes.axvspan(*down, color="#888888", alpha=0.15, linewidth=0, label=label)
     axes.set_xlim(0, run.minutes(run.ended))
@@ -152,14 +152,14 @@ def _draw(axes: Axes, panel: Panel, run: Run) -> None:
 
 
 def _draw_states(axes: Axes, lines: list[tuple[str, Series]], run: Run) -> None:
-    """Draw a bar for each gate, coloured by its state."""
+    """Draw a bar for each breaker, coloured by its state."""
     names = sorted((legend for legend, _ in lines), reverse=True)
     shown: set[str] = set()
     for legend, line in lines:
         height = (names.index(legend) - 0.3, 0.6)
         left, right = (run.minutes(line.points[each][0]) for each in (0, -1))
-        axes.broken_barh([(left, right - left)], height, facecolors=_OPEN, label=None if shown else "open")
-        shown.add("open")
+        axes.broken_barh([(left, right - left)], height, facecolors=_OPEN, label=None if shown else "closed")
+        shown.add("closed")
         for at, value in line.points:
             if value in _STATES:
                 state, colour = _STATES[int(value)]
@@ -197,7 +197,7 @@ async def run(broker_url: str, folder: Path) -> tuple[Run, str]:
             started = time.time()
             await asyncio.sleep(_CALM)
             await system.dialer.control(fault="500")
-            broken = time.time()
+            failed = time.time()
             await asyncio.sleep(_BROKEN)
             await system.dialer.control(fault=None)
             healed = time.time()
@@ -205,7 +205,7 @@ async def run(broker_url: str, folder: Path) -> tuple[Run, str]:
             ended = time.time()
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
-            made = await look(prometheus, started, ended, (broken, healed), _WINDOW)
+            made = await look(prometheus, started, ended, (failed, healed), _WINDOW)
             return made, await _caption(prometheus, made)
 
 
@@ -219,13 +219,13 @@ async def _caption(prometheus: Prometheus, run: Run) -> str:
             "dead_letters_total",
         )
     ]
-    broke, healed = (_clock(at - run.started) for at in run.broken)
+    broke, healed = (_clock(at - run.started) for at in run.failed)
     return (
         f"A real run with {_PACE} calls a second and the default settings."
         f" From {broke} to {healed} (grey) the dialer answers nothing but 500:\n"
-        "the gate closes, nothing is delivered (no line), and calls wait in their queue;"
+        "the breaker opens, nothing is delivered (no line), and calls wait in their queue;"
         " now and then one of them probes.\n"
-        "The first probe after that gets through, the gate ramps up, and what waited is delivered."
+        "The first probe after that gets through, the breaker ramps up, and what waited is delivered."
         f" Of {delivered:,.0f} calls {delivered - in_time:,.0f} came late,\n"
         f"and {dead:,.0f} went to the dead letters."
         f" Rates are taken over {_WINDOW}, and the worker counts the queues every 15s."

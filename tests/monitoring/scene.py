@@ -100,7 +100,7 @@ class _Play:
             await self._some_are_buried()
             await self._the_dialer_breaks()
             await self._the_login_is_refused()
-            await self._sees("max(crm_sync_gate_closed_seconds) == 0")
+            await self._sees("max(crm_sync_circuit_breaker_open_seconds) == 0")
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
@@ -127,12 +127,12 @@ class _Play:
 
     async def _the_dialer_breaks(self) -> None:
         await self._system.dialer.control(fault="500")
-        await self._sees('crm_sync_gate_state{gate="dialer", state="closed"} == 1')
+        await self._sees('crm_sync_circuit_breaker_state{breaker="dialer", state="open"} == 1')
         await self._sees('max(crm_sync_queue_messages{role="work"}) > 0', _COUNTED_WITHIN)
         await self._system.dialer.control(fault=None)
 
     async def _the_login_is_refused(self) -> None:
-        await self._sees('crm_sync_gate_state{gate="dialer", state="closed"} == 0')
+        await self._sees('crm_sync_circuit_breaker_state{breaker="dialer", state="open"} == 0')
         await self._system.dialer.control(ip_blocked=True)
         await self._sees("crm_sync_dialer_refused == 1")
         await self._sees('ALERTS{alertname="CrmSyncLoginRefused", alertstate="pending"}')

@@ -346,7 +346,7 @@ def test_delays_that_would_be_none_are_refused(loaded: Loader, value: str) -> No
 
 DURATIONS = [
     *("vicidial.timeout", "vicidial.ready_within", "vicidial.user_details_cache", "sink.timeout"),
-    *("gates.probe_max", "gates.refused_probe", "drain"),
+    *("circuit_breakers.probe_max", "circuit_breakers.refused_probe", "drain"),
 ]
 
 

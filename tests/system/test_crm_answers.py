@@ -43,7 +43,7 @@ async def test_one_post_for_each_event_and_the_gate_stays_open(system: System, n
         await system.publish_all(await system.calls(EVENTS))
         await eventually(lambda: len(worker.settled("delivered")) == EVENTS)
     assert len(posts) == EVENTS
-    assert worker.events("gate_closed") == []
+    assert worker.events("circuit_open") == []
     await system.nothing_dead()
 
 
@@ -53,10 +53,10 @@ async def test_a_wait_in_its_own_notation_is_kept(system: System) -> None:
     async with RawServer(counting(answer, posts)) as crm:
         worker = await system.start(sink__url=crm.url)
         await system.publish(await system.call())
-        await eventually(lambda: worker.events("gate_closed"))
+        await eventually(lambda: worker.events("circuit_open"))
         await system.publish_all(await system.calls(3))
         await eventually(lambda: len(worker.settled("retry")) == 1)
-        (closed,) = worker.events("gate_closed")
-    assert (closed["gate"], closed["next_probe_seconds"]) == ("sink", 300.0)
+        (closed,) = worker.events("circuit_open")
+    assert (closed["breaker"], closed["next_probe_seconds"]) == ("sink", 300.0)
     assert len(posts) == 1
     await system.nothing_dead()

@@ -273,7 +273,7 @@ class TestTheDialerRefusesUs:
         refused = {"body": "\ufeffERROR: Login incorrect, please try again: |6666|x|BAD|\n"}
         await system.dialer.control(plant={event["call_id"]: refused for event in events})
         await system.publish_all(events)
-        await eventually(lambda: worker.events("gate_closed"))
+        await eventually(lambda: worker.events("circuit_open"))
         ours = {event["call_id"] for event in events}
         asked = [each for each in (await system.dialer.report())["requests"] if each["subject"] in ours]
         assert 0 < len(asked) < 10, "ten lock the API user"
@@ -403,7 +403,7 @@ class TestTheWebhook:
         assert len(others) > before
         received = await system.delivered(*others)
         assert len(received[event["event_id"]]) >= 3
-        assert not worker.events("gate_closed"), "one bad event among good ones closes nothing"
+        assert not worker.events("circuit_open"), "one bad event among good ones closes nothing"
 
 
 class TestTheOutboundQueue:

@@ -35,13 +35,13 @@ async def test_a_password_that_changes_under_load(system: System, tmp_path: Path
         await eventually(lambda: len(worker.settled("delivered")) >= 50, 30)
         await dialer.control(password={"crmsync": NEW})
         await publishing
-        await eventually(lambda: worker.events("gate_closed"))
+        await eventually(lambda: worker.events("circuit_open"))
         await asyncio.sleep(3)  # three times as long as the shortest wait between two tries
         failed = (await dialer.report())["failed_logins"]
         assert failed <= 6, "those in flight when it changed, and none again"
         status = await worker.status()
-        assert status["gates"]["dialer"]["state"] == "closed"
-        assert "LOGIN INCORRECT" in status["gates"]["dialer"]["reason"]
+        assert status["circuit_breakers"]["dialer"]["state"] == "open"
+        assert "LOGIN INCORRECT" in status["circuit_breakers"]["dialer"]["reason"]
         assert 800 < status["dialer"]["next_try_in_seconds"] <= 918
         assert (await worker.get("/readyz"))[0] == 200
         file.write_text("Mistyped-Pass-2")

@@ -31,14 +31,14 @@ def onboarded(count: int) -> list[dict[str, Any]]:
     return [{"event_id": f"a-{n}", "agent_user": "1000"} for n in range(count)]
 
 
-async def gate_of(worker: Worker, name: str = "dialer") -> dict[str, Any]:
-    found: dict[str, Any] = (await worker.status())["gates"][name]
+async def breaker_of(worker: Worker, name: str = "dialer") -> dict[str, Any]:
+    found: dict[str, Any] = (await worker.status())["circuit_breakers"][name]
     return found
 
 
 async def becomes(worker: Worker, state: str, name: str = "dialer", within: float = 10) -> None:
     async def is_so() -> bool:
-        return bool((await gate_of(worker, name))["state"] == state)
+        return bool((await breaker_of(worker, name))["state"] == state)
 
     await eventually(is_so, within)
 
@@ -82,11 +82,14 @@ class TestTheDialer:
         self, system: System, fault: str
     ) -> None:
         worker = await system.start(
-            vicidial__timeout="300ms", retry__max_attempts="2", max_in_flight="8", gates__probe_max="300ms"
+            vicidial__timeout="300ms",
+            retry__max_attempts="2",
+            max_in_flight="8",
+            circuit_breakers__probe_max="300ms",
         )
         await system.dialer.control(fault=fault)
         await system.publish_all(await system.calls(60))
-        await eventually(lambda: len(worker.events("gate_probing")) >= 4)
+        await eventually(lambda: len(worker.events("circuit_half_open")) >= 4)
         await system.publish_all(await system.calls(40))
         before = len(worker.settled())
         assert before < 60, "probes, and what was in hand"
@@ -95,44 +98,44 @@ class TestTheDialer:
         found = await system.delivered(within=20)
         assert {len(deliveries) for deliveries in found.values()} == {1}
         assert attempts(worker) == {1}
-        assert {line["reason"] for line in worker.settled("retry")} <= {"dialer_outage", "gate_closed"}
-        await becomes(worker, "open")
+        assert {line["reason"] for line in worker.settled("retry")} <= {"dialer_outage", "circuit_open"}
+        await becomes(worker, "closed")
         await system.nothing_dead()
 
     async def test_what_an_operator_sees_of_it(self, system: System) -> None:
-        worker = await system.start(gates__probe_max="30s")
-        states = {name: each["state"] for name, each in (await worker.status())["gates"].items()}
-        assert states == dict.fromkeys(("dialer", "sink", "callid_info", "agent_campaigns"), "open")
+        worker = await system.start(circuit_breakers__probe_max="30s")
+        states = {name: each["state"] for name, each in (await worker.status())["circuit_breakers"].items()}
+        assert states == dict.fromkeys(("dialer", "sink", "callid_info", "agent_campaigns"), "closed")
         await system.dialer.control(fault="500")
         events = await system.calls(30)
         await system.publish_all(events)
-        await eventually(lambda: len(worker.events("gate_closed")) >= 2)
-        gate = await gate_of(worker)
-        assert gate["state"] == "closed"
-        assert "answered 500" in gate["reason"]
-        assert gate["closed_seconds"] > 0
-        assert datetime.fromisoformat(gate["next_probe_at"]) > datetime.now(UTC).replace(microsecond=0)
+        await eventually(lambda: len(worker.events("circuit_open")) >= 2)
+        breaker = await breaker_of(worker)
+        assert breaker["state"] == "open"
+        assert "answered 500" in breaker["reason"]
+        assert breaker["open_seconds"] > 0
+        assert datetime.fromisoformat(breaker["next_probe_at"]) > datetime.now(UTC).replace(microsecond=0)
         assert (await worker.get("/readyz"))[0] == 200
         assert (await worker.status())["consuming"] is True
         metrics = (await worker.get("/metrics"))[1]
         shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("crm_sync_gate"))
-        assert shown['crm_sync_gate_state{gate="dialer",state="closed"}'] == "1.0"
-        assert shown['crm_sync_gate_state{gate="dialer",state="open"}'] == "0.0"
-        assert shown['crm_sync_gate_state{gate="sink",state="open"}'] == "1.0"
-        assert float(shown['crm_sync_gate_closed_seconds{gate="dialer"}']) > 0
-        assert float(shown['crm_sync_gate_closed_seconds{gate="sink"}']) == 0
-        first, again = worker.events("gate_closed")[:2]
-        assert (first["level"], first["gate"], again["level"]) == ("warning", "dialer", "info")
+        assert shown['crm_sync_circuit_breaker_state{breaker="dialer",state="open"}'] == "1.0"
+        assert shown['crm_sync_circuit_breaker_state{breaker="dialer",state="closed"}'] == "0.0"
+        assert shown['crm_sync_circuit_breaker_state{breaker="sink",state="closed"}'] == "1.0"
+        assert float(shown['crm_sync_circuit_breaker_open_seconds{breaker="dialer"}']) > 0
+        assert float(shown['crm_sync_circuit_breaker_open_seconds{breaker="sink"}']) == 0
+        first, again = worker.events("circuit_open")[:2]
+        assert (first["level"], first["breaker"], again["level"]) == ("warning", "dialer", "info")
         assert "answered 500" in first["reason"]
         assert 0.7 < first["next_probe_seconds"] < 1.3
         await system.dialer.control(fault=None)
         await system.publish_all(await system.calls(40))  # the ramp ends after 63
         await system.delivered(within=15)
-        await becomes(worker, "open")
-        told = [line["event"] for line in worker.lines() if line.get("gate") == "dialer"]
-        assert told[:3] == ["gate_closed", "gate_probing", "gate_closed"]
-        assert told[-3:] == ["gate_probing", "gate_ramping", "gate_open"]
-        assert (await gate_of(worker))["reason"] is None
+        await becomes(worker, "closed")
+        told = [line["event"] for line in worker.lines() if line.get("breaker") == "dialer"]
+        assert told[:3] == ["circuit_open", "circuit_half_open", "circuit_open"]
+        assert told[-3:] == ["circuit_half_open", "circuit_recovering", "circuit_closed"]
+        assert (await breaker_of(worker))["reason"] is None
 
     async def test_it_comes_back_gently(self, own_dialer: Program, system: System) -> None:
         """One at a time, then two, then four, as the dialer itself sees it."""
@@ -143,7 +146,7 @@ class TestTheDialer:
         assert (await worker.status())["dialer"]["limit"] >= 4, "the client's own limit is not in the way"
         await own_dialer.control(ip_blocked=True)
         await system.publish_all(await system.calls(80))
-        await becomes(worker, "closed")
+        await becomes(worker, "open")
         await idle(worker)
         before = len((await own_dialer.report())["requests"])
         await own_dialer.control(ip_blocked=False)
@@ -157,13 +160,13 @@ class TestTheDialer:
             assert at_once <= room
             most[room] = max(most[room], at_once)
         assert [most[room] for room in (1, 2, 4)] == [1, 2, 4]
-        assert worker.events("gate_open")
+        assert worker.events("circuit_closed")
 
     async def test_a_lone_events_outage_is_never_held_against_it(self, system: System) -> None:
         worker = await system.start(retry__max_attempts="1")
         await system.dialer.control(fault="500")
         await system.publish(await system.call())
-        await eventually(lambda: len(worker.events("gate_probing")) >= 8, 20)
+        await eventually(lambda: len(worker.events("circuit_half_open")) >= 8, 20)
         assert len(worker.settled("retry")) <= 8, "no event is needed to see whether it works again"
         await system.dialer.control(fault=None)
         await system.delivered()
@@ -206,14 +209,14 @@ class TestTheDialer:
         )
         await own_dialer.control(password={"crmsync": "Changed-Pass-2"})
         await system.publish(await system.call())
-        await becomes(worker, "closed")
+        await becomes(worker, "open")
         await system.publish_all(await system.calls(10))
         await system.publish_all(onboarded(10), "agent.onboarded")
         await idle(worker)
-        assert "LOGIN INCORRECT" in (await gate_of(worker))["reason"].upper()
+        assert "LOGIN INCORRECT" in (await breaker_of(worker))["reason"].upper()
         assert await system.depth(CALLS) >= 10
         assert await system.depth(AGENTS) == 10
-        await asyncio.sleep(3)  # longer than `gates.refused_probe`
+        await asyncio.sleep(3)  # longer than `circuit_breakers.refused_probe`
         assert (await own_dialer.report())["failed_logins"] == 1, (
             "the same password can only be refused again"
         )
@@ -238,11 +241,11 @@ class TestTheDialer:
         await system.publish_all(agents, "agent.onboarded")
         others = calls if held_up == AGENTS else agents
         await system.delivered(*(each["event_id"] for each in others))
-        states = {name: each["state"] for name, each in (await worker.status())["gates"].items()}
-        assert states.pop(function) != "open"
-        assert set(states.values()) == {"open"}
+        states = {name: each["state"] for name, each in (await worker.status())["circuit_breakers"].items()}
+        assert states.pop(function) != "closed"
+        assert set(states.values()) == {"closed"}
         await stand_ready(system, 40, held_up)
-        assert {line["gate"] for line in worker.events("gate_closed")} == {function}
+        assert {line["breaker"] for line in worker.events("circuit_open")} == {function}
         assert (await worker.get("/readyz"))[0] == 200
         await own_dialer.control(users={"limited": {"functions": [function, other, *extras]}})
         await system.delivered(within=15)
@@ -266,16 +269,16 @@ class TestTheSink:
         before = await asked(system)
         await system.crm.control(**trouble)
         await system.publish_all(await system.calls(60))
-        await becomes(worker, "closed", "sink")
-        await eventually(lambda: len(worker.events("gate_probing")) >= 3)
+        await becomes(worker, "open", "sink")
+        await eventually(lambda: len(worker.events("circuit_half_open")) >= 3)
         now = await asked(system)
-        probes = len(worker.events("gate_probing"))
+        probes = len(worker.events("circuit_half_open"))
         assert (now - before).total() <= 8 + 5 + probes + 1, "those in hand, and the probes"
         await system.crm.control(script=[], fault=None, retry_after=None)
         await system.delivered(within=20)
         assert set((await asked(system) - before).values()) == {1}, "what is known is carried"
         assert attempts(worker) == {1}
-        assert {line["reason"] for line in worker.settled("retry")} <= {reason, "gate_closed"}
+        assert {line["reason"] for line in worker.settled("retry")} <= {reason, "circuit_open"}
         await system.nothing_dead()
 
     async def test_its_wish_to_be_left_alone_is_honoured(self, system: System) -> None:
@@ -286,7 +289,7 @@ class TestTheSink:
         received = (await system.crm.report())["received"]
         assert [each["status"] for each in received] == [429] + [200] * 20
         assert received[1]["at"] - received[0]["at"] >= 2
-        assert worker.events("gate_closed")[0]["next_probe_seconds"] == 2.0
+        assert worker.events("circuit_open")[0]["next_probe_seconds"] == 2.0
 
     async def test_an_event_that_it_alone_is_refused_holds_up_no_other_and_ends(self, system: System) -> None:
         """A firewall before the CRM dislikes what it says."""
@@ -311,7 +314,7 @@ class TestTheSink:
             assert dead.headers["crm-sync-reason"] == "rejected_by_sink"
             assert "answered 403" in str(dead.headers["crm-sync-error"])
             assert dead.headers["crm-sync-attempt"] == 3
-        assert worker.events("gate_closed") == []
+        assert worker.events("circuit_open") == []
 
     async def test_a_secret_that_is_revoked_pauses_all_and_costs_nothing(self, system: System) -> None:
         worker = await system.start(retry__max_attempts="2", gates__refused_probe="1s")
@@ -319,8 +322,8 @@ class TestTheSink:
         await system.delivered()
         await system.crm.control(script=[403] * 1000)
         await system.publish_all(await system.calls(60))
-        await becomes(worker, "closed", "sink")
-        await eventually(lambda: len(worker.events("gate_probing")) >= 3, 20)
+        await becomes(worker, "open", "sink")
+        await eventually(lambda: len(worker.events("circuit_half_open")) >= 3, 20)
         await system.crm.control(script=[])
         await system.delivered(within=20)
         assert attempts(worker) == {1}
@@ -351,7 +354,7 @@ class TestAnOptionalFunction:
             "warning",
         )
         status = await worker.status()
-        assert {gate["state"] for gate in status["gates"].values()} == {"open"}
+        assert {breaker["state"] for breaker in status["circuit_breakers"].values()} == {"closed"}
         assert "did not answer within 0.5 s" in status["dialer"]["left_out"]["recording_lookup"]
         metrics = (await worker.get("/metrics"))[1]
         assert 'crm_sync_dialer_function_left_out{function="recording_lookup"} 1.0' in metrics
@@ -375,16 +378,18 @@ class TestStopping:
         worker = await system.start(gates__refused_probe="5m")
         await system.dialer.control(ip_blocked=True)
         await system.publish_all(await system.calls(20))
-        await becomes(worker, "closed")
+        await becomes(worker, "open")
         await idle(worker)
         await system.dialer.control(ip_blocked=False)
         await self.stop(system, worker)
 
     async def test_while_a_probe_hangs(self, system: System) -> None:
-        worker = await system.start(drain="500ms", vicidial__timeout="20s", gates__probe_max="200ms")
+        worker = await system.start(
+            drain="500ms", vicidial__timeout="20s", circuit_breakers__probe_max="200ms"
+        )
         await system.dialer.control(fault="500")
         await system.publish_all(await system.calls(20))
-        await becomes(worker, "closed")
+        await becomes(worker, "open")
         await idle(worker)
         await system.dialer.control(fault="hang")
 
@@ -392,18 +397,18 @@ class TestStopping:
             return bool((await system.dialer.report())["concurrent"] == 1)
 
         await eventually(it_hangs)
-        assert (await gate_of(worker))["state"] == "probing"
+        assert (await breaker_of(worker))["state"] == "half_open"
         assert (await worker.status())["in_flight"] == 0, "no event is needed for it"
         await self.stop(system, worker)
 
     async def test_while_it_ramps_up(self, system: System) -> None:
-        worker = await system.start(gates__probe_max="200ms")
+        worker = await system.start(circuit_breakers__probe_max="200ms")
         await system.dialer.control(fault="500")
         await system.publish_all(await system.calls(60))
-        await becomes(worker, "closed")
+        await becomes(worker, "open")
         await idle(worker)
         await system.dialer.control(fault=None, delay=0.2)
-        await becomes(worker, "ramping")
+        await becomes(worker, "recovering")
         await self.stop(system, worker, 5)
 
 
@@ -411,7 +416,7 @@ async def test_a_worker_with_a_closed_gate_is_idle(system: System) -> None:
     worker = await system.start(gates__refused_probe="5m")
     await system.dialer.control(ip_blocked=True)
     await system.publish_all(await system.calls(200))
-    await becomes(worker, "closed")
+    await becomes(worker, "open")
     await idle(worker)
     process = psutil.Process(worker.process.pid)
     before = sum(process.cpu_times()[:2])

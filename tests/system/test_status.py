@@ -30,32 +30,32 @@ async def status(port: int, *options: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-async def close_the_sinks_gate(system: System, worker: Worker) -> None:
+async def open_the_sinks_breaker(system: System, worker: Worker) -> None:
     await system.crm.control(script=[401] * 1000)
     await system.publish_all(await system.calls(1))
-    await eventually(lambda: worker.events("gate_closed"))
+    await eventually(lambda: worker.events("circuit_open"))
 
 
 async def test_a_closed_gate_is_said_first_and_the_rest_shown(system: System) -> None:
     worker = await system.start(gates__refused_probe="1h")
     port = await worker.listening()
     code, said = await status(port)
-    assert (code, said.splitlines()[0]) == (0, "✓ all is well: it consumes, and every gate is open")
-    await close_the_sinks_gate(system, worker)
+    assert (code, said.splitlines()[0]) == (0, "✓ all is well: it consumes, and every circuit breaker is closed")
+    await open_the_sinks_breaker(system, worker)
     code, said = await status(port)
     first, *rest = said.splitlines()
     assert code == 1
-    assert first.startswith("✗ sink gate closed for ")
+    assert first.startswith("✗ sink: circuit breaker open, intake paused for ")
     assert "the webhook answered 401" in first
-    assert first.endswith("; see operations: gates")
+    assert first.endswith("; see operations: circuit breakers")
     words = [line.split() for line in rest]
-    (gate,) = [line for line in words if line[:1] == ["sink"]]
-    assert gate[1] == "closed"
+    (breaker,) = [line for line in words if line[:1] == ["sink"]]
+    assert breaker[1] == "closed"
     assert [f"{system.namespace}.call-ended", "0"] in words
     code, said = await status(port, "--json")
     document = json.loads(said)
     assert (code, document["well"]) == (1, False)
-    assert document["summary"][0].startswith("sink gate closed for ")
+    assert document["summary"][0].startswith("sink: circuit breaker open, intake paused for ")
     assert document["status"]["counts"]["retry"] == 1
     assert await worker.stop() == 0
     code, said = await status(port)
@@ -85,9 +85,9 @@ async def test_watching_shows_the_change_until_ctrl_c(system: System) -> None:
         return text.encode() in shown
 
     try:
-        await eventually(lambda: shows("every gate is open"), 20)
-        await close_the_sinks_gate(system, worker)
-        await eventually(lambda: shows("sink gate closed for "), 20)
+        await eventually(lambda: shows("every circuit breaker is closed"), 20)
+        await open_the_sinks_breaker(system, worker)
+        await eventually(lambda: shows("sink: circuit breaker open, intake paused for "), 20)
         watching.send_signal(signal.SIGINT)
         await eventually(lambda: watching.poll() is not None, 20)
     finally:

@@ -89,9 +89,9 @@ def check_settings(settings: Settings) -> Finding:
             f" ({slowest.total_seconds():g} s), so a stop may cut deliveries off and do them again;"
             " make drain longer, or vicidial.timeout and sink.timeout shorter"
         )
-    if settings.gates.refused_probe < LOCK_SAFE_PROBE:
+    if settings.circuit_breakers.refused_probe < LOCK_SAFE_PROBE:
         warnings.append(
-            "gates.refused_probe is shorter than 5m: each worker tries each new password in the file so soon,"
+            "circuit_breakers.refused_probe is shorter than 5m: each worker tries each new password in the file so soon,"
             " and ten failed logins within 15 minutes lock the API user"
         )
     return Finding.of("settings", f"complete; the sink is a {settings.sink.kind}", warnings=warnings)

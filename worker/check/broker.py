@@ -13,7 +13,15 @@ from worker.check.permissions import check_permissions
 from worker.core.errors import PublishError
 from worker.rabbitmq.connection import BROKER_ERRORS, address, connect, explain
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.topology import DELIVERY_LIMIT, Exchange, Topology, differences, exists, plan, survey
+from worker.rabbitmq.topology import (
+    DELIVERY_LIMIT,
+    Exchange,
+    Topology,
+    build_topology,
+    differences,
+    exists,
+    inspect,
+)
 from worker.settings import Settings
 
 OLDEST = (3, 10)
@@ -30,7 +38,7 @@ _NAME = "crm-sync check"
 
 async def check_broker(settings: Settings) -> AsyncGenerator[Finding]:
     """Connect and log in; try the permissions; compare what stands there with the settings; publish."""
-    topology = plan(settings)
+    topology = build_topology(settings)
     try:
         async with connect(settings.broker.url, _NAME) as connection:
             yield about_version(*_server(connection), address(settings.broker.url))
@@ -77,7 +85,7 @@ def _advice(error: BaseException) -> list[str]:
 async def _check_topology(connection: AbstractConnection, topology: Topology) -> Finding:
     """Name each difference from the settings; what is missing is none, as run declares it."""
     try:
-        standing = await survey(connection, topology)
+        standing = await inspect(connection, topology)
         differing = await differences(connection, topology, missing=False)
     except aiormq.exceptions.ChannelAccessRefused as error:
         warning = "give the user its permissions, then check again"
@@ -109,7 +117,7 @@ async def _check_alarms(connection: AbstractConnection, topology: Topology) -> F
 
 async def check_queue(settings: Settings) -> AsyncGenerator[Finding]:
     """Look whether the outbound exchange stands, or would be declared."""
-    name = plan(settings).outbound_exchange
+    name = build_topology(settings).outbound_exchange
     try:
         async with connect(settings.broker.url, _NAME) as connection:
             stands = await exists(connection, Exchange(name, "topic"))

@@ -10,6 +10,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from worker.check.finding import Finding, in_the_clear
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     EnrichmentRejected,
     EnrichmentUnavailable,
@@ -18,7 +19,6 @@ from worker.core.errors import (
     NotReady,
     ProcessingError,
 )
-from worker.core.gates import Gates
 from worker.settings import Settings, VicidialSettings
 from worker.settings.explain import masked_address
 from worker.vicidial import client as dialer
@@ -47,11 +47,11 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
     """
     chosen = settings.vicidial
     async with dialer.open_session(chosen) as session:
-        waits = settings.gates
-        gates = Gates(full=1, probe_max=waits.probe_max, refused_probe=waits.refused_probe)
+        waits = settings.circuit_breakers
+        breakers = CircuitBreakers(full=1, probe_max=waits.probe_max, refused_probe=waits.refused_probe)
         seconds: list[float] = []
         client = dialer.DialerClient(
-            chosen, session, gates, observe=lambda request: seconds.append(request.seconds)
+            chosen, session, breakers, observe=lambda request: seconds.append(request.seconds)
         )
         try:
             version = await client.version()

@@ -21,7 +21,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from pydantic import SecretStr
 
 from worker.check.finding import Finding
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import Settings
 
 _WITHIN = 10
@@ -63,7 +63,7 @@ def _foreign(settings: Settings) -> dict[str, Literal["read", "write"]]:
     """Name the exchanges outside the namespace, which others may own, each with what a worker needs there."""
     found: dict[str, Literal["read", "write"]] = {settings.broker.events_exchange: "read"}
     if settings.sink.kind == "queue":
-        found[plan(settings).outbound_exchange] = "write"
+        found[build_topology(settings).outbound_exchange] = "write"
     return {
         name: need for name, need in found.items() if not name.startswith(f"{settings.broker.namespace}.")
     }

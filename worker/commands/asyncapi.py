@@ -17,7 +17,7 @@ from worker.commands.asyncapi_messages import AMQP, NAMES, TITLES, cloud_names, 
 from worker.commands.asyncapi_messages import messages as all_messages
 from worker.core.events import EventType
 from worker.core.payload import schemas as payload_schemas
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
 _ABOUT = """\
@@ -102,7 +102,7 @@ def _servers() -> dict[str, Any]:
 
 
 def _channels(settings: BrokerCommandSettings) -> dict[str, Any]:
-    topology = plan(settings)
+    topology = build_topology(settings)
     arguments = {queue.name: queue.arguments for queue in topology.queues}
     channels: dict[str, Any] = {}
     for kind in EventType:

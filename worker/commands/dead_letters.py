@@ -17,7 +17,7 @@ from worker.core.errors import Reason
 from worker.core.events import EventType
 from worker.rabbitmq.dead_letters import UNKNOWN, Letter, Selection, discarding, record, replaying
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
 _LOWEST_RATE = 0.01  # the broker lets nobody hold a letter for long
@@ -163,7 +163,7 @@ def replay(
         _say_what_would_be_done(settings, selection, look_up_again=look_up_again)
         return
     publisher = BrokerPublisher()
-    act = replaying(publisher, plan(settings).work_exchange, look_up_again=look_up_again)
+    act = replaying(publisher, build_topology(settings).work_exchange, look_up_again=look_up_again)
     finish(settle_letters(settings, selection, act, publisher, rate), "replayed")
 
 
@@ -241,7 +241,7 @@ def _select(ids: list[str] | None, reason: str | None, kind: str | None, *, ever
 def _say_what_would_be_done(
     settings: BrokerCommandSettings, selection: Selection, *, look_up_again: bool
 ) -> None:
-    found, sending = Summary(), Plan(plan(settings).work_queues, look_up_again=look_up_again)
+    found, sending = Summary(), Plan(build_topology(settings).work_queues, look_up_again=look_up_again)
     absent = set(selection.ids)
 
     def each(letter: Letter) -> None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from worker.commands.common import printable
 from worker.commands.terminal import age
 
-_OPEN = "open"
-_FIRST = {"closed": 0, "probing": 1}
+_CLOSED = "closed"
+_FIRST = {"open": 0, "half_open": 1}
 """The states that are told of first."""
 
 Line = tuple[str, str | None]
@@ -29,10 +29,10 @@ class _Broker(_Part):
     last_error: str | None = None
 
 
-class _Gate(_Part):
+class _Breaker(_Part):
     state: str
     reason: str | None = None
-    closed_seconds: float | None = None
+    open_seconds: float | None = None
     next_probe_at: datetime | None = None
 
 
@@ -48,7 +48,7 @@ class Status(_Part):
     """What `/status` answers."""
 
     consuming: bool
-    gates: dict[str, _Gate]
+    circuit_breakers: dict[str, _Breaker]
     version: str = "of unknown version"
     started_at: datetime | None = None
     broker: _Broker = _Broker()
@@ -84,24 +84,24 @@ def _troubles(told: Status) -> Iterator[str]:
             told.broker.last_error or "it is starting or stopping, or the broker is in an alarm; see its log"
         )
         yield f"it consumes nothing: {why}; crm-sync check looks at the broker"
-    shut = [(name, gate) for name, gate in told.gates.items() if gate.state != _OPEN]
-    for name, gate in sorted(shut, key=lambda each: _FIRST.get(each[1].state, len(_FIRST))):
-        since = "" if gate.closed_seconds is None else f" for {_lasting(gate.closed_seconds)}"
-        why = f": {gate.reason}" if gate.reason else ""
-        match gate.state:
-            case "closed":
-                yield f"{name} gate closed{since}{why}; see operations: gates"
-            case "probing":
+    tripped = [(name, breaker) for name, breaker in told.circuit_breakers.items() if breaker.state != _CLOSED]
+    for name, breaker in sorted(tripped, key=lambda each: _FIRST.get(each[1].state, len(_FIRST))):
+        since = "" if breaker.open_seconds is None else f" for {_lasting(breaker.open_seconds)}"
+        why = f": {breaker.reason}" if breaker.reason else ""
+        match breaker.state:
+            case "open":
+                yield f"{name}: circuit breaker open, intake paused{since}{why}; see operations: circuit breakers"
+            case "half_open":
                 asked = "the next event" if name == "sink" else "a question of our own"
-                yield f"{name} gate probing, closed{since}{why}; {asked} shows whether it works again"
+                yield f"{name}: circuit breaker half-open, intake paused{since}{why}; {asked} shows whether it works again"
             case _:
-                yield f"{name} gate {gate.state}: it works again, and takes ever more; nothing to do"
+                yield f"{name}: circuit breaker {breaker.state}: it works again, and gets more and more; nothing to do"
 
 
 def _praise(told: Status) -> str:
     dead = sum(count for name, count in told.queues.items() if name.endswith(".dead-letters"))
     rest = f", but {dead} in the dead letters need a person: crm-sync dead-letters list" if dead else ""
-    return f"all is well: it consumes, and every gate is open{rest}"
+    return f"all is well: it consumes, and every circuit breaker is closed{rest}"
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def draw(seen: Look) -> Iterator[Line]:
     for text in _about(seen.url, seen.status):
         yield printable(text), None
     yield "", None
-    yield from _gates(seen.status)
+    yield from _breakers(seen.status)
     if seen.status.queues:
         yield "", None
         rows = [(name, str(count)) for name, count in seen.status.queues.items()]
@@ -146,14 +146,14 @@ def _about(url: str, told: Status) -> Iterator[str]:
         yield f"so far   {', '.join(f'{name} {count}' for name, count in told.counts.items())}"
 
 
-def _gates(told: Status) -> Iterator[Line]:
+def _breakers(told: Status) -> Iterator[Line]:
     rows = []
     styles: list[str | None] = [None]
-    for name, gate in told.gates.items():
-        since = "-" if gate.closed_seconds is None else _lasting(gate.closed_seconds)
-        rows.append((name, gate.state, since, _in(gate.next_probe_at), gate.reason or "-"))
-        styles.append(None if gate.state == _OPEN else "red" if gate.state == "closed" else "yellow")
-    lines = _columns(("GATE", "STATE", "CLOSED FOR", "NEXT PROBE", "REASON"), rows)
+    for name, breaker in told.circuit_breakers.items():
+        since = "-" if breaker.open_seconds is None else _lasting(breaker.open_seconds)
+        rows.append((name, breaker.state, since, _in(breaker.next_probe_at), breaker.reason or "-"))
+        styles.append(None if breaker.state == _CLOSED else "red" if breaker.state == "open" else "yellow")
+    lines = _columns(("CIRCUIT BREAKER", "STATE", "OPEN FOR", "NEXT PROBE", "REASON"), rows)
     yield from ((text, own or style) for (text, style), own in zip(lines, styles, strict=True))
 
 

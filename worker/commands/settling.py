@@ -14,7 +14,7 @@ from worker.core.errors import PublishError
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.dead_letters import Act, DeadLetters, Letter, Selection, Tally, hold, settle
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.topology import plan
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
 _NAMED_AT_MOST = 20
@@ -34,7 +34,7 @@ class Run:
 @asynccontextmanager
 async def opened(settings: BrokerCommandSettings, at_most: int | None = None) -> AsyncIterator[DeadLetters]:
     """Hold the dead letters on a connection of their own; exits where there is no queue of them."""
-    name = plan(settings).dead_letters
+    name = build_topology(settings).dead_letters
     async with connect(settings.broker.url, "crm-sync dead-letters") as connection:
         try:
             async with hold(connection, name, at_most) as letters:

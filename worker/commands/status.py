@@ -61,21 +61,21 @@ def status(
 ) -> None:
     """Ask a running worker how it is: what is wrong, what to do, and the details.
 
-    First comes one sentence for each thing that is wrong. Then its gates (why
+    First comes one sentence for each thing that is wrong. Then its breakers (why
     each closed, for how long, when it tries again), the broker, the dialer, the
     events in work and waiting, and what became of the others since its start.
-    What a gate or a count means: docs/operations.md.
+    What a breaker or a count means: docs/operations.md.
 
     It asks the worker's /readyz and /status, and needs no secret. The address
     is --url, else that of the settings http.host and http.port.
 
-    Exit status 0 where it consumes and every gate is open, else 1, also where
+    Exit status 0 where it consumes and every breaker is closed, else 1, also where
     no worker answers within 10 seconds.
 
     Examples:
       crm-sync status
       crm-sync status --watch --url http://10.0.0.7:8080
-      crm-sync status --json | jq .status.gates
+      crm-sync status --json | jq .status.breakers
     """
     if watch and (as_json or not out.is_terminal):
         raise typer.BadParameter(

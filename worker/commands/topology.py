@@ -11,13 +11,13 @@ from worker.rabbitmq.connection import connect
 from worker.rabbitmq.topology import (
     Exchange,
     Queue,
-    Standing,
+    QueueState,
     Topology,
+    build_topology,
     declare,
     differences,
+    inspect,
     label,
-    plan,
-    survey,
 )
 from worker.settings import BrokerCommandSettings
 
@@ -44,16 +44,16 @@ def topology(
     if show and check:
         raise typer.BadParameter("choose one of --show and --check", param_hint="--show")
     settings = load_or_exit(BrokerCommandSettings, config)
-    wanted = plan(settings)
+    wanted = build_topology(settings)
     declares = not (show or check)
 
-    async def work(_stop: asyncio.Event) -> tuple[list[Standing], list[Standing], list[str]]:
+    async def work(_stop: asyncio.Event) -> tuple[list[QueueState], list[QueueState], list[str]]:
         async with connect(settings.broker.url, "crm-sync topology") as connection:
-            before = await survey(connection, wanted)
+            before = await inspect(connection, wanted)
             differing = await differences(connection, wanted, missing=False)
             if declares and not differing:
                 await declare(connection, wanted)
-            return before, await survey(connection, wanted), differing
+            return before, await inspect(connection, wanted), differing
 
     before, now, differing = talk_to_broker(settings, work)
     if not check:
@@ -61,7 +61,7 @@ def topology(
     _judge(before, differing, declares=declares, check=check)
 
 
-def _show(wanted: Topology, before: list[Standing], now: list[Standing]) -> None:
+def _show(wanted: Topology, before: list[QueueState], now: list[QueueState]) -> None:
     exchanges, queues, arguments = [], [], []
     for was, is_now in zip(before, now, strict=True):
         state = "missing" if not is_now.exists else "there already" if was.exists else "created"
@@ -84,7 +84,7 @@ def _show(wanted: Topology, before: list[Standing], now: list[Standing]) -> None
     say()
 
 
-def _judge(before: list[Standing], differing: list[str], *, declares: bool, check: bool) -> None:
+def _judge(before: list[QueueState], differing: list[str], *, declares: bool, check: bool) -> None:
     missing = [f"{label(standing.item)}: missing" for standing in before if not standing.exists]
     if differing:
         stop_with(

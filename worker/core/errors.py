@@ -66,7 +66,7 @@ class Fault(StrEnum):
     """It answered this one request with something that fits no known shape."""
 
 
-class Lack(StrEnum):
+class NotReadyReason(StrEnum):
     """What an answer that is not ready yet lacks."""
 
     RECORD = "not_found"
@@ -131,17 +131,17 @@ class LoginRefused(EnrichmentUnavailable):
 class NotReady(ProcessingError):
     """The dialer does not know the call or agent yet, or what it knows is not final."""
 
-    def __init__(self, message: str, lack: Lack = Lack.RECORD) -> None:
+    def __init__(self, message: str, lack: NotReadyReason = NotReadyReason.RECORD) -> None:
         """Take the scrubbed text and what the answer lacks."""
         super().__init__(message)
         self.lack = lack
         self.label = str(lack)
 
 
-class GateClosed(ProcessingError):
+class CircuitOpen(ProcessingError):
     """A dependency is in trouble, or too slow: the event, taken in before that was known, is put off."""
 
-    label = "gate_closed"
+    label = "circuit_open"
 
 
 class DeliveryRejected(ProcessingError):

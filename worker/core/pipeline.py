@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from worker.core.breakers import CircuitBreakers
 from worker.core.disposition import Ack, Disposition, Duplicate, Stage
 from worker.core.errors import InvalidEvent, NotReady
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.gates import Gates
 from worker.core.payload import build_payload, unknown_call
 from worker.core.ports import Enricher, Sink
 from worker.core.records import CallEnrichment, Enrichment, enrichment_from_json
@@ -45,7 +45,7 @@ class Pipeline:
         enricher: Enricher,
         sink: Sink,
         policy: RetryPolicy,
-        gates: Gates,
+        breakers: CircuitBreakers,
         *,
         zone: tzinfo = UTC,
         deliver_not_found: bool = False,
@@ -53,7 +53,7 @@ class Pipeline:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Take the adapters, the rules of retrying, the gates, and the zone of times without an offset.
+        """Take the adapters, the rules of retrying, the breakers, and the zone of times without an offset.
 
         With `deliver_not_found`, a call that the dialer does not know in the end is delivered
         with what the event said instead of becoming a dead letter. A repeat of one of the last
@@ -63,7 +63,7 @@ class Pipeline:
         self._enricher = enricher
         self._sink = sink
         self._policy = policy
-        self._gates = gates
+        self._breakers = breakers
         self._zone = zone
         self._deliver_not_found = deliver_not_found
         self._window = Window(duplicates_window)
@@ -82,7 +82,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever went wrong is the policy's to decide
             outcome.error = error
             event = outcome.event
-            to_blame = event is None or self._gates.failed(error, event.id)
+            to_blame = event is None or self._breakers.failed(error, event.id)
             outcome.disposition = self._policy.decide(
                 error,
                 attempt=inbound.attempt,
@@ -97,7 +97,7 @@ class Pipeline:
             outcome.disposition = Duplicate()
             return
         outcome.stage = Stage.ENRICH
-        self._gates.insist(event.type)
+        self._breakers.check(event.type)
         started = self._timer()
         try:
             outcome.enrichment = carried(inbound, event) or await self._enrich(event, inbound)
@@ -105,12 +105,12 @@ class Pipeline:
             outcome.seconds[Stage.ENRICH] = self._timer() - started
         payload = build_payload(event, outcome.enrichment)
         outcome.stage = Stage.DELIVER
-        self._gates.insist_on_sink()  # it may have closed during the look-up
+        self._breakers.check_sink()  # it may have closed during the look-up
         started = self._timer()
         try:
             outcome.detail = (await self._sink.deliver(payload)).detail
             self._window.add(event)
-            self._gates.delivered()
+            self._breakers.delivered()
         finally:
             outcome.seconds[Stage.DELIVER] = self._timer() - started
 

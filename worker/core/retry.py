@@ -1,9 +1,9 @@
 """When a failed event is tried again: a pure decision.
 
 How long a dependency in trouble is left alone is not decided here but by its
-gate (`worker.core.gate`). An event that is not to blame goes to the first
+breaker (`worker.core.breaker`). An event that is not to blame goes to the first
 tier, so that its copy is back in the work queue, and waits there, when the
-gate probes.
+breaker probes.
 
 Retries happen in one layer, the broker's tiers. Adapters never retry, and the
 one silent repeat of aiohttp (idempotent requests on a dropped keep-alive
@@ -16,15 +16,15 @@ from typing import Self
 
 from worker.core.disposition import DeadLetter, Retry
 from worker.core.errors import (
+    CircuitOpen,
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
     Fault,
-    GateClosed,
     InvalidEvent,
-    Lack,
     NotReady,
+    NotReadyReason,
     ProcessingError,
     Reason,
 )
@@ -37,7 +37,7 @@ LOOK_AGAIN_OFTEN = timedelta(minutes=1)
 
 AFTER_REFUSAL = timedelta(minutes=2)
 """The first tier after a refusal of the sink is the longest up to this: only what others do meanwhile shows
-whether the event alone is refused, and a gate that the refusal closed stays so for longer."""
+whether the event alone is refused, and a breaker that the refusal closed stays so for longer."""
 
 _FINAL: dict[type[Exception], Reason] = {
     InvalidEvent: Reason.INVALID_EVENT,
@@ -89,7 +89,7 @@ class RetryPolicy:
     ) -> Retry | DeadLetter:
         """Decide about an event that failed in its `attempt`th attempt, `age` after it happened.
 
-        `to_blame` is what the gate of the dependency decided about an outage or a refusal: whether it
+        `to_blame` is what the breaker of the dependency decided about an outage or a refusal: whether it
         counts as an attempt of the event. A request to come back later never does; an answer that
         nobody can read and an unexpected error always do.
         """
@@ -97,7 +97,7 @@ class RetryPolicy:
             return DeadLetter(reason, str(error))
         if isinstance(error, NotReady):
             return self._look_again(error, attempt, age)
-        if isinstance(error, GateClosed):
+        if isinstance(error, CircuitOpen):
             return Retry(self.delays[0], attempt, error.label, str(error))
         if isinstance(error, EnrichmentUnavailable | DeliveryUnavailable):
             counts = error.fault is Fault.UNREADABLE or (to_blame and error.fault is not Fault.BUSY)
@@ -115,7 +115,7 @@ class RetryPolicy:
         return age < self.ready_within
 
     def _look_again(self, error: NotReady, attempt: int, age: timedelta) -> Retry | DeadLetter:
-        if error.lack is Lack.RECORD and not self.still_waits(age):
+        if error.lack is NotReadyReason.RECORD and not self.still_waits(age):
             return DeadLetter(Reason.NOT_FOUND, str(error))
         return Retry(LookAgain.within(self.ready_within).after(age), attempt, error.label, str(error))
 

@@ -17,7 +17,7 @@ class Console(structlog.dev.ConsoleRenderer):
     """One line each: time (UTC), level, event, then `name=value` as the code wrote them.
 
     What has no value is left out. A number of seconds or milliseconds is shown
-    with its unit: `duration_ms: 4.2` as `duration=4.2ms`, `closed_seconds: 75`
+    with its unit: `duration_ms: 4.2` as `duration=4.2ms`, `open_seconds: 75`
     as `closed=1m15s`. Whatever could steer a terminal is escaped.
     """
 

@@ -59,7 +59,7 @@ class Metrics:
         self._declare_events()
         self._declare_dialer()
         self._declare_sink()
-        self._declare_gates()
+        self._declare_breakers()
         self._declare_broker()
         self._declare_worker()
 
@@ -132,15 +132,17 @@ class Metrics:
             "status",
         )
 
-    def _declare_gates(self) -> None:
-        self.gate_state = self._gauge(
-            "gate_state",
-            "1 for the state that a gate is in (open, closed, probing, ramping), 0 for the others.",
-            "gate",
+    def _declare_breakers(self) -> None:
+        self.circuit_breaker_state = self._gauge(
+            "circuit_breaker_state",
+            "1 for the state of a circuit breaker (closed, open, half_open, recovering), 0 for the others.",
+            "breaker",
             "state",
         )
-        self.gate_closed_seconds = self._gauge(
-            "gate_closed_seconds", "Seconds since a gate closed, failed probes included; 0 if open.", "gate"
+        self.circuit_breaker_open_seconds = self._gauge(
+            "circuit_breaker_open_seconds",
+            "Seconds since a circuit breaker opened, failed probes included; 0 if closed.",
+            "breaker",
         )
 
     def _declare_broker(self) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import structlog
 
+from worker.core.breaker import BreakerStatus, State
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import BY_THE_BROKER, Fault, ProcessingError, Reason
 from worker.core.events import EventType, Inbound
-from worker.core.gate import GateStatus, State
 from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
 from worker.core.retry import format_delay
@@ -28,7 +28,7 @@ class Reporter:
         """Take the metrics to keep."""
         self.metrics = metrics
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
-        self._gates: dict[str, GateStatus] = {}
+        self._breakers: dict[str, BreakerStatus] = {}
         self._cached = cache(lambda metric, *labels: metric.labels(*labels))
         self.queues: dict[str, int] = {}
         self.counts = {"delivered": 0, "duplicate": 0, "retry": 0, "dead_letter": 0}
@@ -76,29 +76,29 @@ class Reporter:
             duration_ms=_ms(request.seconds),
         )
 
-    def gate(self, status: GateStatus) -> None:
-        """Report that a gate changed its state.
+    def breaker(self, status: BreakerStatus) -> None:
+        """Report that a breaker changed its state.
 
         That a probe failed as the one before is no news, so it is told of at the level info.
         """
-        before = self._gates.get(status.name)
-        as_before = before is not None and (before.state, before.reason) == (State.PROBING, status.reason)
-        self.show_gate(status)
-        facts: dict[str, Any] = {"gate": status.name}
+        before = self._breakers.get(status.name)
+        as_before = before is not None and (before.state, before.reason) == (State.HALF_OPEN, status.reason)
+        self.show_breaker(status)
+        facts: dict[str, Any] = {"breaker": status.name}
         if status.reason is not None:
             facts["reason"] = status.reason
-        if status.closed_for is not None:
-            facts["closed_seconds"] = round(status.closed_for.total_seconds(), 1)
+        if status.open_for is not None:
+            facts["open_seconds"] = round(status.open_for.total_seconds(), 1)
         if status.next_probe_in is not None:
             facts["next_probe_seconds"] = round(status.next_probe_in.total_seconds(), 1)
-        news = status.state is State.CLOSED and not as_before
-        (self._log.warning if news else self._log.info)(f"gate_{status.state}", **facts)
+        news = status.state is State.OPEN and not as_before
+        (self._log.warning if news else self._log.info)(f"circuit_{status.state}", **facts)
 
-    def show_gate(self, status: GateStatus) -> None:
-        """Let the metrics show the state of a gate."""
-        self._gates[status.name] = status
+    def show_breaker(self, status: BreakerStatus) -> None:
+        """Let the metrics show the state of a breaker."""
+        self._breakers[status.name] = status
         for state in State:
-            self._cached(self.metrics.gate_state, status.name, state).set(state is status.state)
+            self._cached(self.metrics.circuit_breaker_state, status.name, state).set(state is status.state)
 
     def posted(self, status: str) -> None:
         """Count what became of one try to deliver."""

@@ -246,7 +246,7 @@ class Supervisor:
             intake = self.state.intake = self._make_intake()
             counting = asyncio.create_task(self._count(consuming))
             counting.add_done_callback(partial(_break_off_if_failed, intake))
-            publishing.close_callbacks.add(lambda _, error: intake.break_off(error))
+            publishing.close_callbacks.add(lambda _, error: intake.fail(error))
             try:
                 await intake.start(consuming)
                 self.state.consuming, self.state.connections = True, self.state.connections + 1
@@ -256,7 +256,7 @@ class Supervisor:
                 _log.info(
                     "consuming", broker=address(self._url), queues=list(self._topology.work_queues.values())
                 )
-                await _first(stop, intake.broken)
+                await _first(stop, intake.failed)
             finally:
                 self.state.consuming = False
                 await intake.stop(self._drain if stop.is_set() else min(self._drain, DRAIN_WHEN_BROKEN))
@@ -295,19 +295,19 @@ class Supervisor:
 
 def _break_off_if_failed(intake: Intake, task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        intake.break_off(error)
+        intake.fail(error)
 
 
-async def _first(stop: asyncio.Event, broken: asyncio.Future[None]) -> None:
+async def _first(stop: asyncio.Event, failed: asyncio.Future[None]) -> None:
     """Wait for the stop, or raise what broke."""
     stopping = asyncio.ensure_future(stop.wait())
-    either: list[asyncio.Future[Any]] = [stopping, broken]
+    either: list[asyncio.Future[Any]] = [stopping, failed]
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
     if not stop.is_set():
-        await broken
+        await failed
 
 
 def backoff(failures: int, longest: float) -> float:

@@ -57,7 +57,7 @@ class Delivery:
         except Exception as error:
             raise PublishError("the channel closed before the acknowledgement was sent") from error
 
-    async def give_back(self) -> None:
+    async def requeue(self) -> None:
         """Put the message back into its queue, if that is still ours to do. Never raises."""
         if not self.settled:
             with suppress(Exception):  # a closed channel has given it back already

@@ -32,7 +32,7 @@ class Source:
         channel: AbstractChannel,
         underlay: Underlay,
         on_message: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
-        on_broken: Callable[[BaseException | None], None],
+        on_failed: Callable[[BaseException | None], None],
     ) -> None:
         """Take what `open` does, and the channel that it opened, with the one below it."""
         self.kind = kind
@@ -40,7 +40,7 @@ class Source:
         self._queue = queue
         self._channel = channel
         self._on_message = on_message
-        self._on_broken = on_broken
+        self._on_failed = on_failed
         self._tag: str | None = None
         self._prefetch = 0
         channel.close_callbacks.add(self._on_channel_closed)
@@ -53,13 +53,13 @@ class Source:
         kind: EventType,
         queue: str,
         on_message: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
-        on_broken: Callable[[BaseException | None], None],
+        on_failed: Callable[[BaseException | None], None],
     ) -> Self:
         """Open a channel for a queue; take who gets each message, and who is told that no more can come."""
         channel = await connection.channel(publisher_confirms=False)
-        return cls(kind, queue, channel, await channel.get_underlay_channel(), on_message, on_broken)
+        return cls(kind, queue, channel, await channel.get_underlay_channel(), on_message, on_failed)
 
-    async def flow(self, prefetch: int) -> None:
+    async def set_prefetch(self, prefetch: int) -> None:
         """Consume with so many messages in hand at most; 0 stops consuming.
 
         A prefetch counts from the next consumer on, so a change replaces the
@@ -78,7 +78,7 @@ class Source:
             consume = self.underlay.basic_consume(self._queue, self._on_message, timeout=RPC_TIMEOUT)
             self._tag = (await consume).consumer_tag
 
-    async def take_one(self) -> DeliveredMessage | None:
+    async def get_one(self) -> DeliveredMessage | None:
         """Give one message, or `None` where the queue is empty."""
         message = await self.underlay.basic_get(self._queue, timeout=RPC_TIMEOUT)
         return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
@@ -104,10 +104,10 @@ class Source:
                         raise
 
     def _on_channel_closed(self, _channel: object, error: BaseException | None) -> None:
-        self._on_broken(error)
+        self._on_failed(error)
 
     def _on_cancelled(self, _frame: object) -> None:
-        self._on_broken(ConnectionError(_CANCELLED))
+        self._on_failed(ConnectionError(_CANCELLED))
 
 
 def is_being_cancelled() -> bool:

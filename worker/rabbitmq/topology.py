@@ -72,7 +72,7 @@ class Topology:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueueState:
     """What stands of one exchange or queue. Messages (those nobody holds) and consumers are a queue's."""
 
     item: Exchange | Queue
@@ -81,7 +81,7 @@ class Standing:
     consumers: int = 0
 
 
-def plan(settings: BrokerCommandSettings) -> Topology:
+def build_topology(settings: BrokerCommandSettings) -> Topology:
     """Work out the topology that the settings ask for."""
     namespace = settings.broker.namespace
     events, work, dead = settings.broker.events_exchange, f"{namespace}.work", f"{namespace}.dead-letters"
@@ -140,7 +140,7 @@ async def differences(
 ) -> list[str]:
     """Name each thing that is missing (where wanted) or stands with other arguments. Changes nothing."""
     found: list[str] = []
-    for standing in await survey(connection, topology):
+    for standing in await inspect(connection, topology):
         item = standing.item
         if not standing.exists:
             if missing:
@@ -150,7 +150,7 @@ async def differences(
     return found
 
 
-async def survey(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> list[Standing]:
+async def inspect(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> list[QueueState]:
     """Tell of each exchange and queue whether it stands, whatever its arguments. Changes nothing."""
     items: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
     return [await _look_at(connection, item) for item in items]
@@ -174,21 +174,21 @@ def label(item: Exchange | Queue) -> str:
     return f"{type(item).__name__.lower()} {item.name}"
 
 
-async def _look_at(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> Standing:
+async def _look_at(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> QueueState:
     try:
         async with connection.channel() as channel:
             if isinstance(item, Exchange):
                 await channel.declare_exchange(item.name, passive=True, timeout=_RPC_TIMEOUT)
-                return Standing(item, exists=True)
+                return QueueState(item, exists=True)
             queue = await channel.declare_queue(item.name, passive=True, timeout=_RPC_TIMEOUT)
             counts = queue.declaration_result
-            return Standing(
+            return QueueState(
                 item, exists=True, messages=counts.message_count or 0, consumers=counts.consumer_count or 0
             )
     except aiormq.ChannelNotFoundEntity:
-        return Standing(item, exists=False)
+        return QueueState(item, exists=False)
     except aiormq.ChannelLockedResource:  # exclusive to another connection
-        return Standing(item, exists=True)
+        return QueueState(item, exists=True)
 
 
 async def _compare(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> list[str]:

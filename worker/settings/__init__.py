@@ -4,7 +4,7 @@ from worker.settings.load import SettingsError, load
 from worker.settings.tree import (
     BrokerCommandSettings,
     BrokerSettings,
-    GateSettings,
+    CircuitBreakerSettings,
     HttpSettings,
     LogSettings,
     RetrySettings,
@@ -16,7 +16,7 @@ from worker.settings.tree import (
 __all__ = [
     "BrokerCommandSettings",
     "BrokerSettings",
-    "GateSettings",
+    "CircuitBreakerSettings",
     "HttpSettings",
     "LogSettings",
     "RetrySettings",

@@ -218,6 +218,14 @@ def _is_link(name: str, value: str) -> bool:
     return is_port or _SERVICE_LINK.fullmatch(name) is not None
 
 
+_RENAMED = {"gates": "circuit_breakers"}
+"""The sections of the settings that were renamed, by their old names."""
+
+
 def _no_such(name: str, known: Iterable[str]) -> str:
+    for old, new in _RENAMED.items():
+        if name == old or name.startswith((f"{old}.", f"{PREFIX}{old.upper()}__")):
+            renamed = name.replace(old, new, 1).replace(old.upper(), new.upper(), 1)
+            return f"{name}: is now called {renamed}"
     close = difflib.get_close_matches(name.upper() if name.upper().startswith(PREFIX) else name, known, 1)
     return f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")

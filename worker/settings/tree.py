@@ -302,7 +302,7 @@ class RetrySettings(_Section):
     max_attempts: int = Field(12, ge=1, le=1000, description="Attempts before the dead letters.")
 
 
-class GateSettings(_Section):
+class CircuitBreakerSettings(_Section):
     """Waits for a dependency that is down."""
 
     probe_max: Duration = Field(
@@ -364,7 +364,7 @@ class Settings(BrokerCommandSettings):
 
     vicidial: VicidialSettings = Field(default={}, validate_default=True)
     sink: SinkSettings = Field(default={}, validate_default=True)
-    gates: GateSettings = Field(default={}, validate_default=True)
+    circuit_breakers: CircuitBreakerSettings = Field(default={}, validate_default=True)
     http: HttpSettings = Field(default={}, validate_default=True)
     max_in_flight: int = Field(64, ge=1, le=10_000, description="Events in work at one time.")
     drain: Duration = Field(

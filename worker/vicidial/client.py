@@ -23,12 +23,12 @@ import aiohttp
 from yarl import URL
 
 from worker import __version__
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     EnrichmentUnavailable,
     Fault,
     ProcessingError,
 )
-from worker.core.gates import Gates
 from worker.core.ports import DialerRequest
 from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
@@ -81,14 +81,14 @@ class DialerClient:
         self,
         settings: VicidialSettings,
         session: aiohttp.ClientSession,
-        gates: Gates,
+        breakers: CircuitBreakers,
         *,
         observe: Callable[[DialerRequest], None] = lambda _: None,
         on_password: Callable[[str], None] = lambda _: None,
         tracing: Tracing = UNTRACED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the session from `open_session`, and the gates that the requests' ends open and close.
+        """Take the session from `open_session`, and the breakers that the requests' ends open and close.
 
         `observe` is called with each request, `on_password` with each new password that its file holds.
         """
@@ -97,8 +97,8 @@ class DialerClient:
         self._session = session
         password = settings.password.get_secret_value()
         reread = None if settings.password_file is None else self._reread_password
-        lockout = LockoutGuard(gates.refused_probe.total_seconds(), password, reread, clock)
-        self.guard = Guard(gates, lockout, max_concurrency=settings.max_concurrency, clock=clock)
+        lockout = LockoutGuard(breakers.refused_probe.total_seconds(), password, reread, clock)
+        self.guard = Guard(breakers, lockout, max_concurrency=settings.max_concurrency, clock=clock)
         self._tracing = tracing
         self._server = Server.of(settings.url, shown=True)
         self._observe = observe

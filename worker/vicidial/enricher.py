@@ -7,13 +7,13 @@ from functools import partial
 from typing import TypeVar
 
 from worker.core.errors import (
+    CircuitOpen,
     EnrichmentRejected,
     EnrichmentUnavailable,
     Fault,
-    GateClosed,
-    Lack,
     LeftOut,
     NotReady,
+    NotReadyReason,
     ProcessingError,
 )
 from worker.core.events import Event, EventType
@@ -25,7 +25,7 @@ from worker.vicidial.call_id import REPEATS_AFTER, parse_call_id
 from worker.vicidial.client import DialerClient
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.extras import FoundRecording, KnownCampaign, UserDetails
-from worker.vicidial.lookups import Lookups
+from worker.vicidial.lookups import SingleFlight
 from worker.vicidial.rows import DialerTimes
 
 _K = TypeVar("_K", bound=Hashable)
@@ -60,18 +60,18 @@ class VicidialEnricher:
         """Take the client; `on_hit` is called at each use of a kept answer, with the function's name."""
         self._client = client
         self._clock = clock
-        self._calls = Lookups[_Asked[str], _Read[CallEnrichment]]()
-        self._agents = Lookups[str, AgentEnrichment](
+        self._calls = SingleFlight[_Asked[str], _Read[CallEnrichment]]()
+        self._agents = SingleFlight[str, AgentEnrichment](
             settings.agent_campaigns_cache, on_hit=partial(on_hit, "agent_campaigns")
         )
-        self._campaigns = Lookups[str, dict[str, KnownCampaign]](
+        self._campaigns = SingleFlight[str, dict[str, KnownCampaign]](
             settings.campaigns_list_cache, on_hit=partial(on_hit, "campaigns_list")
         )
-        self._proofs = Lookups[tuple[str, str], bool](settings.campaigns_list_cache)
-        self._details = Lookups[str, UserDetails | None](
+        self._proofs = SingleFlight[tuple[str, str], bool](settings.campaigns_list_cache)
+        self._details = SingleFlight[str, UserDetails | None](
             settings.user_details_cache, on_hit=partial(on_hit, "user_details")
         )
-        self._recordings = Lookups[_Asked[recordings.Search], _Read[list[FoundRecording]]]()
+        self._recordings = SingleFlight[_Asked[recordings.Search], _Read[list[FoundRecording]]]()
         self._settings = settings
 
     async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
@@ -97,7 +97,7 @@ class VicidialEnricher:
             found = found.model_copy(update={"call": found.call.model_copy(update=unknown)})
         if patient and not found.final:
             status = found.call.status or "empty"
-            raise NotReady(f"the call's status is {status}, which is not final", Lack.FINAL_STATUS)
+            raise NotReady(f"the call's status is {status}, which is not final", NotReadyReason.FINAL_STATUS)
         if not self._settings.recording_lookup or found.call.recordings is not None:
             return found
         return await self._with_recordings(found, event, times)
@@ -156,7 +156,9 @@ class VicidialEnricher:
         found = await self._with_names(found)
         if patient and expected and (missing := check_access(expected, found).missing):
             named = ", ".join(missing[:_MOST_NAMED])
-            raise NotReady(f"the agent has not been given the campaigns {named} yet", Lack.CAMPAIGNS)
+            raise NotReady(
+                f"the agent has not been given the campaigns {named} yet", NotReadyReason.CAMPAIGNS
+            )
         return await self._with_details(found)
 
     async def _with_names(self, found: AgentEnrichment) -> AgentEnrichment:
@@ -215,7 +217,7 @@ class VicidialEnricher:
 
 
 async def _shared(
-    flights: Lookups[_Asked[_K], _Read[_V]],
+    flights: SingleFlight[_Asked[_K], _Read[_V]],
     key: _K,
     ask: Callable[[], Awaitable[_V]],
     times: DialerTimes,
@@ -251,7 +253,7 @@ async def _if_possible(look_up: Callable[[], Awaitable[_V]]) -> _V | None:
     """Return the answer of an optional function, or `None` if it is left out or fails."""
     try:
         return await look_up()
-    except GateClosed:
+    except CircuitOpen:
         raise  # the dialer itself is in trouble: look all of it up later
     except (LeftOut, ProcessingError):
         return None  # the log says why

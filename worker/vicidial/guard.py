@@ -2,7 +2,7 @@
 
 `request` is the one way through. On the way in it asks, in this order:
 
-1. the circuit breakers (`worker.core.gates`): the dialer, and the function that is asked;
+1. the circuit breakers (`worker.core.breakers`): the dialer, and the function that is asked;
 2. the concurrency limiter (`worker.vicidial.limit`): a place, or a wait for one with a deadline;
 3. the breakers again, as that wait may have been long;
 4. the login lockout guard (`worker.vicidial.lockout`).
@@ -24,19 +24,19 @@ from types import MappingProxyType
 
 import structlog
 
+from worker.core.breaker import BreakerStatus, CircuitBreaker, State
+from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
+    CircuitOpen,
     EnrichmentRejected,
     EnrichmentUnavailable,
     Fault,
     FunctionRefused,
-    GateClosed,
     LeftOut,
     LoginRefused,
     NotReady,
 )
-from worker.core.gate import Gate, GateStatus, State
-from worker.core.gates import Gates
-from worker.vicidial.limit import AdaptiveLimit, NoPlaceError, Places
+from worker.vicidial.limit import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 from worker.vicidial.lockout import LockoutGuard
 
 OPTIONAL: Mapping[str, str] = MappingProxyType(
@@ -61,27 +61,27 @@ class Guard:
 
     def __init__(
         self,
-        gates: Gates,
+        breakers: CircuitBreakers,
         lockout: LockoutGuard,
         *,
         max_concurrency: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the breakers that events have to pass; those of the optional functions wait as they do."""
-        self.gates = gates
+        self.breakers = breakers
         self.lockout = lockout
         self.vouches: Callable[[str], Awaitable[bool]] = _nobody_vouches
         """Returns whether the dialer answers a question of our own to this function."""
         self._limit = AdaptiveLimit(max_concurrency, clock)
-        self._places = Places(self._limit, max_concurrency)
+        self._places = ConcurrencyLimiter(self._limit, max_concurrency)
         self._trying = set[str]()
         self._reported = set[str]()
         self._optional = {
-            name: Gate(
+            name: CircuitBreaker(
                 name,
                 full=1,
-                probe_max=gates.probe_max,
-                refused_probe=gates.refused_probe,
+                probe_max=breakers.probe_max,
+                refused_probe=breakers.refused_probe,
                 failures_in_a_row=FAILURES_IN_A_ROW,
                 clock=clock,
                 on_change=self._report_optional,
@@ -99,12 +99,12 @@ class Guard:
         """The refusal for which nothing is sent to the dialer now, in words; `None` if there is none."""
         if self.lockout.refusing:
             return self.lockout.message
-        return self.gates.dialer.status().reason if self.gates.dialer.refused else None
+        return self.breakers.dialer.status().reason if self.breakers.dialer.refused else None
 
     def left_out(self, function: str) -> str | None:
         """Return why an optional function is not asked now; `None` if it is."""
         status = self._optional[function].status()
-        return status.reason if status.state in (State.CLOSED, State.PROBING) else None
+        return status.reason if status.state in (State.OPEN, State.HALF_OPEN) else None
 
     def leaves_out(self, function: str) -> bool:
         """Return whether an optional function is not asked now."""
@@ -121,7 +121,7 @@ class Guard:
             async with self._optional_request(function):
                 yield
             return
-        check = partial(self.gates.insist_on, function)
+        check = partial(self.breakers.check_function, function)
         check()
         try:
             async with self._sending(function, check):
@@ -130,9 +130,9 @@ class Guard:
             error.to_blame = await self._judge(function, subject, error)
             raise
         except (NotReady, EnrichmentRejected):
-            self.gates.answered(function)
+            self.breakers.answered(function)
             raise
-        self.gates.answered(function)
+        self.breakers.answered(function)
 
     @asynccontextmanager
     async def own_question(self, function: str) -> AsyncIterator[None]:
@@ -148,16 +148,16 @@ class Guard:
             raise
         except EnrichmentUnavailable as error:
             if error.fault is not Fault.UNREADABLE or self.lockout.refusing:
-                self.gates.probed_in_vain(function, error)
+                self.breakers.probed_in_vain(function, error)
                 raise
         except (NotReady, EnrichmentRejected):
             pass
-        self.gates.probed(function)
+        self.breakers.probed(function)
 
     @asynccontextmanager
     async def _optional_request(self, function: str) -> AsyncIterator[None]:
-        gate = self._optional[function]
-        check = partial(self._insist_on_optional, function)
+        breaker = self._optional[function]
+        check = partial(self._check_optional, function)
         check()
         try:
             async with self._sending(function, check, optional=True):
@@ -169,18 +169,18 @@ class Guard:
         except LoginRefused:
             raise
         except EnrichmentUnavailable as error:
-            gate.failed(error.fault, str(error))
+            breaker.failed(error.fault, str(error))
             raise
         except (NotReady, EnrichmentRejected):
-            gate.succeeded()
+            breaker.succeeded()
             raise
-        gate.succeeded()
+        breaker.succeeded()
 
-    def _insist_on_optional(self, function: str) -> None:
-        self.gates.insist_on(function)
-        gate = self._optional[function]
-        if gate.room() == 0 or (gate.state is State.PROBING and function in self._trying):
-            raise LeftOut(f"{function} is left out for now: {gate.status().reason}")
+    def _check_optional(self, function: str) -> None:
+        self.breakers.check_function(function)
+        breaker = self._optional[function]
+        if breaker.capacity() == 0 or (breaker.state is State.HALF_OPEN and function in self._trying):
+            raise LeftOut(f"{function} is left out for now: {breaker.status().reason}")
 
     @asynccontextmanager
     async def _sending(
@@ -197,10 +197,10 @@ class Guard:
                 check()
                 with self._permitted(), nullcontext() if optional else self._timed(function):
                     yield
-        except NoPlaceError as error:
+        except AtCapacityError as error:
             if optional:
                 raise EnrichmentUnavailable(str(error)) from error
-            raise GateClosed(str(error)) from error
+            raise CircuitOpen(str(error)) from error
 
     @contextmanager
     def _permitted(self) -> Iterator[None]:
@@ -209,7 +209,7 @@ class Guard:
             yield
         except LoginRefused as error:
             self.lockout.refused(permit, str(error))
-            self.gates.login_refused(error, timedelta(seconds=self.lockout.next_try_in()))
+            self.breakers.login_refused(error, timedelta(seconds=self.lockout.next_try_in()))
             raise
         except (NotReady, EnrichmentRejected, FunctionRefused):
             self.lockout.accepted(permit)  # an answer, if not the wanted one: the login is good
@@ -246,19 +246,19 @@ class Guard:
         """Record that an event's request failed. Return whether it counts as an attempt of the event."""
         if isinstance(error, LoginRefused):
             return False  # recorded already, and nobody's fault but the password's
-        dialer = self.gates.dialer
+        dialer = self.breakers.dialer
         in_doubt = error.fault is Fault.OUTAGE and dialer.in_doubt
         if in_doubt and await self.vouches(function) and dialer.failed_alone(f"{function} {subject}"):
             return True
-        return self.gates.unanswered(function, error, subject)
+        return self.breakers.unanswered(function, error, subject)
 
-    def _report_optional(self, status: GateStatus) -> None:
+    def _report_optional(self, status: BreakerStatus) -> None:
         """Log once that an optional function is left out, and once that it works again."""
         name = status.name
-        if status.state is State.RAMPING:
+        if status.state is State.RECOVERING:
             self._reported.discard(name)
             _log.info("dialer_extra_allowed", function=name)
-        elif status.state is State.CLOSED and name not in self._reported:
+        elif status.state is State.OPEN and name not in self._reported:
             self._reported.add(name)
             if self._optional[name].refused:
                 _log.warning("dialer_extra_refused", function=name, error=status.reason, null=OPTIONAL[name])

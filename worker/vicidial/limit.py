@@ -216,11 +216,11 @@ def _median(values: Collection[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2]
 
 
-class NoPlaceError(Exception):
+class AtCapacityError(Exception):
     """No place became free in time."""
 
 
-class Places:
+class ConcurrencyLimiter:
     """Lets at most `limit.limit` requests go at one time, the others in the order in which they came.
 
     The limit may change at any time. A higher one is seen at the next release; under a lower one nobody is
@@ -278,7 +278,7 @@ class Places:
             async with asyncio.timeout(LONGEST_WAIT):
                 await self._turn(place, line, optional=optional)
         except TimeoutError as error:
-            raise NoPlaceError(
+            raise AtCapacityError(
                 f"the dialer is too slow: no place for one more request fell free within {LONGEST_WAIT:g} s"
             ) from error
 

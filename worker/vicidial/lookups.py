@@ -15,7 +15,7 @@ _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 
-class Lookups(Generic[_K, _V]):
+class SingleFlight(Generic[_K, _V]):
     """The look-ups of one function, by what is asked: never two of the same at one time."""
 
     def __init__(

@@ -9,7 +9,7 @@ import structlog
 
 from worker.core.errors import EnrichmentUnavailable, LoginRefused, ProcessingError
 from worker.vicidial.client import DialerClient
-from worker.vicidial.lookups import Lookups
+from worker.vicidial.lookups import SingleFlight
 
 ANSWERS_TO_VOUCH = 3
 """Answers in a row that show a dialer to be well: if every other request fails, one may come by chance."""
@@ -20,19 +20,19 @@ _log = structlog.get_logger()
 
 
 class Prober:
-    """Asks the questions that the gates of the dialer wait for."""
+    """Asks the questions that the breakers of the dialer wait for."""
 
     def __init__(self, client: DialerClient, changed: asyncio.Event) -> None:
-        """Take the client, and what is set at each change of a gate's state."""
+        """Take the client, and what is set at each change of a breaker's state."""
         self._client = client
         self._guard = client.guard
-        self._gates = client.guard.gates
+        self._breakers = client.guard.breakers
         self._changed = changed
-        self._rounds = Lookups[str, bool]()
+        self._rounds = SingleFlight[str, bool]()
         self._guard.vouches = self.vouches
 
     async def watch(self) -> Never:
-        """Probe whenever a gate is due, until cancelled."""
+        """Probe whenever a breaker is due, until cancelled."""
         while True:
             self._changed.clear()
             await self.probe_what_is_due()
@@ -41,10 +41,10 @@ class Prober:
                     await self._changed.wait()
 
     async def probe_what_is_due(self) -> None:
-        """Ask what the gates want to be asked now. A password that has changed is due at once."""
+        """Ask what the breakers want to be asked now. A password that has changed is due at once."""
         if self._guard.lockout.refusing and self._guard.lockout.ready_in() == 0:
-            self._gates.dialer.probe_now()
-        for function in self._gates.to_probe():
+            self._breakers.dialer.probe_now()
+        for function in self._breakers.to_probe():
             await self._probe(function)
 
     async def vouches(self, function: str) -> bool:
@@ -65,10 +65,10 @@ class Prober:
     def _next_look(self) -> float | None:
         if self._guard.lockout.refusing:
             return LOOK_AT_PASSWORD_EVERY
-        return self._gates.next_change_in()
+        return self._breakers.next_change_in()
 
     async def _probe(self, function: str) -> None:
-        dialer, lockout = self._gates.dialer, self._guard.lockout
+        dialer, lockout = self._breakers.dialer, self._guard.lockout
         if (wait := lockout.ready_in()) > 0:
             dialer.postpone(timedelta(seconds=wait))
             return
@@ -77,7 +77,9 @@ class Prober:
         except LoginRefused:
             dialer.postpone(timedelta(seconds=max(1.0, lockout.ready_in())))
         except ProcessingError:
-            pass  # the gates know
+            pass  # the breakers know
         except Exception as error:  # noqa: BLE001 - a bug of ours must not end the probing
             _log.error("dialer_probe_failed", exc_info=error)
-            self._gates.probed_in_vain(function, EnrichmentUnavailable("our own question met a bug of ours"))
+            self._breakers.probed_in_vain(
+                function, EnrichmentUnavailable("our own question met a bug of ours")
+            )

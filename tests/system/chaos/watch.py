@@ -19,7 +19,7 @@ _LOOKS = 4
 class Watch:
     """Asks every worker for `/readyz` and `/status` again and again, and the broker who consumes.
 
-    A worker that says it is ready while no gate pauses it has to have a consumer on the broker; it may be
+    A worker that says it is ready while no breaker pauses it has to have a consumer on the broker; it may be
     wrong for `notices_within` seconds, and for a few looks, which take long on a slow machine. One that ends
     by itself with a failure is started again, as Kubernetes does it; one that ends as if all were well is
     wrong.
@@ -128,6 +128,8 @@ class Watch:
 
 
 def _unpaused(status: dict[str, Any] | None) -> bool:
-    """Tell whether no gate is a reason for consuming nothing."""
-    states = {"closed"} if status is None else {gate["state"] for gate in status["gates"].values()}
-    return states <= {"open", "ramping"}
+    """Tell whether no breaker is a reason for consuming nothing."""
+    states = (
+        {"open"} if status is None else {breaker["state"] for breaker in status["circuit_breakers"].values()}
+    )
+    return states <= {"closed", "recovering"}

@@ -1,4 +1,4 @@
-"""All the gates, which of them an event has to pass, and how many events are in work behind them."""
+"""All the breakers, which of them an event has to pass, and how many events are in work behind them."""
 
 import time
 from collections import Counter
@@ -6,29 +6,29 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 
+from worker.core.breaker import BreakerStatus, CircuitBreaker, State
 from worker.core.errors import (
+    CircuitOpen,
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentUnavailable,
     Fault,
     FunctionRefused,
-    GateClosed,
     LoginRefused,
 )
 from worker.core.events import EventType
-from worker.core.gate import Gate, GateStatus, State
 
 FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
     {EventType.CALL_ENDED: "callid_info", EventType.AGENT_ONBOARDED: "agent_campaigns"}
 )
-"""The dialer's function that each type of event can't do without: its name is also that of its gate."""
+"""The dialer's function that each type of event can't do without: its name is also that of its breaker."""
 
 LONGEST_START = 2.0
 """Seconds after its first event at which a process that still lives has full room."""
 
 
-class Gates:
-    """One gate for the dialer, one for the sink, and one for the function that each type of event needs.
+class CircuitBreakers:
+    """One breaker for the dialer, one for the sink, and one for the function that each type of event needs.
 
     So a missing permission holds up the events that need it, and no others. The sink is probed with an event;
     the dialer and its functions with questions of our own, which somebody has to ask (`to_probe`).
@@ -42,17 +42,17 @@ class Gates:
         refused_probe: timedelta,
         slow_start: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        on_change: Callable[[GateStatus], None] = lambda _: None,
+        on_change: Callable[[BreakerStatus], None] = lambda _: None,
     ) -> None:
-        """Open them all, each with room for `full` events; see `worker.core.gate.Gate` for the rest.
+        """Open them all, each with room for `full` events; see `worker.core.breaker.Circuit breaker` for the rest.
 
         With `slow_start` there is room for one event at first, then for two, four, …, for two seconds
         at most: where an event kills the process, the broker counts a delivery of all that were in
         hand, and their number is limited.
         """
 
-        def make(name: str, *, own_question: bool = True) -> Gate:
-            return Gate(
+        def make(name: str, *, own_question: bool = True) -> CircuitBreaker:
+            return CircuitBreaker(
                 name,
                 full=full,
                 probe_max=probe_max,
@@ -73,10 +73,10 @@ class Gates:
         self._on_change = on_change
         self._wake: Callable[[], None] = lambda: None
         self._in_work = Counter[EventType]()
-        self._start_room = 1 if slow_start else full
+        self._start_capacity = 1 if slow_start else full
         self._ended = 0
         self._start_until: float | None = None
-        self.all_open = self._start_room == full
+        self.all_closed = self._start_capacity == full
         """Whether there is full room for every event."""
 
     def watch(self, wake: Callable[[], None]) -> None:
@@ -97,92 +97,92 @@ class Gates:
     def end(self, kind: EventType) -> None:
         """Count an event of this type no more."""
         self._in_work[kind] -= 1
-        if self._start_room < self.full:
+        if self._start_capacity < self.full:
             self._grow_from_start()
 
-    def room(self, kind: EventType) -> int:
+    def capacity(self, kind: EventType) -> int:
         """Return how many events of a type may be in work now.
 
-        A closed gate whose time has come begins to probe.
+        An open breaker whose time has come begins to probe.
         """
-        if self.all_open:
+        if self.all_closed:
             return self.full
-        return min(self._shared_room(), self.functions[FUNCTIONS[kind]].room())
+        return min(self._shared_capacity(), self.functions[FUNCTIONS[kind]].capacity())
 
-    def _shared_room(self) -> int:
-        if self._start_room < self.full and self._start_until and self._clock() >= self._start_until:
+    def _shared_capacity(self) -> int:
+        if self._start_capacity < self.full and self._start_until and self._clock() >= self._start_until:
             self._end_start()
-        return min(self._start_room, self.dialer.room(), self.sink.room())
+        return min(self._start_capacity, self.dialer.capacity(), self.sink.capacity())
 
     def _grow_from_start(self) -> None:
         """Let the room double after as many events as it holds: so far the process has outlived them."""
         self._ended += 1
-        if self._ended >= self._start_room:
+        if self._ended >= self._start_capacity:
             self._ended = 0
-            self._start_room = min(2 * self._start_room, self.full)
-            if self._start_room == self.full:
+            self._start_capacity = min(2 * self._start_capacity, self.full)
+            if self._start_capacity == self.full:
                 self._end_start()
 
     def _end_start(self) -> None:
-        self._start_room = self.full
-        self._note_whether_open()
+        self._start_capacity = self.full
+        self._note_whether_closed()
         self._wake()
 
-    def _note_whether_open(self) -> None:
-        started = self._start_room == self.full
-        self.all_open = started and all(gate.state is State.OPEN for gate in self._all)
+    def _note_whether_closed(self) -> None:
+        started = self._start_capacity == self.full
+        self.all_closed = started and all(breaker.state is State.CLOSED for breaker in self._all)
 
-    def insist(self, kind: EventType) -> None:
+    def check(self, kind: EventType) -> None:
         """Raise `GateClosed` if no event of this type may be worked on now."""
-        if self.all_open or self.room(kind) > 0:
+        if self.all_closed or self.capacity(kind) > 0:
             return
-        self._turn_away(self.dialer, self.sink, self.functions[FUNCTIONS[kind]])
+        self._raise_if_open(self.dialer, self.sink, self.functions[FUNCTIONS[kind]])
 
-    def insist_on(self, function: str) -> None:
+    def check_function(self, function: str) -> None:
         """Raise `GateClosed` if no event may ask this function of the dialer now."""
-        if self.all_open:
+        if self.all_closed:
             return
-        self._turn_away(self.dialer, *filter(None, [self.functions.get(function)]))
+        self._raise_if_open(self.dialer, *filter(None, [self.functions.get(function)]))
 
-    def insist_on_sink(self) -> None:
+    def check_sink(self) -> None:
         """Raise `GateClosed` if nothing may be delivered now."""
-        if not self.all_open:
-            self._turn_away(self.sink)
+        if not self.all_closed:
+            self._raise_if_open(self.sink)
 
-    def _turn_away(self, *needed: Gate) -> None:
-        shut = [gate.status() for gate in needed if gate.room() == 0]
+    def _raise_if_open(self, *needed: CircuitBreaker) -> None:
+        shut = [breaker.status() for breaker in needed if breaker.capacity() == 0]
         if shut:
-            raise GateClosed("; ".join(f"{each.name}: {each.reason}" for each in shut))
+            raise CircuitOpen("; ".join(f"{each.name}: {each.reason}" for each in shut))
 
-    def crowded(self, kind: EventType) -> bool:
+    def at_capacity(self, kind: EventType) -> bool:
         """Tell whether an event of this type has to wait until others have ended, as they fill the room.
 
         Where there is no room at all it need not wait: `insist` turns it away.
         """
-        if self.all_open or (room := self.room(kind)) == 0:
+        if self.all_closed or (capacity := self.capacity(kind)) == 0:
             return False
-        return self._in_work.total() >= self._shared_room() or self._in_work[kind] >= room
+        return self._in_work.total() >= self._shared_capacity() or self._in_work[kind] >= capacity
 
     def probing(self, kind: EventType) -> bool:
         """Return whether a single event of this type is wanted, to see whether the sink works again."""
-        return self.room(kind) > 0 and self.sink.state is State.PROBING  # the room begins the probing
+        return self.capacity(kind) > 0 and self.sink.state is State.HALF_OPEN  # the room begins the probing
 
     def to_probe(self) -> list[str]:
         """Return the dialer's functions of which a question of our own has to be asked now."""
-        if self.all_open:
+        if self.all_closed:
             return []
-        self.dialer.room()
-        if self.dialer.state is State.PROBING:
+        self.dialer.capacity()
+        if self.dialer.state is State.HALF_OPEN:
             return [self._suspect]
-        if self.dialer.state is State.CLOSED:
+        if self.dialer.state is State.OPEN:
             return []
-        due = [name for name, gate in self.functions.items() if gate.room() == 0]
-        return [name for name in due if self.functions[name].state is State.PROBING]
+        due = [name for name, breaker in self.functions.items() if breaker.capacity() == 0]
+        return [name for name in due if self.functions[name].state is State.HALF_OPEN]
 
     def next_change_in(self) -> float | None:
-        """Give the seconds, at least 0, until some room may grow by itself; see `Gate.next_change`."""
-        times = [when for gate in self._all if (when := gate.next_change()) is not None]
-        if self._start_room < self.full and self._start_until is not None:
+        """Give the seconds, at least 0, until some room may grow by itself; see `Circuit breaker.next_change`."""
+        times = [when for breaker in self._all if (when := breaker.next_change()) is not None]
+        if self._start_capacity < self.full and self._start_until is not None:
             times.append(self._start_until)
         return max(0.0, min(times) - self._clock()) if times else None
 
@@ -213,7 +213,7 @@ class Gates:
         self.functions[function].probed()
 
     def probed_in_vain(self, function: str, error: EnrichmentUnavailable) -> None:
-        """Record why it did not. An outage counts only for a gate that probes: the others count events."""
+        """Record why it did not. An outage counts only for a breaker that probes: the others count events."""
         own = self.functions[function]
         if isinstance(error, FunctionRefused):
             self.dialer.probed()
@@ -221,9 +221,9 @@ class Gates:
         elif error.fault is Fault.REFUSED:
             self.dialer.failed(error.fault, str(error))
         else:
-            for gate in (self.dialer, own):
-                if gate.state is State.PROBING:
-                    gate.failed(Fault.OUTAGE, str(error))
+            for breaker in (self.dialer, own):
+                if breaker.state is State.HALF_OPEN:
+                    breaker.failed(Fault.OUTAGE, str(error))
 
     def delivered(self) -> None:
         """Record that the sink took a payload."""
@@ -239,7 +239,7 @@ class Gates:
                 self.sink.succeeded()
             case EnrichmentUnavailable():
                 return error.to_blame
-            case GateClosed():
+            case CircuitOpen():
                 return False
             case DeliveryUnavailable():
                 return self.sink.failed(
@@ -249,16 +249,16 @@ class Gates:
                 pass
         return True
 
-    def closed_seconds(self, name: str) -> float:
-        """Give the seconds since a gate closed, 0 where it is open."""
-        closed_for = next(each.closed_for for each in self.status() if each.name == name)
-        return 0.0 if closed_for is None else closed_for.total_seconds()
+    def open_seconds(self, name: str) -> float:
+        """Give the seconds since a breaker opened, 0 where it is open."""
+        open_for = next(each.open_for for each in self.status() if each.name == name)
+        return 0.0 if open_for is None else open_for.total_seconds()
 
-    def status(self) -> list[GateStatus]:
+    def status(self) -> list[BreakerStatus]:
         """Tell how each stands."""
-        return [gate.status() for gate in self._all]
+        return [breaker.status() for breaker in self._all]
 
-    def _changed(self, status: GateStatus) -> None:
-        self._note_whether_open()
+    def _changed(self, status: BreakerStatus) -> None:
+        self._note_whether_closed()
         self._on_change(status)
         self._wake()

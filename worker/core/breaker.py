@@ -1,6 +1,6 @@
-"""The gate of one dependency, a circuit breaker: while it is down, no event uses up an attempt.
+"""The breaker of one dependency, a circuit breaker: while it is down, no event uses up an attempt.
 
-Intake takes an event only while fewer are in work than each gate has `room`
+Intake takes an event only while fewer are in work than each breaker has `room`
 for. Whoever asked the dependency reports how it went, once a request:
 `succeeded` for any answer that shows it at work (also "not found", also
 "rejected for good"), `failed` for the rest, and nothing if it was not asked.
@@ -27,7 +27,7 @@ reports `probed` or `failed`. So no event is needed, and none can be the reason
 for a failure; what an older event reports meanwhile closes nothing. Without
 one, there is room for one event, and what was in work before is taken for the
 probe. A success leads to RAMPING, any failure back to CLOSED. An event that did
-not need the dependency leaves the gate as it is, and the next one probes.
+not need the dependency leaves the breaker as it is, and the next one probes.
 
 **RAMPING** has room for one, then two, four, …: the room doubles after as many
 successes as it holds, and each outage halves it. It closes for the same
@@ -41,35 +41,35 @@ life is asked ever more rarely, while what fails three times in ten, and
 hardly ever lets a ramp reach its end, still gets its work.
 
 **Who is to blame for an outage.** It counts as an attempt of the event only if
-the gate stays OPEN or RAMPING, and at least 3 successes, of whichever events,
+the breaker stays Closed or RAMPING, and at least 3 successes, of whichever events,
 came since the last one that counted: others succeed. Or if the dependency
 answered this event, and the outage before it was its own too, with nothing
 between: it alone fails, and nothing shows an outage. Hence
 
 - at the onset of an outage at most one failure counts; without other traffic at most three of one
-  event do before the gate closes, and none if nothing answers;
+  event do before the breaker opens, and none if nothing answers;
 - if failures strike at random, at most one counts for every 3 successes: an event that is not
   delivered yet uses up its next attempt before it gets through in at most one of four cases;
 - an event that always fails uses up its attempts also if it is tried more often than others
-  come. That alone makes the gate close and ramp up again, so it has to count while RAMPING.
+  come. That alone makes the breaker open and ramp up again, so it has to count while RAMPING.
 
 If more than about one event in forty fails for good with an outage, that is more than 3
-successes each can account for: the gate closes now and again, the others wait for minutes
+successes each can account for: the breaker opens now and again, the others wait for minutes
 at a time, and nothing is lost.
 
-A dependency with a question of our own is asked it before its gate closes
+A dependency with a question of our own is asked it before its breaker opens
 (`in_doubt`). If it answers, it is well, and the failure is the event's own:
-report it as `failed_alone`. It counts, and the gate stays as it is. But if more
+report it as `failed_alone`. It counts, and the breaker stays as it is. But if more
 than 20 different events fail like that, with no success of any event between,
 they are not alone: something is down that our question does not need. Then none
-counts, and the gate closes as for any outage.
+counts, and the breaker opens as for any outage.
 
-**Who is to blame for a refusal.** Our credentials: the gate closes. But if at
+**Who is to blame for a refusal.** Our credentials: the breaker opens. But if at
 least 3 successes, or an answer to our own question, came since this same event
 was last refused, it is the event's own (a firewall that dislikes its content):
 it counts, and closes nothing. With one or two successes since, it neither
-counts nor closes anything. The first refusal of an event closes a gate with a
-question of our own. It closes another gate if nothing succeeded since the last
+counts nor closes anything. The first refusal of an event opens a breaker with a
+question of our own. It closes another breaker if nothing succeeded since the last
 event was refused for the first time, as when all are refused; else it neither
 counts nor closes anything.
 
@@ -99,39 +99,39 @@ MOST_REFUSED = 1000
 """Refused events that are remembered; the oldest are forgotten first."""
 FIRST_WAIT = 1.0
 LONGEST_BUSY = timedelta(hours=1)
-LONGEST_RAMP = 60.0
+LONGEST_RECOVERY = 60.0
 
 _WINDOW = (1 << LAST_OUTCOMES) - 1
 
 
 class State(StrEnum):
-    """How much a gate lets through."""
+    """How much a circuit breaker lets through."""
 
-    OPEN = "open"
-    """As much as there is."""
     CLOSED = "closed"
-    """Nothing."""
-    PROBING = "probing"
+    """As much as there is: all is well."""
+    OPEN = "open"
+    """Nothing: it has tripped."""
+    HALF_OPEN = "half_open"
     """One event, or nothing but a question of our own, to see whether the dependency works again."""
-    RAMPING = "ramping"
+    RECOVERING = "recovering"
     """A little, and more with each success."""
 
 
 @dataclass(frozen=True, slots=True)
-class GateStatus:
-    """What an operator wants to know of a gate."""
+class BreakerStatus:
+    """What an operator wants to know of a breaker."""
 
     name: str
     state: State
     reason: str | None
     """Why it closed, in words; `None` while it is open."""
-    closed_for: timedelta | None
+    open_for: timedelta | None
     """How long ago it closed, failed probes included; `None` while it is open."""
     next_probe_in: timedelta | None
     """How long it stays closed; `None` in any other state."""
 
 
-class Gate:
+class CircuitBreaker:
     """The open or closed state of one dependency. The module's text says by which rules it changes."""
 
     def __init__(  # noqa: PLR0913 - each is a rule of its own
@@ -145,7 +145,7 @@ class Gate:
         failures_in_a_row: int = FAILURES_IN_A_ROW,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
-        on_change: Callable[[GateStatus], None] = lambda _: None,
+        on_change: Callable[[BreakerStatus], None] = lambda _: None,
     ) -> None:
         """Begin open, with room for `full` events.
 
@@ -161,16 +161,16 @@ class Gate:
         self._clock = clock
         self._jitter = jitter
         self._on_change = on_change
-        self._state = State.OPEN
-        self._room = full
+        self._state = State.CLOSED
+        self._capacity = full
         self._reason: str | None = None
         self._refused = False
-        self._closed_at = self._until = 0.0
-        self._opened_at = self._ramps_since = clock()
+        self._opened_at = self._until = 0.0
+        self._closed_at = self._recovering_since = clock()
         self._next_wait = self._busy_wait = FIRST_WAIT
         self._outcomes = 0  # the last ones, one bit each, the newest lowest; 1 is a failure
         self._successes = 0  # since the last failure that counted, up to as many as it takes to blame
-        self._successes_in_room = 0
+        self._successes_at_capacity = 0
         self._alone: str | None = None  # the only event that failed since the last success
         self._failed_alone = set[str]()  # those since the last success, though our own question was answered
         self._all_successes = 0
@@ -186,68 +186,68 @@ class Gate:
     @property
     def refused(self) -> bool:
         """Whether it is not open, and a refusal closed it."""
-        return self._refused and self._state in (State.CLOSED, State.PROBING)
+        return self._refused and self._state in (State.OPEN, State.HALF_OPEN)
 
     @property
     def in_doubt(self) -> bool:
         """Whether an outage would close it now, unless a question of our own is answered."""
-        works = self._state in (State.OPEN, State.RAMPING) and len(self._failed_alone) <= MOST_ALONE
+        works = self._state in (State.CLOSED, State.RECOVERING) and len(self._failed_alone) <= MOST_ALONE
         return works and self._looks_down(self._outcomes << 1 | 1)
 
-    def room(self) -> int:
-        """Return how many events may be in work now. A closed gate whose time has come begins to probe."""
-        if self._state is State.CLOSED and self._clock() >= self._until:
-            self._room = 0 if self._own_question else 1
-            self._change(State.PROBING)
-        return self._room
+    def capacity(self) -> int:
+        """Return how many events may be in work now. An open breaker whose time has come begins to probe."""
+        if self._state is State.OPEN and self._clock() >= self._until:
+            self._capacity = 0 if self._own_question else 1
+            self._change(State.HALF_OPEN)
+        return self._capacity
 
     def probe_now(self) -> None:
-        """End the wait of a closed gate."""
+        """End the wait of an open breaker."""
         self._until = min(self._until, self._clock())
 
     def postpone(self, wait: timedelta) -> None:
-        """Close a gate that probes for a while longer: nothing may be sent yet."""
-        if self._state is State.PROBING:
-            self._room = 0
+        """Open a breaker that probes for a while longer: nothing may be sent yet."""
+        if self._state is State.HALF_OPEN:
+            self._capacity = 0
             self._until = self._clock() + wait.total_seconds()
-            self._change(State.CLOSED)
+            self._change(State.OPEN)
 
     def next_change(self) -> float | None:
         """Give the clock's time at which the room may grow by itself; `None` where it depends on outcomes."""
-        return self._until if self._state is State.CLOSED else None
+        return self._until if self._state is State.OPEN else None
 
-    def status(self) -> GateStatus:
+    def status(self) -> BreakerStatus:
         """Tell how it stands."""
         now = self._clock()
-        is_open, is_closed = self._state is State.OPEN, self._state is State.CLOSED
-        return GateStatus(
+        is_closed, is_open = self._state is State.CLOSED, self._state is State.OPEN
+        return BreakerStatus(
             self._name,
             self._state,
             self._reason,
-            None if is_open else timedelta(seconds=now - self._closed_at),
-            timedelta(seconds=max(0.0, self._until - now)) if is_closed else None,
+            None if is_closed else timedelta(seconds=now - self._opened_at),
+            timedelta(seconds=max(0.0, self._until - now)) if is_open else None,
         )
 
     def succeeded(self) -> None:
         """Record that the dependency did what it is there for."""
         self._all_successes += 1
-        if self._calm or self._state is State.CLOSED:
+        if self._calm or self._state is State.OPEN:
             return
         self._failed_alone.clear()
         self._outcomes = self._outcomes << 1 & _WINDOW
         self._successes = min(self._successes + 1, SUCCESSES_TO_BLAME)
-        if self._state is State.OPEN:
+        if self._state is State.CLOSED:
             self._calm = not self._outcomes and self._successes == SUCCESSES_TO_BLAME
-        elif self._state is State.PROBING:
-            self._begin_ramp()
+        elif self._state is State.HALF_OPEN:
+            self._begin_recovery()
         else:
-            self._ramp_up()
+            self._grow()
 
     def probed(self) -> None:
         """Record that the dependency answered a question of our own."""
         self._all_successes += SUCCESSES_TO_BLAME
-        if self._state is State.PROBING:
-            self._begin_ramp()
+        if self._state is State.HALF_OPEN:
+            self._begin_recovery()
 
     def failed_alone(self, event: str) -> bool:
         """Record that an event failed though our own question is answered.
@@ -275,7 +275,7 @@ class Gate:
 
         Args:
             fault: What kind of failure it was.
-            message: The reason if the gate closes: what happened, in words for an operator.
+            message: The reason if the breaker opens: what happened, in words for an operator.
             wait: How long to stay away at least, if a busy or refusing dependency made that known.
             event: The id of the event that failed; `None` if no event can be the reason.
             answered: Whether the dependency answered this event.
@@ -284,18 +284,18 @@ class Gate:
             return True
         if fault is Fault.REFUSED and (counts := self._refusal_of(event)) is not None:
             return counts
-        if self._state is State.CLOSED or self._is_late(fault, event):
+        if self._state is State.OPEN or self._is_late(fault, event):
             self._failed_late(fault, message, wait)
             return False
         self._calm = False
         self._outcomes = (self._outcomes << 1 | 1) & _WINDOW
-        if fault is not Fault.OUTAGE or self._state is State.PROBING or self._looks_down(self._outcomes):
-            self._close(fault, message, wait)
+        if fault is not Fault.OUTAGE or self._state is State.HALF_OPEN or self._looks_down(self._outcomes):
+            self._open(fault, message, wait)
             return False
-        if self._state is State.RAMPING:
-            self._room = max(1, self._room // 2)
-            self._successes_in_room = 0
-            self._ramps_since = self._clock()
+        if self._state is State.RECOVERING:
+            self._capacity = max(1, self._capacity // 2)
+            self._successes_at_capacity = 0
+            self._recovering_since = self._clock()
         alone = self._has_failed_alone(event if answered else None)
         if self._successes < SUCCESSES_TO_BLAME:
             return alone
@@ -319,7 +319,7 @@ class Gate:
 
     def _is_late(self, fault: Fault, event: str | None) -> bool:
         """Return whether an event's outage is from before the probing: our own question decides then."""
-        own = self._own_question and self._state is State.PROBING
+        own = self._own_question and self._state is State.HALF_OPEN
         return own and fault is Fault.OUTAGE and event is not None
 
     def _has_failed_alone(self, answered: str | None) -> bool:
@@ -333,38 +333,38 @@ class Gate:
     def _looks_down(self, outcomes: int) -> bool:
         return outcomes & self._row == self._row or (outcomes & _WINDOW).bit_count() >= FAILURES_OF_THE_LAST
 
-    def _begin_ramp(self) -> None:
+    def _begin_recovery(self) -> None:
         self._outcomes = 0
-        self._room = 1
-        self._successes_in_room = 0
-        self._ramps_since = self._clock()
-        self._change(State.RAMPING)
+        self._capacity = 1
+        self._successes_at_capacity = 0
+        self._recovering_since = self._clock()
+        self._change(State.RECOVERING)
 
-    def _ramp_up(self) -> None:
-        self._successes_in_room += 1
+    def _grow(self) -> None:
+        self._successes_at_capacity += 1
         now = self._clock()
-        if now - self._ramps_since >= LONGEST_RAMP:
-            self._room = self._full
-        elif self._successes_in_room < self._room:
+        if now - self._recovering_since >= LONGEST_RECOVERY:
+            self._capacity = self._full
+        elif self._successes_at_capacity < self._capacity:
             return
-        self._successes_in_room = 0
-        self._room = min(2 * self._room, self._full)
+        self._successes_at_capacity = 0
+        self._capacity = min(2 * self._capacity, self._full)
         self._next_wait = max(FIRST_WAIT, self._next_wait / 2)
-        if self._room == self._full:
-            self._opened_at = now
+        if self._capacity == self._full:
+            self._closed_at = now
             self._reason = None
-            self._change(State.OPEN)
+            self._change(State.CLOSED)
 
-    def _close(self, fault: Fault, message: str, wait: timedelta | None) -> None:
+    def _open(self, fault: Fault, message: str, wait: timedelta | None) -> None:
         now = self._clock()
-        if self._state is State.OPEN and now - self._opened_at >= self._next_wait:
+        if self._state is State.CLOSED and now - self._closed_at >= self._next_wait:
             self._next_wait = FIRST_WAIT
-        if self._state is State.PROBING:
+        if self._state is State.HALF_OPEN:
             self._busy_wait = min(2 * self._busy_wait, self._probe_max)
         else:
             self._busy_wait = FIRST_WAIT
-            self._closed_at = now
-        self._room = 0
+            self._opened_at = now
+        self._capacity = 0
         self._reason = message
         self._refused = fault is Fault.REFUSED
         if self._refused:
@@ -373,10 +373,10 @@ class Gate:
             self._until = now + _asked_for(wait or timedelta(seconds=self._busy_wait))
         else:
             self._until = now + self._growing_wait()
-        self._change(State.CLOSED)
+        self._change(State.OPEN)
 
     def _failed_late(self, fault: Fault, message: str, wait: timedelta | None) -> None:
-        """Record the failure of an event that was in work when the gate closed."""
+        """Record the failure of an event that was in work when the breaker opened."""
         if fault is Fault.REFUSED and not self._refused:
             self._refused = True
             until = self._clock() + self._refused_wait(wait)
