@@ -40,7 +40,10 @@ async def test_a_closed_gate_is_said_first_and_the_rest_shown(system: System) ->
     worker = await system.start(gates__refused_probe="1h")
     port = await worker.listening()
     code, said = await status(port)
-    assert (code, said.splitlines()[0]) == (0, "✓ all is well: it consumes, and every circuit breaker is closed")
+    assert (code, said.splitlines()[0]) == (
+        0,
+        "✓ all is well: it consumes, and every circuit breaker is closed",
+    )
     await open_the_sinks_breaker(system, worker)
     code, said = await status(port)
     first, *rest = said.splitlines()

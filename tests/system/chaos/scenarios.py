@@ -129,7 +129,15 @@ def _dialer() -> list[Scenario]:
         Scenario(group, "is cut off", faults.stalled(lambda stage: stage.dialer), stays_ready=True),
         *(Scenario(group, name, dialer(fault=fault), stays_ready=True) for name, fault in broken.items()),
         Scenario(group, "allows our address no more", dialer(ip_blocked=True), stays_ready=True),
-        Scenario(group, "refuses the login", faults.password_wrong, stays_ready=True),
+        Scenario(
+            group,
+            "refuses the login",
+            faults.password_wrong,
+            settings={
+                "vicidial__max_concurrency": "3"
+            },  # nine in flight would rightly be its last for 15 minutes
+            stays_ready=True,
+        ),
         Scenario(
             group,
             "gets another password, then the file",
