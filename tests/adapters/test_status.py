@@ -133,7 +133,8 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
             },
             [
                 (
-                    "sink: circuit breaker half-open, intake paused for 2 d: it was down; the next event shows whether it works again"
+                    "sink: circuit breaker half-open, intake paused for 2 d: it was down; the next event"
+                    " shows whether it works again"
                 )
             ],
         ),
@@ -152,10 +153,13 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
             },
             [
                 "it consumes nothing: gone; crm-sync check looks at the broker",
-                "agent_campaigns: circuit breaker open, intake paused for 2 h; see operations: circuit breakers",
                 (
-                    "callid_info: circuit breaker half-open, intake paused for 1 s; a question of our own shows whether it works"
-                    " again"
+                    "agent_campaigns: circuit breaker open, intake paused for 2 h; see operations:"
+                    " circuit breakers"
+                ),
+                (
+                    "callid_info: circuit breaker half-open, intake paused for 1 s; a question of our own"
+                    " shows whether it works again"
                 ),
             ],
         ),

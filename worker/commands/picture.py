@@ -88,14 +88,15 @@ def _troubles(told: Status) -> Iterator[str]:
     for name, breaker in sorted(tripped, key=lambda each: _FIRST.get(each[1].state, len(_FIRST))):
         since = "" if breaker.open_seconds is None else f" for {_lasting(breaker.open_seconds)}"
         why = f": {breaker.reason}" if breaker.reason else ""
+        about = f"{name}: circuit breaker"
         match breaker.state:
             case "open":
-                yield f"{name}: circuit breaker open, intake paused{since}{why}; see operations: circuit breakers"
+                yield f"{about} open, intake paused{since}{why}; see operations: circuit breakers"
             case "half_open":
                 asked = "the next event" if name == "sink" else "a question of our own"
-                yield f"{name}: circuit breaker half-open, intake paused{since}{why}; {asked} shows whether it works again"
+                yield f"{about} half-open, intake paused{since}{why}; {asked} shows whether it works again"
             case _:
-                yield f"{name}: circuit breaker {breaker.state}: it works again, and gets more and more; nothing to do"
+                yield f"{about} {breaker.state}: it works again, and gets more and more; nothing to do"
 
 
 def _praise(told: Status) -> str:

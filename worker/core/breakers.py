@@ -44,7 +44,7 @@ class CircuitBreakers:
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[BreakerStatus], None] = lambda _: None,
     ) -> None:
-        """Open them all, each with room for `full` events; see `worker.core.breaker.Circuit breaker` for the rest.
+        """Begin with all closed, each with a capacity of `full` events; see `CircuitBreaker` for the rest.
 
         With `slow_start` there is room for one event at first, then for two, four, …, for two seconds
         at most: where an event kills the process, the broker counts a delivery of all that were in
@@ -180,7 +180,7 @@ class CircuitBreakers:
         return [name for name in due if self.functions[name].state is State.HALF_OPEN]
 
     def next_change_in(self) -> float | None:
-        """Give the seconds, at least 0, until some room may grow by itself; see `Circuit breaker.next_change`."""
+        """Return the seconds, at least 0, until a capacity may grow by itself; `None` if none will."""
         times = [when for breaker in self._all if (when := breaker.next_change()) is not None]
         if self._start_capacity < self.full and self._start_until is not None:
             times.append(self._start_until)

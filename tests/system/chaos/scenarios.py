@@ -133,9 +133,8 @@ def _dialer() -> list[Scenario]:
             group,
             "refuses the login",
             faults.password_wrong,
-            settings={
-                "vicidial__max_concurrency": "3"
-            },  # nine in flight would rightly be its last for 15 minutes
+            # Nine in flight would rightly be the last for 15 minutes.
+            settings={"vicidial__max_concurrency": "3"},
             stays_ready=True,
         ),
         Scenario(

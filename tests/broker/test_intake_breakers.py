@@ -1,4 +1,4 @@
-"""Taking events in by the room that the breakers have: closed, probing, ramping up, and every way out of it."""
+"""Consuming by the capacity that the breakers have: open, half-open, recovering, and every way out of it."""
 
 import asyncio
 import json
