@@ -49,7 +49,7 @@ _DEFAULTS: Final = (
     "retry__delays",
     "retry__max_attempts",
     "circuit_breakers__probe_max",
-    "gates__refused_probe",
+    "circuit_breakers__refused_probe",
     "vicidial__timeout",
     "vicidial__ready_within",
     "sink__timeout",

@@ -248,7 +248,7 @@ class System:
             "retry__delays": "200ms,500ms,1s",
             "retry__max_attempts": "100",
             "circuit_breakers__probe_max": "500ms",
-            "gates__refused_probe": "1s",
+            "circuit_breakers__refused_probe": "1s",
             "http__host": "127.0.0.1",
             "http__port": "0",
             **changed,

@@ -268,7 +268,7 @@ class TestTheDialerRefusesUs:
             dialer.end()
 
     async def test_a_refusal_behind_a_byte_order_mark_is_one(self, system: System) -> None:
-        worker = await system.start(retry__max_attempts="4", gates__refused_probe="2s")
+        worker = await system.start(retry__max_attempts="4", circuit_breakers__refused_probe="2s")
         events = await system.calls(12)
         refused = {"body": "\ufeffERROR: Login incorrect, please try again: |6666|x|BAD|\n"}
         await system.dialer.control(plant={event["call_id"]: refused for event in events})

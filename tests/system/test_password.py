@@ -25,7 +25,7 @@ async def test_a_password_that_changes_under_load(system: System, tmp_path: Path
             vicidial__password_file=str(file),
             vicidial__max_concurrency="6",
             vicidial__timeout="5s",
-            gates__refused_probe="1s",
+            circuit_breakers__refused_probe="1s",
             retry__max_attempts="2",
         )
         events = [event | {"lead_id": 1} for event in await system.calls(EVENTS)]

@@ -205,7 +205,7 @@ class TestTheDialer:
         file = tmp_path / "password"
         file.write_text("Dialer-Pass-1")
         worker = await system.start(
-            gates__refused_probe="2s", vicidial__password=None, vicidial__password_file=str(file)
+            circuit_breakers__refused_probe="2s", vicidial__password=None, vicidial__password_file=str(file)
         )
         await own_dialer.control(password={"crmsync": "Changed-Pass-2"})
         await system.publish(await system.call())
@@ -293,7 +293,7 @@ class TestTheSink:
 
     async def test_an_event_that_it_alone_is_refused_holds_up_no_other_and_ends(self, system: System) -> None:
         """A firewall before the CRM dislikes what it says."""
-        worker = await system.start(retry__max_attempts="3", gates__refused_probe="1h")
+        worker = await system.start(retry__max_attempts="3", circuit_breakers__refused_probe="1h")
         await system.publish_all(await system.calls(5))
         await system.delivered()
         odd = await system.calls(3)
@@ -317,7 +317,7 @@ class TestTheSink:
         assert worker.events("circuit_open") == []
 
     async def test_a_secret_that_is_revoked_pauses_all_and_costs_nothing(self, system: System) -> None:
-        worker = await system.start(retry__max_attempts="2", gates__refused_probe="1s")
+        worker = await system.start(retry__max_attempts="2", circuit_breakers__refused_probe="1s")
         await system.publish_all(await system.calls(20))
         await system.delivered()
         await system.crm.control(script=[403] * 1000)
@@ -375,7 +375,7 @@ class TestStopping:
         await system.nothing_dead()
 
     async def test_while_closed(self, system: System) -> None:
-        worker = await system.start(gates__refused_probe="5m")
+        worker = await system.start(circuit_breakers__refused_probe="5m")
         await system.dialer.control(ip_blocked=True)
         await system.publish_all(await system.calls(20))
         await becomes(worker, "open")
@@ -413,7 +413,7 @@ class TestStopping:
 
 
 async def test_a_worker_with_a_closed_gate_is_idle(system: System) -> None:
-    worker = await system.start(gates__refused_probe="5m")
+    worker = await system.start(circuit_breakers__refused_probe="5m")
     await system.dialer.control(ip_blocked=True)
     await system.publish_all(await system.calls(200))
     await becomes(worker, "open")

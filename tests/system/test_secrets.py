@@ -30,7 +30,7 @@ async def test_no_secret_is_written_anywhere(system: System) -> None:
             sink__url=f"{system.crm.url}?key={TOKEN}",
             sink__signing_secret=SIGNING,
             retry__max_attempts="2",
-            gates__refused_probe="200ms",
+            circuit_breakers__refused_probe="200ms",
             log__level="debug",
         )
         refused = await refused_logins(system, dialer)
@@ -97,7 +97,7 @@ async def test_a_password_that_the_dialer_repeats_leaves_no_trace(system: System
             vicidial__password=ECHOED,
             vicidial__ready_within="1s",
             retry__max_attempts="2",
-            gates__refused_probe="50ms",
+            circuit_breakers__refused_probe="50ms",
             log__level="debug",
         )
         await system.publish_all([*events, known])

@@ -37,7 +37,7 @@ async def open_the_sinks_breaker(system: System, worker: Worker) -> None:
 
 
 async def test_a_closed_gate_is_said_first_and_the_rest_shown(system: System) -> None:
-    worker = await system.start(gates__refused_probe="1h")
+    worker = await system.start(circuit_breakers__refused_probe="1h")
     port = await worker.listening()
     code, said = await status(port)
     assert (code, said.splitlines()[0]) == (
@@ -74,7 +74,7 @@ def watch(settings: Mapping[str, str], terminal: int) -> subprocess.Popen[bytes]
 
 
 async def test_watching_shows_the_change_until_ctrl_c(system: System) -> None:
-    worker = await system.start(gates__refused_probe="1h")
+    worker = await system.start(circuit_breakers__refused_probe="1h")
     ours, theirs = pty.openpty()
     settings = {"CRM_SYNC_HTTP__PORT": str(await worker.listening()), "TERM": "xterm", "COLUMNS": "100"}
     watching = watch(settings, theirs)
