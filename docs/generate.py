@@ -69,7 +69,7 @@ The query of `broker.url` may hold `heartbeat` and `timeout` (whole seconds, 1 t
 or 1).
 """
 
-_SECTIONS = ("broker", "vicidial", "sink", "retry", "breakers", "http", "log")
+_SECTIONS = ("broker", "vicidial", "sink", "retry", "circuit_breakers", "http", "log")
 """In the order of config/webhook.yaml."""
 _REQUIRED = {
     "vicidial.url": "required",

@@ -57,7 +57,7 @@ _DEFAULTS: Final = (
 """The settings that tests make quicker; here they are what an operator has."""
 
 _STATES: Final = {1: ("recovering", "#f2cc0c"), 2: ("half_open", "#ff9830"), 3: ("open", "#e02f44")}
-_OPEN: Final = "#d5ecd4"
+_CLOSED: Final = "#d5ecd4"
 _COLOURS: Final = {"call.ended": "#1f77b4", "ok": "#56a64b", "dialer_outage": "#e02f44", "p95": "#ff780a"}
 _UNITS: Final = {"percentunit": "% of calls", "s": "seconds", "short": "messages", "suffix: /s": "per second"}
 _STYLE: Final[Mapping[Any, object]] = {
@@ -158,7 +158,9 @@ def _draw_states(axes: Axes, lines: list[tuple[str, Series]], run: Run) -> None:
     for legend, line in lines:
         height = (names.index(legend) - 0.3, 0.6)
         left, right = (run.minutes(line.points[each][0]) for each in (0, -1))
-        axes.broken_barh([(left, right - left)], height, facecolors=_OPEN, label=None if shown else "closed")
+        axes.broken_barh(
+            [(left, right - left)], height, facecolors=_CLOSED, label=None if shown else "closed"
+        )
         shown.add("closed")
         for at, value in line.points:
             if value in _STATES:
@@ -223,9 +225,8 @@ async def _caption(prometheus: Prometheus, run: Run) -> str:
     return (
         f"A real run with {_PACE} calls a second and the default settings."
         f" From {broke} to {healed} (grey) the dialer answers nothing but 500:\n"
-        "the breaker opens, nothing is delivered (no line), and calls wait in their queue;"
-        " now and then one of them probes.\n"
-        "The first probe after that gets through, the breaker ramps up, and what waited is delivered."
+        "the circuit breaker opens, nothing is delivered (no line), and calls wait in their queue.\n"
+        "The first probe after that is answered, the breaker recovers, and the backlog is delivered."
         f" Of {delivered:,.0f} calls {delivered - in_time:,.0f} came late,\n"
         f"and {dead:,.0f} went to the dead letters."
         f" Rates are taken over {_WINDOW}, and the worker counts the queues every 15s."

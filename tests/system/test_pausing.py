@@ -118,7 +118,11 @@ class TestTheDialer:
         assert (await worker.get("/readyz"))[0] == 200
         assert (await worker.status())["consuming"] is True
         metrics = (await worker.get("/metrics"))[1]
-        shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("crm_sync_gate"))
+        shown = dict(
+            line.rsplit(" ", 1)
+            for line in metrics.splitlines()
+            if line.startswith("crm_sync_circuit_breaker")
+        )
         assert shown['crm_sync_circuit_breaker_state{breaker="dialer",state="open"}'] == "1.0"
         assert shown['crm_sync_circuit_breaker_state{breaker="dialer",state="closed"}'] == "0.0"
         assert shown['crm_sync_circuit_breaker_state{breaker="sink",state="closed"}'] == "1.0"
