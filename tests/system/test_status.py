@@ -36,7 +36,7 @@ async def open_the_sinks_breaker(system: System, worker: Worker) -> None:
     await eventually(lambda: worker.events("circuit_open"))
 
 
-async def test_a_closed_gate_is_said_first_and_the_rest_shown(system: System) -> None:
+async def test_an_open_circuit_breaker_is_said_first_and_the_rest_shown(system: System) -> None:
     worker = await system.start(circuit_breakers__refused_probe="1h")
     port = await worker.listening()
     code, said = await status(port)
@@ -53,7 +53,7 @@ async def test_a_closed_gate_is_said_first_and_the_rest_shown(system: System) ->
     assert first.endswith("; see operations: circuit breakers")
     words = [line.split() for line in rest]
     (breaker,) = [line for line in words if line[:1] == ["sink"]]
-    assert breaker[1] == "closed"
+    assert breaker[1] == "open"
     assert [f"{system.namespace}.call-ended", "0"] in words
     code, said = await status(port, "--json")
     document = json.loads(said)
