@@ -13,7 +13,7 @@ from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     NotReady,
     NotReadyReason,
     ProcessingError,
@@ -113,10 +113,10 @@ def tables_of(document: Path) -> dict[tuple[str, str], list[str]]:
     return tables
 
 
-def raised_in(capacity: str) -> Iterator[Fault]:
-    """Give each kind of trouble that a room reports; an outage is what goes without saying."""
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / capacity).glob("*.py"))
-    return (fault for fault in Fault if fault is Fault.OUTAGE or f"Fault.{fault.name}" in text)
+def raised_in(package: str) -> Iterator[FailureKind]:
+    """Yield each kind of failure that the package raises; an outage is the default and not named."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / package).glob("*.py"))
+    return (kind for kind in FailureKind if kind is FailureKind.OUTAGE or f"FailureKind.{kind.name}" in text)
 
 
 def kinds_of(error: type[ProcessingError]) -> Iterator[type[ProcessingError]]:
@@ -129,9 +129,9 @@ def kinds_of(error: type[ProcessingError]) -> Iterator[type[ProcessingError]]:
 def labels() -> set[str]:
     """Give the label of every error that a step can fail with."""
     found = {error.label for error in kinds_of(ProcessingError) if "label" in vars(error)}
-    found |= {NotReady("", lack).label for lack in NotReadyReason}
-    found |= {EnrichmentUnavailable("", fault).label for fault in raised_in("vicidial")}
-    return found | {DeliveryUnavailable("", fault).label for fault in raised_in("sinks")}
+    found |= {NotReady("", reason).label for reason in NotReadyReason}
+    found |= {EnrichmentUnavailable("", kind).label for kind in raised_in("vicidial")}
+    return found | {DeliveryUnavailable("", kind).label for kind in raised_in("sinks")}
 
 
 BREAKERS = CircuitBreakers(full=1, probe_max=timedelta(seconds=1), refused_probe=timedelta(seconds=1))

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER
 from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
-from worker.core.errors import CircuitOpen, EnrichmentUnavailable, Fault
+from worker.core.errors import CircuitOpen, EnrichmentUnavailable, FailureKind
 from worker.core.ports import DialerRequest
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
@@ -72,10 +72,10 @@ async def put_off(client: DialerClient) -> str:
     return str(caught.value)
 
 
-async def failure(client: DialerClient, fault: Fault = Fault.OUTAGE) -> str:
+async def failure(client: DialerClient, kind: FailureKind = FailureKind.OUTAGE) -> str:
     """Ask, insist on that kind of failure, and give its text."""
     with pytest.raises(EnrichmentUnavailable) as caught:
         await client.callid_info(CALL, TIMES)
-    assert caught.value.fault is fault, caught.value
+    assert caught.value.kind is kind, caught.value
     assert DEFAULT_PASSWORD not in f"{caught.value!r}"
     return str(caught.value)

@@ -66,7 +66,7 @@ async def test_every_field_of_every_call_is_true(
         if case.is_answered:
             seen = datetime.fromtimestamp(case.publish_at, UTC)
             event = decode(inbound(case.event, first_seen=seen))
-            payload = build_payload(event, await enricher.enrich(event, patient=True))
+            payload = build_payload(event, await enricher.enrich(event, accept_incomplete=False))
             judge_call(case, json.loads(payload.body)["data"])
             played.append(case)
     assert len(played) > 400

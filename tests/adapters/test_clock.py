@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.adapters.raw import until
-from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.core.errors import EnrichmentUnavailable, FailureKind
 from worker.vicidial.clock import ASK_AGAIN, MEASURE_AGAIN, MEASURE_EVERY, DialerClock
 from worker.vicidial.version import Version
 
@@ -111,7 +111,7 @@ async def test_an_offset_that_an_outage_withholds_is_an_outage_and_asked_for_aga
         for _ in range(3):
             with pytest.raises(EnrichmentUnavailable, match=says) as caught:
                 await clock.zone()
-            assert caught.value.fault is Fault.OUTAGE
+            assert caught.value.kind is FailureKind.OUTAGE
             assert "vicidial.timezone" in str(caught.value)
     assert dialer.asked == 2
     dialer.now = 2 * ASK_AGAIN

@@ -39,6 +39,6 @@ async def test_a_story_is_about_the_call_that_the_dialer_knows_in_any_year(story
         async with open_session(settings) as session:
             client = DialerClient(settings, session, make_breakers())
             enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings)
-            found = await enricher.enrich(decode(told), patient=True)
+            found = await enricher.enrich(decode(told), accept_incomplete=False)
         assert isinstance(found, CallEnrichment)
         assert found.final

@@ -20,7 +20,7 @@ from simulators.stand_in import Fault as Breakage
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, put_off
 from tests.adapters.raw import Connection, RawServer, closed_port, until
 from worker import __version__
-from worker.core.errors import EnrichmentRejected, Fault, NotReady
+from worker.core.errors import EnrichmentRejected, FailureKind, NotReady
 from worker.core.ports import DialerRequest
 from worker.vicidial.answers import MAX_ANSWER
 
@@ -143,11 +143,11 @@ async def test_the_stand_in_dialer_is_understood(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "fault"),
-    [(status, Fault.OUTAGE) for status in (201, 204, 301, 302, 400, 404, 414, 429, 500, 502, 503)]
-    + [(status, Fault.REFUSED) for status in (401, 403)],
+    ("status", "kind"),
+    [(status, FailureKind.OUTAGE) for status in (201, 204, 301, 302, 400, 404, 414, 429, 500, 502, 503)]
+    + [(status, FailureKind.REFUSED) for status in (401, 403)],
 )
-async def test_any_status_but_200_is_no_answer(status: int, fault: Fault, http: aioresponses) -> None:
+async def test_any_status_but_200_is_no_answer(status: int, kind: FailureKind, http: aioresponses) -> None:
     body = "" if status == 500 else ROW
     http.get(
         URL(ADDRESS).with_query(LOGIN | CALL_PARAMETERS),
@@ -156,7 +156,7 @@ async def test_any_status_but_200_is_no_answer(status: int, fault: Fault, http: 
         headers={"Location": "http://elsewhere.example/"},
     )
     async with connected(ADDRESS) as client:
-        assert str(status) in await failure(client, fault)
+        assert str(status) in await failure(client, kind)
     assert len(sent(http)) == 1
 
 
@@ -214,7 +214,7 @@ async def test_a_broken_dialer_is_an_outage(fault: Breakage) -> None:
 async def test_garbage_is_unreadable() -> None:
     async with StandInDialer() as dialer, connected(dialer.url) as client:
         dialer.fault = "garbage"
-        await failure(client, Fault.UNREADABLE)
+        await failure(client, FailureKind.UNREADABLE)
 
 
 async def test_a_stall_in_the_middle_of_a_body_is_a_timeout() -> None:
@@ -249,7 +249,7 @@ async def test_an_answer_of_a_mebibyte_is_the_largest_taken_in() -> None:
 
     async with RawServer(serve) as server, connected(server.url) as client:
         await client.callid_info(CALL, TIMES)
-        assert "larger than 1048576 bytes" in await failure(client, Fault.UNREADABLE)
+        assert "larger than 1048576 bytes" in await failure(client, FailureKind.UNREADABLE)
 
 
 async def test_an_endless_answer_is_given_up_at_the_limit() -> None:
@@ -265,7 +265,7 @@ async def test_an_endless_answer_is_given_up_at_the_limit() -> None:
             gone.set()
 
     async with RawServer(serve) as server, connected(server.url) as client:
-        await failure(client, Fault.UNREADABLE)
+        await failure(client, FailureKind.UNREADABLE)
         await asyncio.wait_for(gone.wait(), 5)
 
 
@@ -279,7 +279,7 @@ async def test_a_bomb_of_gzip_is_refused_in_little_memory() -> None:
     async with RawServer(serve) as server, connected(server.url) as client:
         tracemalloc.start()
         try:
-            await failure(client, Fault.UNREADABLE)
+            await failure(client, FailureKind.UNREADABLE)
             assert tracemalloc.get_traced_memory()[1] < 16 * MAX_ANSWER
         finally:
             tracemalloc.stop()
@@ -431,7 +431,7 @@ async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:
         await failure(client)
         dialer.fault = None
         dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         await put_off(client)
     assert [(each.function, dict(each.about), each.outcome) for each in seen] == [
         ("callid_info", {"call_id": CALL}, "ok"),

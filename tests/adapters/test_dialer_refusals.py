@@ -14,7 +14,7 @@ from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, g
 from tests.adapters.raw import until
 from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
-from worker.core.errors import CircuitOpen, EnrichmentUnavailable, Fault, FunctionRefused, LoginRefused
+from worker.core.errors import CircuitOpen, EnrichmentUnavailable, FailureKind, FunctionRefused, LoginRefused
 from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.lockout import LOCK
 from worker.vicidial.probe import Prober
@@ -53,7 +53,7 @@ async def test_a_refused_login_stops_all_and_closes_the_dialers_gate(
 ) -> None:
     dialer.users[DEFAULT_USER].password = "changed"
     async with connected(dialer.url, clock=clock, password_file=file.path) as client:
-        first = await failure(client, Fault.REFUSED)
+        first = await failure(client, FailureKind.REFUSED)
         assert "check vicidial.user" in first
         assert await put_off(client) == f"dialer: {first}"
         for ask in (client.agent_campaigns("1000"), client.user_details("1000"), client.campaigns_list()):
@@ -76,7 +76,7 @@ async def test_the_refused_password_is_not_sent_again_for_15_minutes(
         clock=clock,
     )
     async with connected(dialer.url, clock=clock, breakers=breakers, password_file=file.path) as client:
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         prober = Prober(client, asyncio.Event())
         failed: list[float] = []
         for _ in range(2 * FIFTEEN_MINUTES):
@@ -94,7 +94,7 @@ async def test_without_a_file_a_user_that_the_dialer_takes_again_is_found_out_by
     dialer.users[DEFAULT_USER].level = 6
     async with connected(dialer.url, clock=clock) as client:
         prober = Prober(client, asyncio.Event())
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         dialer.users[DEFAULT_USER].level = 8
         clock.now += FIVE_MINUTES - 1
         await prober.probe_what_is_due()
@@ -112,7 +112,7 @@ async def test_a_changed_password_is_tried_alone_with_a_question_of_our_own_and_
         await grown(client, clock)
         before = dialer.served
         dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         prober = Prober(client, asyncio.Event())
         file.change("changed\n")
         clock.now += FIVE_MINUTES - 1
@@ -137,7 +137,7 @@ async def test_a_password_that_changes_long_after_is_tried_within_a_second(
 ) -> None:
     async with connected(dialer.url, clock=clock, password_file=file.path) as client:
         dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         prober = Prober(client, asyncio.Event())
         for _ in range(3):
             clock.now += FIVE_MINUTES / 2
@@ -154,7 +154,7 @@ async def test_a_password_file_that_can_not_be_read_is_looked_at_again(
 ) -> None:
     async with connected(dialer.url, clock=clock, password_file=file.path) as client:
         dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         prober = Prober(client, asyncio.Event())
         file.vanish()
         clock.now += FIFTEEN_MINUTES + 60
@@ -173,7 +173,7 @@ async def test_a_try_that_is_not_answered_lifts_nothing(
 ) -> None:
     async with connected(dialer.url, clock=clock, password_file=file.path) as client:
         dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         prober = Prober(client, asyncio.Event())
         file.change("changed")
         dialer.fault = breakage
@@ -211,7 +211,7 @@ async def test_a_success_that_began_before_the_refusal_does_not_lift_it(
 async def test_a_web_server_that_refuses_is_left_alone_too(status: int, dialer: StandInDialer) -> None:
     async with connected(dialer.url) as client:
         dialer.plant(CALL, body="go away", status=status)
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         assert str(status) in await put_off(client)
         assert dialer.served == 1
 
@@ -219,7 +219,7 @@ async def test_a_web_server_that_refuses_is_left_alone_too(status: int, dialer: 
 async def test_version_is_asked_for_also_while_the_login_is_refused(dialer: StandInDialer) -> None:
     async with connected(dialer.url) as client:
         dialer.users[DEFAULT_USER].password = "changed"
-        await failure(client, Fault.REFUSED)
+        await failure(client, FailureKind.REFUSED)
         assert (await client.version()).build == "250720-1841"
 
 
@@ -273,7 +273,7 @@ async def test_nothing_is_sent_while_the_gate_is_closed_also_not_what_waits(dial
         client.guard.breakers.login_refused(LoginRefused("no"), timedelta(0))
         answers = await asyncio.gather(*asked, return_exceptions=True)
     assert dialer.served == 1
-    assert [repr(each) for each in answers[1:]] == ["GateClosed('dialer: no')"] * 19
+    assert [repr(each) for each in answers[1:]] == ["CircuitOpen('dialer: no')"] * 19
 
 
 async def test_a_blocked_address_waits_as_long_as_any_refusal_but_a_login(
@@ -282,7 +282,7 @@ async def test_a_blocked_address_waits_as_long_as_any_refusal_but_a_login(
     dialer.world.ip_blocked = True
     async with connected(dialer.url, clock=clock) as client:
         prober = Prober(client, asyncio.Event())
-        assert "IP list" in await failure(client, Fault.REFUSED)
+        assert "IP list" in await failure(client, FailureKind.REFUSED)
         assert "IP list" in await put_off(client)
         assert "IP ADDRESS IS NOT ALLOWED" in (client.guard.refusal or "")
         assert not client.guard.lockout.refusing

@@ -79,23 +79,25 @@ async def client(settings: VicidialSettings) -> AsyncIterator[DialerClient]:
 
 
 class Bench:
-    """An enricher whose questions a test asks with patience unless it says otherwise."""
+    """An enricher that is asked for complete answers unless a test says otherwise."""
 
     def __init__(self, client: DialerClient, settings: VicidialSettings) -> None:
         clock = DialerClock(NEW_YORK, client.version)
         self.hits: list[str] = []
         self.enricher = VicidialEnricher(client, clock, settings, on_hit=self.hits.append)
 
-    async def enrich(self, event: Event, *, patient: bool = True) -> CallEnrichment | AgentEnrichment:
-        return await self.enricher.enrich(event, patient=patient)
+    async def enrich(
+        self, event: Event, *, accept_incomplete: bool = False
+    ) -> CallEnrichment | AgentEnrichment:
+        return await self.enricher.enrich(event, accept_incomplete=accept_incomplete)
 
-    async def call(self, event: Event, *, patient: bool = True) -> CallRecord:
-        found = await self.enrich(event, patient=patient)
+    async def call(self, event: Event, *, accept_incomplete: bool = False) -> CallRecord:
+        found = await self.enrich(event, accept_incomplete=accept_incomplete)
         assert isinstance(found, CallEnrichment)
         return found.call
 
-    async def agent(self, event: Event, *, patient: bool = True) -> AgentEnrichment:
-        found = await self.enrich(event, patient=patient)
+    async def agent(self, event: Event, *, accept_incomplete: bool = False) -> AgentEnrichment:
+        found = await self.enrich(event, accept_incomplete=accept_incomplete)
         assert isinstance(found, AgentEnrichment)
         return found
 
@@ -144,14 +146,14 @@ async def test_an_agent_with_characters_that_the_dialer_drops_is_not_asked_for(
 
 
 @pytest.mark.parametrize("status", ["QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""])
-async def test_a_call_that_is_not_final_is_not_ready_and_is_taken_as_it_is_without_patience(
+async def test_a_call_that_is_not_final_is_not_ready_unless_incomplete_answers_are_accepted(
     status: str, enricher: Bench, dialer: StandInDialer
 ) -> None:
     dialer.add_call(DialerCall(call_id="V1202150000000012346", status=status))
     with pytest.raises(NotReady, match=status or "empty") as caught:
         await enricher.enrich(event("V1202150000000012346"))
-    assert caught.value.lack is NotReadyReason.FINAL_STATUS
-    found = await enricher.enrich(event("V1202150000000012346"), patient=False)
+    assert caught.value.reason is NotReadyReason.FINAL_STATUS
+    found = await enricher.enrich(event("V1202150000000012346"), accept_incomplete=True)
     assert isinstance(found, CallEnrichment)
     assert (found.final, found.call.phone_number) == (False, "3125551212")
 
@@ -169,11 +171,11 @@ async def test_which_statuses_are_not_final_is_a_setting(
             await bench.enrich(event("V1202150000000012347"))
 
 
-@pytest.mark.parametrize("patient", [True, False])
-async def test_an_unknown_call_is_not_found(enricher: Bench, *, patient: bool) -> None:
+@pytest.mark.parametrize("accept_incomplete", [False, True])
+async def test_an_unknown_call_is_not_found(enricher: Bench, *, accept_incomplete: bool) -> None:
     with pytest.raises(NotReady) as caught:
-        await enricher.enrich(event("V9999999999999999999"), patient=patient)
-    assert caught.value.lack is NotReadyReason.RECORD
+        await enricher.enrich(event("V9999999999999999999"), accept_incomplete=accept_incomplete)
+    assert caught.value.reason is NotReadyReason.RECORD
 
 
 @pytest.mark.parametrize(
@@ -186,15 +188,21 @@ async def test_an_unknown_call_is_not_found(enricher: Bench, *, patient: bool) -
         ("Y1201405090000012346", "2026-11-20 14:05:09", "2025-11-20"),
     ],
 )
-@pytest.mark.parametrize("patient", [True, False])
+@pytest.mark.parametrize("accept_incomplete", [False, True])
 async def test_a_call_of_the_same_id_months_or_years_ago_is_another_one(
-    call_id: str, call_date: str, when: str, *, patient: bool, enricher: Bench, dialer: StandInDialer
+    call_id: str,
+    call_date: str,
+    when: str,
+    *,
+    accept_incomplete: bool,
+    enricher: Bench,
+    dialer: StandInDialer,
 ) -> None:
     dialer.add_call(DialerCall(call_id=call_id, call_date=call_date))
     occurred_at = datetime.fromisoformat(f"{when}T19:07:14+00:00")
     with pytest.raises(NotReady, match="another call of the same id") as caught:
-        await enricher.enrich(event(call_id, when=occurred_at), patient=patient)
-    assert caught.value.lack is NotReadyReason.RECORD
+        await enricher.enrich(event(call_id, when=occurred_at), accept_incomplete=accept_incomplete)
+    assert caught.value.reason is NotReadyReason.RECORD
 
 
 @pytest.mark.parametrize("days", [-3, 0, 7, 59])
@@ -425,7 +433,7 @@ async def test_a_call_that_stays_not_final_is_searched_for_in_the_end(
 ) -> None:
     call_id = "V1201405080000012345"
     dialer.add_call(DialerCall(call_id=call_id, status="DISPO", talk_seconds=120))
-    found = await bench.enrich(event(call_id), patient=False)
+    found = await bench.enrich(event(call_id), accept_incomplete=True)
     assert isinstance(found, CallEnrichment)
     assert (found.final, found.call.ended_at) == (False, None)
     assert found.call.recordings
@@ -593,15 +601,15 @@ async def test_campaigns_that_are_not_yet_assigned_are_waited_for(
 ) -> None:
     with pytest.raises(NotReady, match="has not been given the campaigns SUPP-1 yet") as caught:
         await bench.agent(agent("1000", "SALES1", "SUPP-1"))
-    assert caught.value.lack is NotReadyReason.CAMPAIGNS
+    assert caught.value.reason is NotReadyReason.CAMPAIGNS
     assert dialer.count("user_details") == 0
     dialer.agents["1000"].campaigns = ("SALES1", "SUPP-1")
     found = await bench.agent(agent("1000", "SALES1", "SUPP-1"))
     assert check_access(("SALES1", "SUPP-1"), found).ok
 
 
-async def test_without_patience_what_is_missing_is_delivered_as_such(bench: Bench) -> None:
-    found = await bench.agent(agent("1000", "SALES1", "SUPP-1"), patient=False)
+async def test_what_is_missing_is_delivered_as_such_if_incomplete_answers_are_accepted(bench: Bench) -> None:
+    found = await bench.agent(agent("1000", "SALES1", "SUPP-1"), accept_incomplete=True)
     check = check_access(("SALES1", "SUPP-1"), found)
     assert (check.ok, check.missing, check.unexpected) == (False, ("SUPP-1",), ("RENEW_24",))
     assert found.agent.full_name == "Agent Thousand"
@@ -658,7 +666,7 @@ async def test_the_events_times_are_in_the_measured_zone_or_not_known(
     ]:
         dialer.plant("", function="version", body=body)
         enricher = VicidialEnricher(client, DialerClock(None, client.version), settings)
-        found = await enricher.enrich(event(CALL), patient=True)
+        found = await enricher.enrich(event(CALL), accept_incomplete=False)
         assert isinstance(found, CallEnrichment)
         assert (found.call.started_at and found.call.started_at.isoformat()) == expected
         assert (found.call.talk_seconds, found.call.recordings is None) == (120, expected is None)
@@ -673,11 +681,11 @@ async def test_no_call_loses_its_times_to_an_outage_of_the_version_alone(
     for failed in ({"status": 503}, {"body": ""}, {"body": "MySQL connect ERROR: 2002"}):
         dialer.plant("", function="version", times=1, **failed)
         with pytest.raises(EnrichmentUnavailable, match="time zone is not known") as caught:
-            await enricher.enrich(event(CALL), patient=False)
+            await enricher.enrich(event(CALL), accept_incomplete=True)
         assert caught.value.label == "dialer_outage"
         assert dialer.count("callid_info") == 0
         now += 1
-    found = await enricher.enrich(event(CALL), patient=False)
+    found = await enricher.enrich(event(CALL), accept_incomplete=True)
     assert isinstance(found, CallEnrichment)
     assert found.call.started_at is not None
     assert found.call.recordings is not None

@@ -16,7 +16,7 @@ from tests.adapters.recorded import NEW_YORK
 from worker.core.errors import (
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     ProcessingError,
 )
@@ -58,7 +58,7 @@ def unreadable(body: str, function: str) -> str:
     }
     with pytest.raises(EnrichmentUnavailable) as caught:
         readers[function](body)
-    assert caught.value.fault is Fault.UNREADABLE
+    assert caught.value.kind is FailureKind.UNREADABLE
     return str(caught.value)
 
 
@@ -331,28 +331,28 @@ def test_a_full_name_with_the_separator_costs_neither_level_nor_group(name: str,
 
 
 @pytest.mark.parametrize(
-    ("body", "refused_function", "fault"),
+    ("body", "refused_function", "kind"),
     [
-        ("ERROR: auth USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION: |x|y|", True, Fault.REFUSED),
-        ("ERROR: NO FUNCTION SPECIFIED", True, Fault.REFUSED),
-        ("ERROR: Login incorrect, please try again: |6666|x|BAD|", False, Fault.REFUSED),
-        ("ERROR: Invalid Source - \nERROR: Invalid Source: ||", False, Fault.REFUSED),
-        ("MySQL connect ERROR:  Connection refused", False, Fault.OUTAGE),
-        ("<html>", False, Fault.OUTAGE),
-        ("ERROR: something new: |x|", False, Fault.UNREADABLE),
+        ("ERROR: auth USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION: |x|y|", True, FailureKind.REFUSED),
+        ("ERROR: NO FUNCTION SPECIFIED", True, FailureKind.REFUSED),
+        ("ERROR: Login incorrect, please try again: |6666|x|BAD|", False, FailureKind.REFUSED),
+        ("ERROR: Invalid Source - \nERROR: Invalid Source: ||", False, FailureKind.REFUSED),
+        ("MySQL connect ERROR:  Connection refused", False, FailureKind.OUTAGE),
+        ("<html>", False, FailureKind.OUTAGE),
+        ("ERROR: something new: |x|", False, FailureKind.UNREADABLE),
         (
             "ERROR: something new: NO RECORDINGS FOUND NO VIEWABLE CAMPAIGNS USER NOT FOUND",
             False,
-            Fault.UNREADABLE,
+            FailureKind.UNREADABLE,
         ),
     ],
 )
-def test_an_error_means_the_same_for_each(body: str, refused_function: bool, fault: Fault) -> None:  # noqa: FBT001
+def test_an_error_means_the_same_for_each(body: str, refused_function: bool, kind: FailureKind) -> None:  # noqa: FBT001
     for read in (recordings, read_campaigns, lambda body: read_user_details(body, "1000")):
         with pytest.raises(EnrichmentUnavailable) as caught:
             read(body)
         assert isinstance(caught.value, FunctionRefused) == refused_function
-        assert caught.value.fault is fault
+        assert caught.value.kind is kind
 
 
 @pytest.mark.parametrize("before", ["", f"{HEADER}\n", f"{CAMPAIGN_HEADER}\n", f"{DETAILS_HEADER}\n"])

@@ -211,7 +211,7 @@ async def test_a_request_that_many_events_share_is_one_outage(
     client.guard.vouches = _nobody
     dialer.plant(CALL, status=500, delay=0.05)
     for expected in (State.CLOSED, State.CLOSED, State.CLOSED, State.CLOSED, State.OPEN):
-        looked_up = [enricher.enrich(call(), patient=True) for _ in range(20)]
+        looked_up = [enricher.enrich(call(), accept_incomplete=False) for _ in range(20)]
         answers = await asyncio.gather(*looked_up, return_exceptions=True)
         assert len({id(each) for each in answers}) == 1
         assert state(breakers) is expected
@@ -252,7 +252,7 @@ async def test_an_id_that_the_dialer_rejects_shows_that_it_works_and_one_that_wa
     enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings_of(dialer))
     for _ in range(100):
         with pytest.raises(EnrichmentRejected, match="drops silently"):
-            await enricher.enrich(call("V 12"), patient=True)
+            await enricher.enrich(call("V 12"), accept_incomplete=False)
     assert state(breakers) is State.RECOVERING
     for _ in range(64):
         with pytest.raises(EnrichmentRejected, match="INVALID SEARCH PARAMETERS"):
@@ -453,7 +453,7 @@ async def test_300_events_go_on_while_an_optional_function_hangs_or_fails(
 
             async def look_up(n: int) -> Any:  # noqa: ANN401 - a record of a call or of an agent
                 async with in_hand:
-                    return await enricher.enrich(subject(n), patient=False)
+                    return await enricher.enrich(subject(n), accept_incomplete=True)
 
             def subject(n: int) -> Event:
                 if function == "recording_lookup":

@@ -28,7 +28,7 @@ from tests.clock import Clock
 from worker import __version__
 from worker.core.breaker import BreakerStatus, State
 from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
-from worker.core.errors import EnrichmentUnavailable, Fault, InvalidEvent, NotReady, Reason
+from worker.core.errors import EnrichmentUnavailable, FailureKind, InvalidEvent, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
@@ -214,7 +214,7 @@ def test_an_error_that_nobody_foresaw_is_shown_with_its_traceback(
 
 def test_an_error_that_was_foreseen_has_no_traceback(configured: Configure) -> None:
     lines = configured()
-    error = raised(EnrichmentUnavailable("refused", Fault.REFUSED))
+    error = raised(EnrichmentUnavailable("refused", FailureKind.REFUSED))
     retry = Retry(timedelta(minutes=10), 1, "dialer_refused", "refused")
     Reporter(Metrics()).settled(inbound(), Outcome(Stage.ENRICH, EVENT, error=error, disposition=retry), 0.1)
     [line] = lines()

@@ -15,7 +15,7 @@ from tests.adapters.dialer_client import CALL, TIMES, connected, failure
 from tests.adapters.raw import until
 from worker.core.breaker import BreakerStatus, State
 from worker.core.breakers import CircuitBreakers
-from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused
+from worker.core.errors import EnrichmentUnavailable, FailureKind, FunctionRefused
 from worker.vicidial import probe as probe_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient
 from worker.vicidial.probe import Prober
@@ -118,7 +118,7 @@ async def test_a_password_that_changes_is_noticed_while_the_gate_is_closed(
     file = tmp_path / "password"
     file.write_text("wrong")
     async with probing(dialer, password_file=file) as scene:
-        await failure(scene.client, Fault.REFUSED)
+        await failure(scene.client, FailureKind.REFUSED)
         await asyncio.sleep(0.3)
         assert dialer.failed_logins == 1, "however often one may try, and 0.05 s are over"
         file.write_text(DEFAULT_PASSWORD)
@@ -152,7 +152,7 @@ async def test_a_try_that_meets_requests_from_before_waits_for_them(dialer: Stan
         slow, refused = lockout.admit(), lockout.admit()
         lockout.refused(refused, "Login incorrect")
         lockout._refused_passwords.clear()  # noqa: SLF001 - as if 15 minutes had passed
-        scene.breakers.dialer.failed(Fault.REFUSED, "Login incorrect")
+        scene.breakers.dialer.failed(FailureKind.REFUSED, "Login incorrect")
         await asyncio.sleep(0.2)
         assert dialer.served == 0
         lockout.accepted(slow)

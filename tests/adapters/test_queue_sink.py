@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.core.errors import DeliveryUnavailable, Fault, PublishError
+from worker.core.errors import DeliveryUnavailable, FailureKind, PublishError
 from worker.core.payload import Payload
 from worker.core.ports import Outgoing, Receipt
 from worker.sinks.queue import QueueSink
@@ -37,7 +37,7 @@ async def test_a_publish_that_is_refused_is_an_outage_of_the_sink() -> None:
     sink = QueueSink("crm.enriched", FakePublisher(PublishError("not routed")), told.append)
     with pytest.raises(DeliveryUnavailable, match="not routed") as caught:
         await sink.deliver(PAYLOAD)
-    assert (caught.value.fault, caught.value.retry_after) == (Fault.OUTAGE, None)
+    assert (caught.value.kind, caught.value.retry_after) == (FailureKind.OUTAGE, None)
     assert told == ["not_confirmed"]
 
 

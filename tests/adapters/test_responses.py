@@ -26,7 +26,7 @@ from tests.adapters.recorded import (
 )
 from worker.core.errors import (
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     NotReady,
     NotReadyReason,
@@ -133,7 +133,7 @@ def test_an_error_is_told_by_its_words(body: str, label: str) -> None:
 def refused(body: str, ask: Callable[[str], object]) -> EnrichmentUnavailable:
     with pytest.raises(EnrichmentUnavailable) as caught:
         ask(body)
-    assert caught.value.fault is Fault.REFUSED
+    assert caught.value.kind is FailureKind.REFUSED
     return caught.value
 
 
@@ -197,14 +197,14 @@ def test_what_repeats_the_request_is_no_sentence_of_the_dialer() -> None:
 def unreadable(body: str, call_id: str = CALL) -> str:
     with pytest.raises(EnrichmentUnavailable) as caught:
         answered(body, call_id)
-    assert caught.value.fault is Fault.UNREADABLE
+    assert caught.value.kind is FailureKind.UNREADABLE
     return str(caught.value)
 
 
 def unreadable_agent(body: str, agent_user: str = "1000") -> str:
     with pytest.raises(EnrichmentUnavailable) as caught:
         read_agent(body, agent_user)
-    assert caught.value.fault is Fault.UNREADABLE
+    assert caught.value.kind is FailureKind.UNREADABLE
     return str(caught.value)
 
 
@@ -971,4 +971,4 @@ def test_whatever_comes_is_a_record_or_a_named_error(body: str, zone: tzinfo | N
 def test_not_found_carries_nothing() -> None:
     with pytest.raises(NotReady) as caught:
         answered("ERROR: callid_info CALL NOT FOUND: 6666|\n", zone=None)
-    assert caught.value.lack is NotReadyReason.RECORD
+    assert caught.value.reason is NotReadyReason.RECORD

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.adapters.raw import Connection, RawServer
 from tests.adapters.webhook import NOW, connected, unavailable
-from worker.core.errors import Fault
+from worker.core.errors import FailureKind
 from worker.sinks.retry_after import LONGEST_RETRY_AFTER, retry_after
 
 HOUR = timedelta(hours=1)
@@ -134,7 +134,7 @@ def test_no_fraction_is_rounded_down(seconds: float, unit: str) -> None:
     assert wait.total_seconds() >= float(f"{seconds:.7f}")
 
 
-async def answered(status: int, values: Iterable[str]) -> tuple[Fault, timedelta | None]:
+async def answered(status: int, values: Iterable[str]) -> tuple[FailureKind, timedelta | None]:
     """Return what a delivery makes of an answer with these values of the header."""
 
     async def serve(connection: Connection) -> None:
@@ -144,7 +144,7 @@ async def answered(status: int, values: Iterable[str]) -> tuple[Fault, timedelta
 
     async with RawServer(serve) as server, connected(server.url, now=lambda: NOW) as sink:
         error = await unavailable(sink)
-    return error.fault, error.retry_after
+    return error.kind, error.retry_after
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -156,10 +156,10 @@ async def test_a_busy_sink_is_left_alone_for_as_long_as_it_asks(status: int) -> 
         (["30", "60"], timedelta(minutes=1)),
         ([HTTP_DATE, "30"], AT_THAT_TIME),
     ]:
-        assert await answered(status, values) == (Fault.BUSY, wait)
+        assert await answered(status, values) == (FailureKind.BUSY, wait)
 
 
 @pytest.mark.parametrize("values", [[], ["soon"], [""], ["-5"]])
 async def test_a_sink_that_does_not_say_for_how_long_is_busy_or_down(values: list[str]) -> None:
-    assert await answered(429, values) == (Fault.BUSY, timedelta(0))
-    assert await answered(503, values) == (Fault.OUTAGE, None)
+    assert await answered(429, values) == (FailureKind.BUSY, timedelta(0))
+    assert await answered(503, values) == (FailureKind.OUTAGE, None)

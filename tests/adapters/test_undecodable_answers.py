@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from simulators.dialer import DEFAULT_PASSWORD
 from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, put_off
 from tests.adapters.raw import Connection, RawServer
-from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.core.errors import EnrichmentUnavailable, FailureKind
 
 BODY = ROW.encode()
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)
@@ -156,7 +156,7 @@ def answering(body: bytes) -> RawServer:
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_refused_login_stops_all_requests_whatever_stands_before_it(form: str) -> None:
     async with answering(FORMS[form](LOGIN)) as server, connected(server.url) as client:
-        said = await failure(client, Fault.REFUSED)
+        said = await failure(client, FailureKind.REFUSED)
         assert "LOGIN INCORRECT" in said
         assert client.guard.lockout.refusing
         assert "LOGIN INCORRECT" in await put_off(client)
@@ -168,12 +168,12 @@ async def test_no_password_is_shown_of_an_answer_that_can_not_be_read(form: str)
         answering(FORMS[form](UNKNOWN)) as server,
         connected(server.url, password=SecretStr(SECRET)) as client,
     ):
-        said = await failure(client, Fault.UNREADABLE)
+        said = await failure(client, FailureKind.UNREADABLE)
     for part in (SECRET[at : at + 4] for at in range(len(SECRET) - 3)):
         assert part not in "".join(filter(str.isalnum, said)), said
 
 
 async def test_of_an_answer_that_is_no_text_only_the_length_is_shown() -> None:
     async with answering(b"\x7fELF\x02\x01\xff\xfe" * 100) as server, connected(server.url) as client:
-        said = await failure(client, Fault.UNREADABLE)
+        said = await failure(client, FailureKind.UNREADABLE)
     assert said.endswith("characters, not all of them text)")

@@ -18,7 +18,7 @@ from simulators.stand_in import Fault as Breakage
 from tests.adapters.raw import Connection, RawServer, closed_port
 from tests.adapters.webhook import NOW, PAYLOAD, SECRET, connected, rejected, unavailable
 from worker import __version__
-from worker.core.errors import DeliveryRejected, DeliveryUnavailable, Fault
+from worker.core.errors import DeliveryRejected, DeliveryUnavailable, FailureKind
 from worker.core.ports import Receipt
 from worker.settings import SinkSettings
 from worker.sinks.webhook import WebhookSink
@@ -225,7 +225,7 @@ async def test_these_refuse_our_credentials(status: int, crm: StandInCrm) -> Non
     async with connected(crm.url) as sink:
         crm.script = [status]
         error = await unavailable(sink)
-    assert (error.fault, error.label, error.retry_after) == (Fault.REFUSED, "sink_refused", None)
+    assert (error.kind, error.label, error.retry_after) == (FailureKind.REFUSED, "sink_refused", None)
     assert f"{status}; check sink.signing_secret" in str(error)
 
 
@@ -233,7 +233,7 @@ async def test_a_wrong_secret_is_refused_and_not_shown(crm: StandInCrm) -> None:
     other = "whsec_" + base64.b64encode(b"somebody else's own key.").decode()
     async with connected(crm.url, secret=other) as sink:
         error = await unavailable(sink)
-    assert error.fault is Fault.REFUSED
+    assert error.kind is FailureKind.REFUSED
     assert other[6:] not in str(error)
 
 
@@ -242,7 +242,7 @@ async def test_these_are_an_outage(status: int, crm: StandInCrm) -> None:
     async with connected(crm.url) as sink:
         crm.script = [status]
         error = await unavailable(sink)
-    assert (error.fault, error.label, error.retry_after) == (Fault.OUTAGE, "sink_outage", None)
+    assert (error.kind, error.label, error.retry_after) == (FailureKind.OUTAGE, "sink_outage", None)
     assert f"answered {status}" in str(error)
 
 
@@ -252,7 +252,7 @@ async def test_these_are_an_outage(status: int, crm: StandInCrm) -> None:
 async def test_nobody_listens() -> None:
     async with connected(f"http://127.0.0.1:{closed_port()}/") as sink:
         error = await unavailable(sink)
-    assert error.fault is Fault.OUTAGE
+    assert error.kind is FailureKind.OUTAGE
     assert "can't be reached" in str(error)
 
 
@@ -261,7 +261,7 @@ async def test_a_broken_crm_is_an_outage(fault: Breakage, crm: StandInCrm) -> No
     async with connected(crm.url, timeout=0.2 if fault == "hang" else 5) as sink:
         crm.fault = fault
         error = await unavailable(sink)
-        assert error.fault is Fault.OUTAGE
+        assert error.kind is FailureKind.OUTAGE
         said = {"hang": "within 0.2 s", "reset": "can't be reached", "not_http": "answer is not HTTP"}
         assert said[str(fault)] in str(error)
         assert crm.deliveries == 1  # aiohttp repeats no POST
@@ -308,7 +308,7 @@ async def test_the_status_decides_whatever_becomes_of_the_body(
         RawServer(answering(f"500 No\r\n{headers}", body, then)) as server,
         connected(server.url) as sink,
     ):
-        assert (await unavailable(sink)).fault is Fault.OUTAGE
+        assert (await unavailable(sink)).kind is FailureKind.OUTAGE
     async with (
         RawServer(answering(f"422 No\r\n{headers}", body, then)) as server,
         connected(server.url) as sink,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.adapters.raw import Connection, RawServer, until
 from tests.adapters.webhook import PAYLOAD, connected, rejected, unavailable
-from worker.core.errors import Fault
+from worker.core.errors import FailureKind
 from worker.core.payload import Payload
 from worker.core.ports import Receipt
 from worker.sinks.answer import LARGEST, Answer
@@ -219,7 +219,7 @@ async def test_an_answer_without_a_status_is_not_told_as_none(answer: bytes, the
     ):
         error = await unavailable(sink)
     assert str(error) == "the webhook's answer is not HTTP, or breaks off before its status; check sink.url"
-    assert (error.fault, error.answered) == (Fault.OUTAGE, True)
+    assert (error.kind, error.answered) == (FailureKind.OUTAGE, True)
 
 
 def failed(status: str, *headers: str) -> bytes:
@@ -241,10 +241,10 @@ async def test_every_status_of_an_answer_that_aiohttp_refuses_means_the_same() -
 
     assert await ask(failed("422 No")) == "the webhook answered 422: 'ok'"
     assert "redirect to login.example" in await ask(failed("302 Found", "Location: https://login.example/"))
-    assert (await ask(failed("401 No"))).fault is Fault.REFUSED
+    assert (await ask(failed("401 No"))).kind is FailureKind.REFUSED
     assert (await ask(failed("500 No"))).answered
     busy = await ask(failed("503 Busy", "Retry-After: 17"))
-    assert (busy.fault, busy.retry_after) == (Fault.BUSY, timedelta(seconds=17))
+    assert (busy.kind, busy.retry_after) == (FailureKind.BUSY, timedelta(seconds=17))
 
 
 @pytest.mark.parametrize("status", ["101 Switching Protocols", "600 What", "999 No"])

@@ -153,7 +153,7 @@ async def test_an_event_that_failed_is_not_held_by_its_error(bench: Bench) -> No
     """The frames of a traceback hold what was parsed, in a circle that only a full collection breaks."""
 
     class Unreachable:
-        async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
+        async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
             raise EnrichmentUnavailable("the dialer is down")
 
     breakers = bench.breakers = closed_breakers(4)

@@ -24,7 +24,7 @@ from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     Reason,
 )
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.broker
 
 FOR_LONG = timedelta(hours=1)
 BRIEFLY = timedelta(milliseconds=50)
-REFUSED = EnrichmentUnavailable("the dialer refuses our address", Fault.REFUSED)
+REFUSED = EnrichmentUnavailable("the dialer refuses our address", FailureKind.REFUSED)
 SINK_DOWN = DeliveryUnavailable("answered 500")
 
 ONE_ON_ITS_WAY = "what is on its way when a consumer ends is delivered again; the limit is 20"
@@ -71,7 +71,7 @@ class Dialer:
     crowds: list[tuple[State, int, int]] = field(default_factory=list)
     """At each question: the sink's breaker's state, how many asked at the time, and how many might."""
 
-    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
+    async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
         self.asked.append(event)
         self.now += 1
         self.crowds.append((state_of(self.breakers, "sink"), self.now, self.breakers.capacity(event.type)))
@@ -440,7 +440,7 @@ class TestTheRamp:
 class TestTheSink:
     async def test_while_it_is_closed_nothing_is_looked_up_but_for_the_probes(self, stage: Stage) -> None:
         scene = stage(max_in_flight=4)
-        scene.crm.trouble = DeliveryUnavailable("answered 429", Fault.BUSY, timedelta(seconds=1))
+        scene.crm.trouble = DeliveryUnavailable("answered 429", FailureKind.BUSY, timedelta(seconds=1))
         await scene.publish(40)
         async with scene.bench.running():
             await eventually(lambda: scene.state("sink") is State.OPEN)

@@ -14,7 +14,13 @@ from tests.broker.bench import Bench, eventually, settings_for
 from tests.broker.test_intake_breakers import Dialer, Scene, body
 from worker.core.breaker import BreakerStatus, State
 from worker.core.breakers import CircuitBreakers
-from worker.core.errors import DeliveryUnavailable, Fault, MessageRefused, PublishError, PublishForbidden
+from worker.core.errors import (
+    DeliveryUnavailable,
+    FailureKind,
+    MessageRefused,
+    PublishError,
+    PublishForbidden,
+)
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Outgoing
@@ -125,7 +131,7 @@ async def test_an_exchange_that_is_gone_is_an_outage_until_it_is_back(
     for _ in range(3):
         with pytest.raises(DeliveryUnavailable, match="there is no exchange") as caught:
             await sink.deliver(PAYLOAD)
-        assert (caught.value.fault, caught.value.answered) == (Fault.OUTAGE, False)
+        assert (caught.value.kind, caught.value.answered) == (FailureKind.OUTAGE, False)
     async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
         exchange = await channel.declare_exchange(f"{namespace}.enriched", "fanout")
         queue = await channel.declare_queue(f"{namespace}.enriched")
@@ -152,16 +158,16 @@ async def test_a_refused_publish_to_the_outbound_exchange_breaks_off_no_copy(
 
 
 @pytest.mark.parametrize(
-    ("error", "fault", "answered"),
+    ("error", "kind", "answered"),
     [
-        (PublishForbidden("no permission"), Fault.REFUSED, False),
-        (MessageRefused("too large"), Fault.OUTAGE, True),
-        (PublishError("no connection"), Fault.OUTAGE, False),
+        (PublishForbidden("no permission"), FailureKind.REFUSED, False),
+        (MessageRefused("too large"), FailureKind.OUTAGE, True),
+        (PublishError("no connection"), FailureKind.OUTAGE, False),
     ],
 )
 async def test_what_the_publisher_says_tells_whose_fault_it_is(
     error: PublishError,
-    fault: Fault,
+    kind: FailureKind,
     answered: bool,  # noqa: FBT001
 ) -> None:
     class Refusing(BrokerPublisher):
@@ -170,7 +176,7 @@ async def test_what_the_publisher_says_tells_whose_fault_it_is(
 
     with pytest.raises(DeliveryUnavailable) as caught:
         await QueueSink("outside", Refusing()).deliver(PAYLOAD)
-    assert (caught.value.fault, caught.value.answered) == (fault, answered)
+    assert (caught.value.kind, caught.value.answered) == (kind, answered)
 
 
 async def test_what_comes_while_the_broker_closes_the_channel_does_not_break_the_connection(

@@ -11,13 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.clock import Clock
 from worker.core.breaker import MOST_ALONE, MOST_REFUSED, BreakerStatus, CircuitBreaker, State
-from worker.core.errors import Fault
+from worker.core.errors import FailureKind
 
 SECOND = timedelta(seconds=1)
 PROBE_MAX = 30.0
 REFUSED_PROBE = 300.0
 FULL = 64
-NOT_THE_EVENTS_OWN = [Fault.OUTAGE, Fault.REFUSED, Fault.BUSY]
+NOT_THE_EVENTS_OWN = [FailureKind.OUTAGE, FailureKind.REFUSED, FailureKind.BUSY]
 DOWN = "the dialer can't be reached"
 
 
@@ -58,7 +58,7 @@ def state(breaker: CircuitBreaker) -> State:
 
 def fail(breaker: CircuitBreaker, times: int = 1) -> list[bool]:
     """Report so many outages, and give which of them counted."""
-    return [breaker.failed(Fault.OUTAGE, DOWN) for _ in range(times)]
+    return [breaker.failed(FailureKind.OUTAGE, DOWN) for _ in range(times)]
 
 
 def succeed(breaker: CircuitBreaker, times: int = 1) -> None:
@@ -151,12 +151,12 @@ def test_nine_of_twenty_for_ever_do_not_close_it(breaker: CircuitBreaker) -> Non
     assert state(breaker) is State.CLOSED
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.BUSY])
+@pytest.mark.parametrize("kind", [FailureKind.REFUSED, FailureKind.BUSY])
 def test_a_refusal_or_a_request_to_come_back_later_closes_it_at_once(
-    breaker: CircuitBreaker, fault: Fault
+    breaker: CircuitBreaker, kind: FailureKind
 ) -> None:
     succeed(breaker, 100)
-    assert not breaker.failed(fault, "no")
+    assert not breaker.failed(kind, "no")
     assert (state(breaker), breaker.capacity()) == (State.OPEN, 0)
 
 
@@ -199,7 +199,7 @@ def test_the_longest_wait_may_be_shorter_than_the_first(clock: Clock) -> None:
 def test_after_a_refusal_it_is_never_asked_too_soon(clock: Clock, dice: float, seconds: float) -> None:
     breaker = make(clock, jitter=lambda: dice)
     for _ in range(3):
-        breaker.failed(Fault.REFUSED, "login incorrect")
+        breaker.failed(FailureKind.REFUSED, "login incorrect")
         assert begin_to_probe(breaker, clock) == seconds
 
 
@@ -210,7 +210,7 @@ def test_a_busy_dependency_is_left_alone_for_as_long_as_it_asked(
     breaker: CircuitBreaker, clock: Clock, asked: float, seconds: float
 ) -> None:
     for _ in range(3):
-        breaker.failed(Fault.BUSY, "429", asked * SECOND)
+        breaker.failed(FailureKind.BUSY, "429", asked * SECOND)
         assert begin_to_probe(breaker, clock) == seconds
 
 
@@ -220,19 +220,19 @@ def test_where_a_busy_one_did_not_say_how_long_the_waits_grow_until_it_takes_one
 ) -> None:
     waits = []
     for _ in range(7):
-        breaker.failed(Fault.BUSY, "429", asked)
+        breaker.failed(FailureKind.BUSY, "429", asked)
         waits.append(begin_to_probe(breaker, clock))
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     breaker.succeeded()
-    breaker.failed(Fault.BUSY, "429", asked)
+    breaker.failed(FailureKind.BUSY, "429", asked)
     assert begin_to_probe(breaker, clock) == 1
 
 
 def test_waits_that_were_asked_for_do_not_lengthen_those_after_an_outage(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
-    for fault in (Fault.BUSY, Fault.REFUSED) * 5:
-        breaker.failed(fault, "no")
+    for kind in (FailureKind.BUSY, FailureKind.REFUSED) * 5:
+        breaker.failed(kind, "no")
         begin_to_probe(breaker, clock)
     fail(breaker)
     assert begin_to_probe(breaker, clock) == 1
@@ -247,7 +247,7 @@ def test_what_was_in_work_when_it_closed_neither_opens_it_nor_closes_it_for_long
     succeed(breaker, 100)
     assert fail(breaker, 100) == [False] * 100
     assert (state(breaker), breaker.capacity(), breaker.next_change()) == (State.OPEN, 0, until)
-    breaker.failed(Fault.BUSY, "429")
+    breaker.failed(FailureKind.BUSY, "429")
     assert breaker.next_change() == until
     clock.now += 0.5
     assert breaker.capacity() == 1
@@ -258,34 +258,34 @@ def test_what_was_in_work_when_it_closed_neither_opens_it_nor_closes_it_for_long
 def test_a_late_refusal_makes_an_outage_a_refusal(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 5)
     clock.now += 0.5
-    assert not breaker.failed(Fault.REFUSED, "login incorrect")
+    assert not breaker.failed(FailureKind.REFUSED, "login incorrect")
     assert wait_of(breaker) == 1.1 * REFUSED_PROBE
     assert breaker.status().reason == "login incorrect"
     clock.now += 100
-    breaker.failed(Fault.REFUSED, "and again")
+    breaker.failed(FailureKind.REFUSED, "and again")
     assert wait_of(breaker) == 1.1 * REFUSED_PROBE - 100, "the first one counts"
     assert breaker.status().reason == "login incorrect"
 
 
 def test_a_late_refusal_does_not_shorten_what_was_asked_for(breaker: CircuitBreaker) -> None:
-    breaker.failed(Fault.BUSY, "503", 3600 * SECOND)
-    breaker.failed(Fault.REFUSED, "403")
+    breaker.failed(FailureKind.BUSY, "503", 3600 * SECOND)
+    breaker.failed(FailureKind.REFUSED, "403")
     assert wait_of(breaker) == 3600
     assert breaker.status().reason == "403"
 
 
 @pytest.mark.parametrize("first", NOT_THE_EVENTS_OWN)
 def test_a_late_request_for_a_longer_wait_is_kept_and_one_for_a_shorter_is_not(
-    breaker: CircuitBreaker, first: Fault
+    breaker: CircuitBreaker, first: FailureKind
 ) -> None:
     while state(breaker) is State.CLOSED:
         breaker.failed(first, "first")
     before = wait_of(breaker)
-    breaker.failed(Fault.BUSY, "shorter", 0.5 * before * SECOND)
+    breaker.failed(FailureKind.BUSY, "shorter", 0.5 * before * SECOND)
     assert (wait_of(breaker), breaker.status().reason) == (max(before, 1), "first")
-    breaker.failed(Fault.BUSY, "longer", 1000 * SECOND)
+    breaker.failed(FailureKind.BUSY, "longer", 1000 * SECOND)
     assert (wait_of(breaker), breaker.status().reason) == (1000, "longer")
-    breaker.failed(Fault.BUSY, "far too long", 86400 * SECOND)
+    breaker.failed(FailureKind.BUSY, "far too long", 86400 * SECOND)
     assert wait_of(breaker) == 3600
 
 
@@ -301,12 +301,12 @@ def test_when_its_time_has_come_it_has_room_for_one(breaker: CircuitBreaker, clo
     assert breaker.capacity() == 1, "an event that did not need the dependency changes nothing"
 
 
-@pytest.mark.parametrize("fault", NOT_THE_EVENTS_OWN)
-def test_a_probe_that_fails_closes_it_again(breaker: CircuitBreaker, clock: Clock, fault: Fault) -> None:
+@pytest.mark.parametrize("kind", NOT_THE_EVENTS_OWN)
+def test_a_probe_that_fails_closes_it_again(breaker: CircuitBreaker, clock: Clock, kind: FailureKind) -> None:
     succeed(breaker, 3)
     fail(breaker, 5)
     begin_to_probe(breaker, clock)
-    assert not breaker.failed(fault, "still down")
+    assert not breaker.failed(kind, "still down")
     assert (state(breaker), breaker.status().reason) == (State.OPEN, "still down")
 
 
@@ -355,7 +355,7 @@ def test_a_single_failure_halves_the_room_and_the_successes_count_anew(
 
 
 def fail_answered(breaker: CircuitBreaker, event: str | None) -> bool:
-    return breaker.failed(Fault.OUTAGE, "answered 500", event=event, answered=event is not None)
+    return breaker.failed(FailureKind.OUTAGE, "answered 500", event=event, answered=event is not None)
 
 
 def test_an_event_that_alone_is_answered_with_failures_uses_up_attempts_until_the_gate_closes(
@@ -413,7 +413,7 @@ def test_a_ramp_ends_for_the_same_reasons_as_it_began(breaker: CircuitBreaker, c
     assert state(breaker) is State.OPEN
     begin_to_probe(breaker, clock)
     breaker.succeeded()
-    breaker.failed(Fault.REFUSED, "no")
+    breaker.failed(FailureKind.REFUSED, "no")
     assert state(breaker) is State.OPEN
 
 
@@ -468,7 +468,7 @@ def test_our_own_question_is_asked_at_growing_intervals(asked: CircuitBreaker, c
 def test_events_that_fail_late_do_not_answer_our_own_question(asked: CircuitBreaker, clock: Clock) -> None:
     fail(asked, 5)
     begin_to_ask(asked, clock)
-    assert not asked.failed(Fault.OUTAGE, "sent before it closed", event="late")
+    assert not asked.failed(FailureKind.OUTAGE, "sent before it closed", event="late")
     assert state(asked) is State.HALF_OPEN
     asked.probed()
     assert state(asked) is State.RECOVERING
@@ -548,7 +548,7 @@ def test_a_wait_can_be_ended_and_lengthened(
     asked.probe_now()
     asked.postpone(SECOND)
     assert (state(asked), changes) == (State.CLOSED, [])
-    asked.failed(Fault.REFUSED, "login incorrect", 3000 * SECOND)
+    asked.failed(FailureKind.REFUSED, "login incorrect", 3000 * SECOND)
     assert wait_of(asked) == 3000
     asked.postpone(SECOND)
     assert wait_of(asked) == 3000, "only a breaker that probes is closed again"
@@ -560,7 +560,7 @@ def test_a_wait_can_be_ended_and_lengthened(
 
 
 def test_a_refusal_waits_at_least_as_long_as_ever(asked: CircuitBreaker) -> None:
-    asked.failed(Fault.REFUSED, "login incorrect", SECOND)
+    asked.failed(FailureKind.REFUSED, "login incorrect", SECOND)
     assert wait_of(asked) == 1.1 * REFUSED_PROBE
 
 
@@ -568,7 +568,7 @@ def test_it_is_refused_until_it_ramps_up(asked: CircuitBreaker, clock: Clock) ->
     seen = list[bool]()
     fail(asked, 5)
     seen.append(asked.refused)
-    asked.failed(Fault.REFUSED, "late")
+    asked.failed(FailureKind.REFUSED, "late")
     seen.append(asked.refused)
     begin_to_ask(asked, clock)
     seen.append(asked.refused)
@@ -581,7 +581,7 @@ def test_it_is_refused_until_it_ramps_up(asked: CircuitBreaker, clock: Clock) ->
 
 
 def refuse(breaker: CircuitBreaker, event: str | None) -> bool:
-    return breaker.failed(Fault.REFUSED, "answered 403", event=event)
+    return breaker.failed(FailureKind.REFUSED, "answered 403", event=event)
 
 
 def test_a_first_refusal_among_successes_is_only_noted_and_those_that_follow_are_the_events_own(
@@ -767,30 +767,30 @@ def test_a_ramp_shows_too_that_others_succeed(breaker: CircuitBreaker, clock: Cl
     assert fail(breaker, 4) == [True, False, False, False]
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.BUSY])
+@pytest.mark.parametrize("kind", [FailureKind.REFUSED, FailureKind.BUSY])
 def test_a_refusal_and_a_request_to_come_back_later_are_nobodys_fault(
-    breaker: CircuitBreaker, fault: Fault
+    breaker: CircuitBreaker, kind: FailureKind
 ) -> None:
     succeed(breaker, 100)
-    assert not breaker.failed(fault, "no")
+    assert not breaker.failed(kind, "no")
 
 
 def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     for _ in range(30):
-        assert breaker.failed(Fault.UNREADABLE, "what?")
+        assert breaker.failed(FailureKind.UNREADABLE, "what?")
     assert state(breaker) is State.CLOSED
     fail(breaker, 4)
-    breaker.failed(Fault.UNREADABLE, "what?")
+    breaker.failed(FailureKind.UNREADABLE, "what?")
     fail(breaker)
     assert state(breaker) is State.OPEN, "it did not break the row"
-    assert breaker.failed(Fault.UNREADABLE, "what?")
+    assert breaker.failed(FailureKind.UNREADABLE, "what?")
     begin_to_probe(breaker, clock)
-    assert breaker.failed(Fault.UNREADABLE, "what?")
+    assert breaker.failed(FailureKind.UNREADABLE, "what?")
     assert state(breaker) is State.HALF_OPEN
     breaker.succeeded()
-    assert breaker.failed(Fault.UNREADABLE, "what?")
+    assert breaker.failed(FailureKind.UNREADABLE, "what?")
     assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
@@ -799,14 +799,14 @@ def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(
 
 def test_the_status_tells_why_and_since_when_and_until_when(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 4)
-    breaker.failed(Fault.OUTAGE, "HTTP 502")
+    breaker.failed(FailureKind.OUTAGE, "HTTP 502")
     clock.now += 0.25
     quarter = timedelta(seconds=0.25)
     assert breaker.status() == BreakerStatus("dialer", State.OPEN, "HTTP 502", quarter, 3 * quarter)
     clock.now += 10
     assert breaker.status().next_probe_in == timedelta(0), "due, and not begun"
     breaker.capacity()
-    breaker.failed(Fault.OUTAGE, "HTTP 504")
+    breaker.failed(FailureKind.OUTAGE, "HTTP 504")
     clock.now += 1
     assert breaker.status() == BreakerStatus("dialer", State.OPEN, "HTTP 504", 11.25 * SECOND, SECOND)
     clock.now += 1
@@ -832,7 +832,7 @@ def test_each_change_of_state_is_told_once_it_is_made(
     begin_to_probe(breaker, clock)
     breaker.capacity()
     fail(breaker)
-    breaker.failed(Fault.REFUSED, "403")
+    breaker.failed(FailureKind.REFUSED, "403")
     begin_to_probe(breaker, clock)
     succeed(breaker, 64)
     assert [change.state for change in changes] == [
@@ -849,7 +849,7 @@ def test_each_change_of_state_is_told_once_it_is_made(
 
 # --- whatever happens -----------------------------------------------------------------------------
 
-OUTCOMES = [None, None, None, *Fault]
+OUTCOMES = [None, None, None, *FailureKind]
 EVENTS = st.sampled_from([None, "a", "b", "c"])
 ASKED = st.none() | st.timedeltas(timedelta(0), timedelta(days=2))
 
@@ -892,14 +892,14 @@ class WorkerAndGate(RuleBasedStateMachine):
     @precondition(lambda self: self.in_work)
     @rule(outcome=st.sampled_from(OUTCOMES), asked=ASKED, share=st.floats(0, 1), event=EVENTS)
     def some_end(
-        self, outcome: Fault | None, asked: timedelta | None, share: float, event: str | None
+        self, outcome: FailureKind | None, asked: timedelta | None, share: float, event: str | None
     ) -> None:
         for _ in range(1 + int(share * (self.in_work - 1))):
             self.ends(outcome, asked, event)
 
     @precondition(lambda self: self.own and state(self.breaker) is State.HALF_OPEN)
-    @rule(outcome=st.sampled_from([None, Fault.OUTAGE, Fault.REFUSED]))
-    def our_own_question_is_asked(self, outcome: Fault | None) -> None:
+    @rule(outcome=st.sampled_from([None, FailureKind.OUTAGE, FailureKind.REFUSED]))
+    def our_own_question_is_asked(self, outcome: FailureKind | None) -> None:
         if outcome is None:
             self.breaker.probed()
             assert state(self.breaker) is State.RECOVERING
@@ -922,7 +922,7 @@ class WorkerAndGate(RuleBasedStateMachine):
         self.in_work -= 1
         assert self.breaker.status() == before
 
-    def ends(self, outcome: Fault | None, asked: timedelta | None, event: str | None) -> None:
+    def ends(self, outcome: FailureKind | None, asked: timedelta | None, event: str | None) -> None:
         self.in_work -= 1
         before, until = state(self.breaker), self.breaker.next_change()
         if outcome is None:
@@ -933,20 +933,20 @@ class WorkerAndGate(RuleBasedStateMachine):
         counts = self.breaker.failed(outcome, "down", asked, event=event)
         after = state(self.breaker)
         assert after is before or after is State.OPEN, "failures alone open nothing"
-        if outcome is Fault.UNREADABLE:
+        if outcome is FailureKind.UNREADABLE:
             assert counts
             assert after is before
             return
         if before is State.OPEN:
             assert (self.breaker.next_change() or 0) >= (until or 0)
         if counts:
-            assert outcome in {Fault.OUTAGE, Fault.REFUSED}
+            assert outcome in {FailureKind.OUTAGE, FailureKind.REFUSED}
             assert after is before
-            self.counted += outcome is Fault.OUTAGE
-            assert after in {State.CLOSED, State.RECOVERING} or outcome is Fault.REFUSED
-        if outcome is Fault.REFUSED and before is not State.OPEN and after is State.OPEN:
+            self.counted += outcome is FailureKind.OUTAGE
+            assert after in {State.CLOSED, State.RECOVERING} or outcome is FailureKind.REFUSED
+        if outcome is FailureKind.REFUSED and before is not State.OPEN and after is State.OPEN:
             assert wait_of(self.breaker) >= REFUSED_PROBE
-        assert event is not None or outcome is not Fault.REFUSED or after is State.OPEN
+        assert event is not None or outcome is not FailureKind.REFUSED or after is State.OPEN
 
     @invariant()
     def the_room_fits_the_state(self) -> None:

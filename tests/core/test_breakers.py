@@ -13,7 +13,7 @@ from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     LoginRefused,
     NotReady,
@@ -54,7 +54,7 @@ def make(
 
 LOGIN_REFUSED = LoginRefused("Login incorrect")
 A_WHILE = timedelta(seconds=10)
-SINK_REFUSED = DeliveryUnavailable("answered 403", Fault.REFUSED)
+SINK_REFUSED = DeliveryUnavailable("answered 403", FailureKind.REFUSED)
 DIALER_DOWN = EnrichmentUnavailable("the dialer can't be reached")
 SINK_DOWN = DeliveryUnavailable("answered 500")
 
@@ -157,7 +157,7 @@ def test_a_missing_permission_holds_up_only_the_events_that_need_it(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("error", [SINK_REFUSED, DeliveryUnavailable("429", Fault.BUSY)])
+@pytest.mark.parametrize("error", [SINK_REFUSED, DeliveryUnavailable("429", FailureKind.BUSY)])
 def test_a_sink_that_refuses_us_or_is_busy_holds_up_all(
     breakers: CircuitBreakers, kind: EventType, error: DeliveryUnavailable
 ) -> None:
@@ -170,7 +170,7 @@ def test_a_sink_that_refuses_us_or_is_busy_holds_up_all(
 
 
 def test_the_sinks_own_wait_is_honoured(breakers: CircuitBreakers) -> None:
-    breakers.failed(DeliveryUnavailable("429", Fault.BUSY, timedelta(seconds=77)), "e1")
+    breakers.failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
     assert breakers.next_change_in() == 77
 
 
@@ -306,14 +306,14 @@ def test_no_permission_is_probed_while_the_dialer_is_in_trouble(
     assert states(breakers) == {"dialer": State.RECOVERING, "callid_info": State.OPEN}, "the login is good"
 
 
-@pytest.mark.parametrize("fault", [Fault.OUTAGE, Fault.UNREADABLE])
+@pytest.mark.parametrize("kind", [FailureKind.OUTAGE, FailureKind.UNREADABLE])
 def test_an_outage_while_a_permission_is_probed_makes_it_wait(
-    breakers: CircuitBreakers, clock: Clock, fault: Fault
+    breakers: CircuitBreakers, clock: Clock, kind: FailureKind
 ) -> None:
     call_fails(breakers, FunctionRefused("no"))
     clock.now += 2 * REFUSED_PROBE
     assert breakers.to_probe() == ["callid_info"]
-    breakers.probed_in_vain("callid_info", EnrichmentUnavailable("what?", fault))
+    breakers.probed_in_vain("callid_info", EnrichmentUnavailable("what?", kind))
     assert (breakers.to_probe(), states(breakers)) == ([], {"callid_info": State.OPEN})
 
 
@@ -322,7 +322,7 @@ def test_our_own_question_that_nobody_can_read_shows_no_dialer_that_works(
 ) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
     clock.now += 2 * REFUSED_PROBE
-    breakers.probed_in_vain(breakers.to_probe()[0], EnrichmentUnavailable("what?", Fault.UNREADABLE))
+    breakers.probed_in_vain(breakers.to_probe()[0], EnrichmentUnavailable("what?", FailureKind.UNREADABLE))
     assert states(breakers) == {"dialer": State.OPEN}
 
 
@@ -330,7 +330,7 @@ def test_the_same_event_refused_again_after_our_own_question_was_answered_is_to_
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
     """One of the dialer's functions, or the web server before it, dislikes what this event asks for."""
-    for error in (FunctionRefused("no"), EnrichmentUnavailable("answered 403", Fault.REFUSED)):
+    for error in (FunctionRefused("no"), EnrichmentUnavailable("answered 403", FailureKind.REFUSED)):
         assert not call_fails(breakers, error, "odd")
         clock.now += 2 * REFUSED_PROBE
         breakers.probed(breakers.to_probe()[0])
@@ -389,7 +389,7 @@ def test_the_next_change_is_that_of_the_gate_whose_wait_is_over_first(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
-    breakers.failed(DeliveryUnavailable("429", Fault.BUSY, timedelta(seconds=77)), "e1")
+    breakers.failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
     assert breakers.next_change_in() == 77
     clock.now += 100
     assert breakers.next_change_in() == 0, "due, and not begun"

@@ -19,7 +19,13 @@ import pytest
 
 from worker.core.breaker import BreakerStatus, CircuitBreaker, State
 from worker.core.disposition import Retry
-from worker.core.errors import DeliveryUnavailable, EnrichmentUnavailable, Fault, ProcessingError, Reason
+from worker.core.errors import (
+    DeliveryUnavailable,
+    EnrichmentUnavailable,
+    FailureKind,
+    ProcessingError,
+    Reason,
+)
 from worker.core.retry import RetryPolicy
 
 SEED = 20261120
@@ -38,27 +44,31 @@ NEVER = math.inf
 OUR_OWN_QUESTION = -1
 """Stands for an event when the dialer is asked a question of our own."""
 
-Answer = tuple[float, Fault | None, timedelta | None]
+Answer = tuple[float, FailureKind | None, timedelta | None]
 """How many seconds it takes, the trouble if there is any, and the wait that is asked for."""
 Trouble = Callable[[random.Random, float, int], Answer | None]
 """How a dependency answers about an event, so many seconds into its bad time; `None` means well."""
 
 
-def always(seconds: float, fault: Fault = Fault.OUTAGE, wait: float | None = None) -> Trouble:
-    answer = (seconds, fault, None if wait is None else timedelta(seconds=wait))
+def always(seconds: float, kind: FailureKind = FailureKind.OUTAGE, wait: float | None = None) -> Trouble:
+    answer = (seconds, kind, None if wait is None else timedelta(seconds=wait))
     return lambda _rng, _since, _event: answer
 
 
 def at_random(share: float) -> Trouble:
-    return lambda rng, _since, _event: (0.1, Fault.OUTAGE, None) if rng.random() < share else None
+    return lambda rng, _since, _event: (0.1, FailureKind.OUTAGE, None) if rng.random() < share else None
 
 
 def off_and_on(off: float, on: float, seconds: float = 0.1) -> Trouble:
-    return lambda _rng, since, _event: (seconds, Fault.OUTAGE, None) if since % (off + on) < off else None
+    return lambda _rng, since, _event: (
+        (seconds, FailureKind.OUTAGE, None) if since % (off + on) < off else None
+    )
 
 
-def only_of(poison: Callable[[int], bool], seconds: float = 0.1, fault: Fault = Fault.OUTAGE) -> Trouble:
-    return lambda _rng, _since, event: (seconds, fault, None) if poison(event) else None
+def only_of(
+    poison: Callable[[int], bool], seconds: float = 0.1, kind: FailureKind = FailureKind.OUTAGE
+) -> Trouble:
+    return lambda _rng, _since, event: (seconds, kind, None) if poison(event) else None
 
 
 def over(limit: float, burst: float, wait: float | None) -> Trouble:
@@ -70,7 +80,7 @@ def over(limit: float, burst: float, wait: float | None) -> Trouble:
         nonlocal tokens, filled
         tokens, filled = min(burst, tokens + (since - filled) * limit), since
         if tokens < 1:
-            return 0.05, Fault.BUSY, asked
+            return 0.05, FailureKind.BUSY, asked
         tokens -= 1
         return None
 
@@ -218,21 +228,21 @@ class World:
             self.probing = True
             self.ask_our_own(1, self.probed)
 
-    def probed(self, fault: Fault | None) -> None:
+    def probed(self, kind: FailureKind | None) -> None:
         self.probing = False
-        if fault is None:
+        if kind is None:
             self.breakers["dialer"].probed()
         self.take()
 
-    def ask_our_own(self, times: int, then: Callable[[Fault | None], None]) -> None:
+    def ask_our_own(self, times: int, then: Callable[[FailureKind | None], None]) -> None:
         """Ask the dialer a question of our own, so many times in a row, or until it fails."""
-        seconds, fault, _ = self.trouble("dialer", OUR_OWN_QUESTION) or (self.rng.uniform(0.02, 0.2), None, 0)
+        seconds, kind, _ = self.trouble("dialer", OUR_OWN_QUESTION) or (self.rng.uniform(0.02, 0.2), None, 0)
 
         def ended() -> None:
-            if fault is not None:
-                if fault is not Fault.OUTAGE or self.breakers["dialer"].state is State.HALF_OPEN:
-                    self.breakers["dialer"].failed(fault, "down")
-                then(fault)
+            if kind is not None:
+                if kind is not FailureKind.OUTAGE or self.breakers["dialer"].state is State.HALF_OPEN:
+                    self.breakers["dialer"].failed(kind, "down")
+                then(kind)
             elif times > 1:
                 self.ask_our_own(times - 1, then)
             else:
@@ -244,8 +254,8 @@ class World:
 
     def ask(self, where: str, message: Message) -> None:
         answer = self.trouble(where, message.event)
-        seconds, fault, wait = answer or (self.rng.uniform(0.02, 0.2), None, None)
-        self.later(seconds, lambda: self.answered(where, message, fault, wait))
+        seconds, kind, wait = answer or (self.rng.uniform(0.02, 0.2), None, None)
+        self.later(seconds, lambda: self.answered(where, message, kind, wait))
 
     def trouble(self, where: str, event: int) -> Answer | None:
         answer: Answer | None = None
@@ -255,9 +265,11 @@ class World:
                 answer = bad.trouble(self.rng, self.now - bad.begins, event)
         return answer
 
-    def answered(self, where: str, message: Message, fault: Fault | None, wait: timedelta | None) -> None:
-        if fault is not None:
-            self.failed(where, message, fault, wait)
+    def answered(
+        self, where: str, message: Message, kind: FailureKind | None, wait: timedelta | None
+    ) -> None:
+        if kind is not None:
+            self.failed(where, message, kind, wait)
             return
         self.breakers[where].succeeded()
         if where == "dialer":
@@ -271,33 +283,33 @@ class World:
         self.in_work -= 1
         self.take()
 
-    def failed(self, where: str, message: Message, fault: Fault, wait: timedelta | None) -> None:
+    def failed(self, where: str, message: Message, kind: FailureKind, wait: timedelta | None) -> None:
         """Judge as the guard of the dialer does, and as the pipeline does for the sink."""
         self.failures += 1
         breaker, event = self.breakers[where], str(message.event)
 
         def record() -> None:
-            counts = breaker.failed(fault, "down", wait, event=event)
-            self.decide(where, message, fault, wait, to_blame=counts)
+            counts = breaker.failed(kind, "down", wait, event=event)
+            self.decide(where, message, kind, wait, to_blame=counts)
 
-        def vouched(trouble: Fault | None) -> None:
+        def vouched(trouble: FailureKind | None) -> None:
             if trouble is None and breaker.failed_alone(event):
-                self.decide(where, message, fault, wait, to_blame=True)
+                self.decide(where, message, kind, wait, to_blame=True)
             else:
                 record()
 
-        if where == "dialer" and fault is Fault.OUTAGE and breaker.in_doubt:
+        if where == "dialer" and kind is FailureKind.OUTAGE and breaker.in_doubt:
             self.ask_our_own(3, vouched)
         else:
             record()
 
     def decide(
-        self, where: str, message: Message, fault: Fault, wait: timedelta | None, *, to_blame: bool
+        self, where: str, message: Message, kind: FailureKind, wait: timedelta | None, *, to_blame: bool
     ) -> None:
         error: ProcessingError = (
-            EnrichmentUnavailable("down", fault)
+            EnrichmentUnavailable("down", kind)
             if where == "dialer"
-            else DeliveryUnavailable("down", fault, wait)
+            else DeliveryUnavailable("down", kind, wait)
         )
         decision = POLICY.decide(error, attempt=message.attempt, age=SECOND, to_blame=to_blame)
         if isinstance(decision, Retry):
@@ -336,14 +348,14 @@ DOWN = {
     "dialer unreachable": (Bad(always(0.01), where="dialer"), 25.0),
     "dialer times out": (Bad(always(10), where="dialer", lasts=3 * DAY), 35.0),
     "dialer answers 500, empty": (Bad(always(0.05), where="dialer"), 25.0),
-    "login refused": (Bad(always(0.05, Fault.REFUSED), where="dialer", lasts=3 * DAY), 300.0),
+    "login refused": (Bad(always(0.05, FailureKind.REFUSED), where="dialer", lasts=3 * DAY), 300.0),
     "sink unreachable": (Bad(always(0.01)), 25.0),
     "sink times out": (Bad(always(15), lasts=3 * DAY), 40.0),
     "sink answers 500": (Bad(always(0.1), lasts=3 * DAY), 25.0),
-    "sink answers 403": (Bad(always(0.1, Fault.REFUSED)), 300.0),
-    "sink answers 429": (Bad(always(0.1, Fault.BUSY)), 25.0),
-    "sink answers 429, Retry-After 2m": (Bad(always(0.1, Fault.BUSY, 120)), 120.0),
-    "sink answers 503, Retry-After a day": (Bad(always(0.1, Fault.BUSY, DAY)), HOUR),
+    "sink answers 403": (Bad(always(0.1, FailureKind.REFUSED)), 300.0),
+    "sink answers 429": (Bad(always(0.1, FailureKind.BUSY)), 25.0),
+    "sink answers 429, Retry-After 2m": (Bad(always(0.1, FailureKind.BUSY, 120)), 120.0),
+    "sink answers 503, Retry-After a day": (Bad(always(0.1, FailureKind.BUSY, DAY)), HOUR),
 }
 """Each with the seconds that lie between two probes, at the least on average."""
 
@@ -370,7 +382,7 @@ def test_both_dependencies_down_one_after_the_other_and_together() -> None:
     bad = (
         Bad(always(10), where="dialer", lasts=10 * HOUR),
         Bad(always(0.1), begins=5 * HOUR, lasts=10 * HOUR),
-        Bad(always(0.1, Fault.REFUSED), where="dialer", begins=14 * HOUR, lasts=4 * HOUR),
+        Bad(always(0.1, FailureKind.REFUSED), where="dialer", begins=14 * HOUR, lasts=4 * HOUR),
     )
     world = noted("dialer and sink", World(bad, every=10.0).run())
     assert (world.dead, world.lost()) == ({}, set())
@@ -533,7 +545,7 @@ def test_a_firewall_that_refuses_some_events_for_what_they_say_holds_up_no_other
     def odd(event: int) -> bool:
         return event % share == 7 and event < share * 20
 
-    refused = only_of(odd, 0.1, Fault.REFUSED)
+    refused = only_of(odd, 0.1, FailureKind.REFUSED)
     world = World((Bad(refused, 0.0, NEVER),), every=every, until=20 * share * every + 10 * HOUR).run()
     _rows.append(
         f"{f'1 of {share} refused, others each {every:g} s':<42} {'':>5} {world.failures:>8} {12:>7}"
@@ -546,8 +558,8 @@ def test_a_firewall_that_refuses_some_events_for_what_they_say_holds_up_no_other
 
 
 def test_a_secret_that_is_revoked_and_comes_back_costs_nothing() -> None:
-    odd = Bad(only_of(lambda event: event % 50 == 7, 0.1, Fault.REFUSED), 0.0, 5 * HOUR)
-    revoked = Bad(always(0.1, Fault.REFUSED), HOUR, 3 * HOUR)
+    odd = Bad(only_of(lambda event: event % 50 == 7, 0.1, FailureKind.REFUSED), 0.0, 5 * HOUR)
+    revoked = Bad(always(0.1, FailureKind.REFUSED), HOUR, 3 * HOUR)
     world = World((odd, revoked), every=5.0, until=6 * HOUR).run()
     assert (world.dead, world.lost()) == ({}, set())
     assert all(at < HOUR or at > 4 * HOUR for at in world.delivered.values())

@@ -17,7 +17,7 @@ from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     InvalidEvent,
     NotReady,
     NotReadyReason,
@@ -55,7 +55,7 @@ def breakers() -> CircuitBreakers:
 
 
 class NotFinal(NotReady):
-    """An answer that is not final, as an enricher knows it: raised only where there is patience."""
+    """An answer that is not final: raised unless incomplete answers are accepted."""
 
     def __init__(self, known: Enrichment = NOT_FINAL) -> None:
         super().__init__("INCALL", NotReadyReason.FINAL_STATUS)
@@ -69,9 +69,9 @@ class FakeEnricher:
     log: list[str]
     answer: Enrichment | BaseException = FOUND
 
-    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
+    async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
         self.log.append(f"enrich {event.id}")
-        if isinstance(self.answer, NotFinal) and not patient:
+        if isinstance(self.answer, NotFinal) and accept_incomplete:
             return self.answer.known
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -243,8 +243,11 @@ async def test_a_message_that_can_not_be_decoded_is_dead_lettered_and_nobody_is_
     [
         (EnrichmentRejected("bad id"), DeadLetter(Reason.REJECTED_BY_DIALER, "bad id")),
         (EnrichmentUnavailable("down"), Retry(DELAYS[0], 1, "dialer_outage", "down")),
-        (EnrichmentUnavailable("what?", Fault.UNREADABLE), Retry(DELAYS[0], 2, "dialer_unreadable", "what?")),
-        (EnrichmentUnavailable("login", Fault.REFUSED), Retry(DELAYS[0], 1, "dialer_refused", "login")),
+        (
+            EnrichmentUnavailable("what?", FailureKind.UNREADABLE),
+            Retry(DELAYS[0], 2, "dialer_unreadable", "what?"),
+        ),
+        (EnrichmentUnavailable("login", FailureKind.REFUSED), Retry(DELAYS[0], 1, "dialer_refused", "login")),
         (NotReady("not found"), Retry(LOOK_AGAIN_LATER, 1, "not_found", "not found")),
         (NotFinal(), Retry(LOOK_AGAIN_LATER, 1, "not_final", "INCALL")),
     ],
@@ -266,8 +269,8 @@ async def test_a_look_up_that_fails_is_decided_by_the_policy_and_nothing_is_deli
     [
         (DeliveryRejected("422"), DeadLetter(Reason.REJECTED_BY_SINK, "422")),
         (DeliveryUnavailable("500"), Retry(DELAYS[0], 1, "sink_outage", "500")),
-        (DeliveryUnavailable("403", Fault.REFUSED), Retry(DELAYS[2], 1, "sink_refused", "403")),
-        (DeliveryUnavailable("429", Fault.BUSY, MINUTE), Retry(DELAYS[0], 1, "sink_busy", "429")),
+        (DeliveryUnavailable("403", FailureKind.REFUSED), Retry(DELAYS[2], 1, "sink_refused", "403")),
+        (DeliveryUnavailable("429", FailureKind.BUSY, MINUTE), Retry(DELAYS[0], 1, "sink_busy", "429")),
     ],
     ids=lambda value: repr(value) if isinstance(value, Exception) else None,
 )
@@ -287,7 +290,7 @@ async def test_a_delivery_that_fails_is_decided_by_the_policy_and_keeps_the_enri
     [
         (World(EnrichmentUnavailable("down")), (Reason.ATTEMPTS_EXHAUSTED, "down (attempt 3 of 3)")),
         (
-            World(EnrichmentUnavailable("what?", Fault.UNREADABLE)),
+            World(EnrichmentUnavailable("what?", FailureKind.UNREADABLE)),
             (Reason.UNREADABLE_ANSWER, "what? (attempt 3 of 3)"),
         ),
         (
@@ -323,7 +326,7 @@ async def test_an_outage_uses_up_an_attempt_only_while_others_succeed() -> None:
 
 
 async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
-    world = World(failure=DeliveryUnavailable("403", Fault.REFUSED))
+    world = World(failure=DeliveryUnavailable("403", FailureKind.REFUSED))
     await world.process()
     world.log.clear()
     outcome = await world.process(replace(CALL, attempt=3))
@@ -336,8 +339,8 @@ async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
 async def test_a_sink_whose_gate_closes_during_the_look_up_is_spared_and_the_answer_is_kept() -> None:
     world = World()
 
-    async def closes_meanwhile(event: Event, *, patient: bool) -> Enrichment:
-        world.breakers.failed(DeliveryUnavailable("403", Fault.REFUSED), event.id)
+    async def closes_meanwhile(event: Event, *, accept_incomplete: bool) -> Enrichment:
+        world.breakers.failed(DeliveryUnavailable("403", FailureKind.REFUSED), event.id)
         return FOUND
 
     world.enricher.enrich = closes_meanwhile  # type: ignore[method-assign]
@@ -458,7 +461,7 @@ async def test_with_a_window_a_repeat_of_what_was_delivered_is_dropped_and_nobod
 async def test_a_repeat_is_dropped_also_while_a_gate_is_closed() -> None:
     world = World(window=1)
     await world.process()
-    world.sink.failure = DeliveryUnavailable("403", Fault.REFUSED)
+    world.sink.failure = DeliveryUnavailable("403", FailureKind.REFUSED)
     other = replace(CALL, body=b'{"event_id": "e2", "call_id": "V1"}')
     assert isinstance((await world.process(other)).disposition, Retry)
     assert (await world.process()).disposition == Duplicate()

@@ -18,7 +18,7 @@ from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     InvalidEvent,
     NotReady,
     NotReadyReason,
@@ -63,7 +63,7 @@ def test_what_no_retry_would_help_is_dead_lettered_at_the_first_attempt(
 
 COUNTED = (
     EnrichmentUnavailable("down"),
-    EnrichmentUnavailable("gibberish", Fault.UNREADABLE),
+    EnrichmentUnavailable("gibberish", FailureKind.UNREADABLE),
     DeliveryUnavailable("down"),
     *UNEXPECTED,
 )
@@ -81,9 +81,13 @@ def test_the_tiers_are_climbed_one_an_attempt_and_the_last_repeats(error: Except
     ("error", "reason", "text"),
     [
         (EnrichmentUnavailable("down"), Reason.ATTEMPTS_EXHAUSTED, "down"),
-        (EnrichmentUnavailable("gibberish", Fault.UNREADABLE), Reason.UNREADABLE_ANSWER, "gibberish"),
-        (EnrichmentUnavailable("no permission", Fault.REFUSED), Reason.ATTEMPTS_EXHAUSTED, "no permission"),
-        (DeliveryUnavailable("answered 403", Fault.REFUSED), Reason.REJECTED_BY_SINK, "answered 403"),
+        (EnrichmentUnavailable("gibberish", FailureKind.UNREADABLE), Reason.UNREADABLE_ANSWER, "gibberish"),
+        (
+            EnrichmentUnavailable("no permission", FailureKind.REFUSED),
+            Reason.ATTEMPTS_EXHAUSTED,
+            "no permission",
+        ),
+        (DeliveryUnavailable("answered 403", FailureKind.REFUSED), Reason.REJECTED_BY_SINK, "answered 403"),
         (DeliveryUnavailable("500"), Reason.ATTEMPTS_EXHAUSTED, "500"),
         *((error, Reason.ATTEMPTS_EXHAUSTED, describe(error)) for error in UNEXPECTED),
     ],
@@ -112,9 +116,9 @@ def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        EnrichmentUnavailable("later", Fault.BUSY),
-        DeliveryUnavailable("429", Fault.BUSY),
-        DeliveryUnavailable("429, Retry-After", Fault.BUSY, timedelta(days=1)),
+        EnrichmentUnavailable("later", FailureKind.BUSY),
+        DeliveryUnavailable("429", FailureKind.BUSY),
+        DeliveryUnavailable("429, Retry-After", FailureKind.BUSY, timedelta(days=1)),
     ],
     ids=repr,
 )
@@ -132,8 +136,8 @@ def test_after_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probe
     [
         EnrichmentUnavailable("down"),
         DeliveryUnavailable("500"),
-        EnrichmentUnavailable("login", Fault.REFUSED),
-        DeliveryUnavailable("401", Fault.REFUSED),
+        EnrichmentUnavailable("login", FailureKind.REFUSED),
+        DeliveryUnavailable("401", FailureKind.REFUSED),
     ],
     ids=repr,
 )
@@ -149,7 +153,7 @@ def test_an_outage_or_a_refusal_costs_an_attempt_only_if_the_event_is_to_blame(
 
 def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:
     """At least two minutes, or the longest tier below: not the five seconds of the first tiers."""
-    error = DeliveryUnavailable("answered 403", Fault.REFUSED)
+    error = DeliveryUnavailable("answered 403", FailureKind.REFUSED)
     tiers = []
     for attempt in range(1, 6):
         decision = POLICY.decide(error, attempt=attempt, age=MINUTE)
@@ -163,7 +167,7 @@ def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [EnrichmentUnavailable("gibberish", Fault.UNREADABLE), *UNEXPECTED], ids=repr
+    "error", [EnrichmentUnavailable("gibberish", FailureKind.UNREADABLE), *UNEXPECTED], ids=repr
 )
 def test_an_answer_that_nobody_can_read_and_an_unexpected_error_count_whatever_the_gate_says(
     error: Exception,
@@ -185,14 +189,14 @@ POLICIES = st.builds(
     max_attempts=st.integers(1, 1000),
     ready_within=st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
 )
-REFUSED_OR_BUSY = st.sampled_from([Fault.REFUSED, Fault.BUSY])
+REFUSED_OR_BUSY = st.sampled_from([FailureKind.REFUSED, FailureKind.BUSY])
 NOT_THE_EVENTS_FAULT = st.builds(EnrichmentUnavailable, st.text(), REFUSED_OR_BUSY) | st.builds(
     DeliveryUnavailable, st.text(), REFUSED_OR_BUSY, st.none() | WAITS
 )
 ERRORS = (
     NOT_THE_EVENTS_FAULT
-    | st.builds(EnrichmentUnavailable, st.text(), st.sampled_from(Fault))
-    | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(Fault))
+    | st.builds(EnrichmentUnavailable, st.text(), st.sampled_from(FailureKind))
+    | st.builds(DeliveryUnavailable, st.text(), st.sampled_from(FailureKind))
     | st.builds(NotReady, st.text(), st.sampled_from(NotReadyReason))
     | st.builds(RuntimeError, st.text())
 )
@@ -381,8 +385,8 @@ def test_waiting_ends_when_the_event_is_as_old_as_the_setting_says() -> None:
         (NotReady(""), "not_found"),
         (NotReady("", NotReadyReason.FINAL_STATUS), "not_final"),
         (NotReady("", NotReadyReason.CAMPAIGNS), "not_assigned"),
-        *((EnrichmentUnavailable("", fault), f"dialer_{fault}") for fault in Fault),
-        *((DeliveryUnavailable("", fault), f"sink_{fault}") for fault in Fault),
+        *((EnrichmentUnavailable("", kind), f"dialer_{kind}") for kind in FailureKind),
+        *((DeliveryUnavailable("", kind), f"sink_{kind}") for kind in FailureKind),
         (EnrichmentUnavailable(""), "dialer_outage"),
         (DeliveryUnavailable(""), "sink_outage"),
     ],

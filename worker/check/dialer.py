@@ -14,7 +14,7 @@ from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     NotReady,
     ProcessingError,
@@ -135,8 +135,8 @@ async def _try_each(
             answered.append(function)
         else:
             troubles[function] = str(trouble)
-            refused = trouble.fault is Fault.REFUSED and not isinstance(trouble, FunctionRefused)
-            failed |= trouble.fault is Fault.OUTAGE
+            refused = trouble.kind is FailureKind.REFUSED and not isinstance(trouble, FunctionRefused)
+            failed |= trouble.kind is FailureKind.OUTAGE
     return answered, troubles
 
 

@@ -87,7 +87,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from worker.core.errors import Fault
+from worker.core.errors import FailureKind
 
 FAILURES_IN_A_ROW = 5
 LAST_OUTCOMES = 20
@@ -264,7 +264,7 @@ class CircuitBreaker:
 
     def failed(
         self,
-        fault: Fault,
+        kind: FailureKind,
         message: str,
         wait: timedelta | None = None,
         *,
@@ -274,23 +274,27 @@ class CircuitBreaker:
         """Record a failure. Return whether it counts as an attempt of the event.
 
         Args:
-            fault: What kind of failure it was.
+            kind: What kind of failure it was.
             message: The reason if the breaker opens: what happened, in words for an operator.
             wait: How long to stay away at least, if a busy or refusing dependency made that known.
             event: The id of the event that failed; `None` if no event can be the reason.
             answered: Whether the dependency answered this event.
         """
-        if fault is Fault.UNREADABLE:
+        if kind is FailureKind.UNREADABLE:
             return True
-        if fault is Fault.REFUSED and (counts := self._refusal_of(event)) is not None:
+        if kind is FailureKind.REFUSED and (counts := self._refusal_of(event)) is not None:
             return counts
-        if self._state is State.OPEN or self._is_late(fault, event):
-            self._failed_late(fault, message, wait)
+        if self._state is State.OPEN or self._is_late(kind, event):
+            self._failed_late(kind, message, wait)
             return False
         self._calm = False
         self._outcomes = (self._outcomes << 1 | 1) & _WINDOW
-        if fault is not Fault.OUTAGE or self._state is State.HALF_OPEN or self._looks_down(self._outcomes):
-            self._open(fault, message, wait)
+        if (
+            kind is not FailureKind.OUTAGE
+            or self._state is State.HALF_OPEN
+            or self._looks_down(self._outcomes)
+        ):
+            self._open(kind, message, wait)
             return False
         if self._state is State.RECOVERING:
             self._capacity = max(1, self._capacity // 2)
@@ -317,10 +321,10 @@ class CircuitBreaker:
         self._last_refusal = self._all_successes
         return None if nothing_since or (before is None and self._own_question) else False
 
-    def _is_late(self, fault: Fault, event: str | None) -> bool:
+    def _is_late(self, kind: FailureKind, event: str | None) -> bool:
         """Return whether an event's outage is from before the probing: our own question decides then."""
         own = self._own_question and self._state is State.HALF_OPEN
-        return own and fault is Fault.OUTAGE and event is not None
+        return own and kind is FailureKind.OUTAGE and event is not None
 
     def _has_failed_alone(self, answered: str | None) -> bool:
         """Tell whether this event failed before, and nothing else happened since."""
@@ -355,7 +359,7 @@ class CircuitBreaker:
             self._reason = None
             self._change(State.CLOSED)
 
-    def _open(self, fault: Fault, message: str, wait: timedelta | None) -> None:
+    def _open(self, kind: FailureKind, message: str, wait: timedelta | None) -> None:
         now = self._clock()
         if self._state is State.CLOSED and now - self._closed_at >= self._next_wait:
             self._next_wait = FIRST_WAIT
@@ -366,21 +370,21 @@ class CircuitBreaker:
             self._opened_at = now
         self._capacity = 0
         self._reason = message
-        self._refused = fault is Fault.REFUSED
+        self._refused = kind is FailureKind.REFUSED
         if self._refused:
             self._until = now + self._refused_wait(wait)
-        elif fault is Fault.BUSY:
+        elif kind is FailureKind.BUSY:
             self._until = now + _asked_for(wait or timedelta(seconds=self._busy_wait))
         else:
             self._until = now + self._growing_wait()
         self._change(State.OPEN)
 
-    def _failed_late(self, fault: Fault, message: str, wait: timedelta | None) -> None:
+    def _failed_late(self, kind: FailureKind, message: str, wait: timedelta | None) -> None:
         """Record the failure of an event that was in work when the breaker opened."""
-        if fault is Fault.REFUSED and not self._refused:
+        if kind is FailureKind.REFUSED and not self._refused:
             self._refused = True
             until = self._clock() + self._refused_wait(wait)
-        elif fault is Fault.BUSY and wait and self._clock() + _asked_for(wait) > self._until:
+        elif kind is FailureKind.BUSY and wait and self._clock() + _asked_for(wait) > self._until:
             until = self._clock() + _asked_for(wait)
         else:
             return

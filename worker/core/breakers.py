@@ -12,7 +12,7 @@ from worker.core.errors import (
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     LoginRefused,
 )
@@ -133,19 +133,19 @@ class CircuitBreakers:
         self.all_closed = started and all(breaker.state is State.CLOSED for breaker in self._all)
 
     def check(self, kind: EventType) -> None:
-        """Raise `GateClosed` if no event of this type may be worked on now."""
+        """Raise `CircuitOpen` if no event of this type may be worked on now."""
         if self.all_closed or self.capacity(kind) > 0:
             return
         self._raise_if_open(self.dialer, self.sink, self.functions[FUNCTIONS[kind]])
 
     def check_function(self, function: str) -> None:
-        """Raise `GateClosed` if no event may ask this function of the dialer now."""
+        """Raise `CircuitOpen` if no event may ask this function of the dialer now."""
         if self.all_closed:
             return
         self._raise_if_open(self.dialer, *filter(None, [self.functions.get(function)]))
 
     def check_sink(self) -> None:
-        """Raise `GateClosed` if nothing may be delivered now."""
+        """Raise `CircuitOpen` if nothing may be delivered now."""
         if not self.all_closed:
             self._raise_if_open(self.sink)
 
@@ -193,19 +193,19 @@ class CircuitBreakers:
 
     def login_refused(self, error: LoginRefused, wait: timedelta) -> None:
         """Record that the dialer refused the login, so that nothing may be sent for so long."""
-        self.dialer.failed(error.fault, str(error), wait)
+        self.dialer.failed(error.kind, str(error), wait)
 
     def unanswered(self, function: str, error: EnrichmentUnavailable, event: str) -> bool:
         """Record why an event's question got no answer; return whether it counts as an attempt of it."""
         if isinstance(error, FunctionRefused):
             self.dialer.succeeded()  # the login is good
-            return self.functions[function].failed(error.fault, str(error), event=event)
+            return self.functions[function].failed(error.kind, str(error), event=event)
         self._suspect = function
-        return self.dialer.failed(error.fault, str(error), event=event)
+        return self.dialer.failed(error.kind, str(error), event=event)
 
     def dialer_failed(self, message: str) -> None:
         """Record an outage of the dialer that no event's question met."""
-        self.dialer.failed(Fault.OUTAGE, message, event="")
+        self.dialer.failed(FailureKind.OUTAGE, message, event="")
 
     def probed(self, function: str) -> None:
         """Record that the dialer answered a question of our own."""
@@ -217,13 +217,13 @@ class CircuitBreakers:
         own = self.functions[function]
         if isinstance(error, FunctionRefused):
             self.dialer.probed()
-            own.failed(error.fault, str(error))
-        elif error.fault is Fault.REFUSED:
-            self.dialer.failed(error.fault, str(error))
+            own.failed(error.kind, str(error))
+        elif error.kind is FailureKind.REFUSED:
+            self.dialer.failed(error.kind, str(error))
         else:
             for breaker in (self.dialer, own):
                 if breaker.state is State.HALF_OPEN:
-                    breaker.failed(Fault.OUTAGE, str(error))
+                    breaker.failed(FailureKind.OUTAGE, str(error))
 
     def delivered(self) -> None:
         """Record that the sink took a payload."""
@@ -243,7 +243,7 @@ class CircuitBreakers:
                 return False
             case DeliveryUnavailable():
                 return self.sink.failed(
-                    error.fault, str(error), error.retry_after, event=event, answered=error.answered
+                    error.kind, str(error), error.retry_after, event=event, answered=error.answered
                 )
             case _:  # it says nothing of any dependency
                 pass

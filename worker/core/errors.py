@@ -10,7 +10,7 @@ step failed::
     │   ├── FunctionRefused     it refuses one function, and may allow others
     │   └── LoginRefused        it refuses the user or the password: never send them again at once
     ├── NotReady                the dialer has no final answer yet
-    ├── GateClosed              a dependency is in trouble, and the event is not tried now
+    ├── CircuitOpen             a dependency is in trouble, and the event is not tried now
     ├── DeliveryRejected        the sink will never take this payload
     └── DeliveryUnavailable     the sink could not, or would not, take it now
 
@@ -27,7 +27,7 @@ message that can't be copied::
     └── MessageRefused          the broker, or AMQP itself, refuses this one message
 
 An adapter classifies a failure where it is understood, by the class and by
-the `Fault`; nobody else looks into the text.
+the `FailureKind`; nobody else looks into the text.
 """
 
 from datetime import timedelta
@@ -53,7 +53,7 @@ BY_THE_BROKER = frozenset({Reason.DELIVERY_LIMIT, Reason.EXPIRED})
 """The reasons for which the broker moves a message by itself, so that no worker can count it."""
 
 
-class Fault(StrEnum):
+class FailureKind(StrEnum):
     """What kind of trouble a dependency is in, and so whose fault a failure is."""
 
     OUTAGE = "outage"
@@ -104,12 +104,12 @@ class EnrichmentUnavailable(ProcessingError):
     `to_blame` is whether that counts as an attempt of the event. Whoever sent the request sets it.
     """
 
-    def __init__(self, message: str, fault: Fault = Fault.OUTAGE) -> None:
+    def __init__(self, message: str, kind: FailureKind = FailureKind.OUTAGE) -> None:
         """Take the scrubbed text and the kind of trouble."""
         super().__init__(message)
-        self.fault = fault
-        self.to_blame = fault is Fault.UNREADABLE
-        self.label = f"dialer_{fault}"
+        self.kind = kind
+        self.to_blame = kind is FailureKind.UNREADABLE
+        self.label = f"dialer_{kind}"
 
 
 class FunctionRefused(EnrichmentUnavailable):
@@ -117,7 +117,7 @@ class FunctionRefused(EnrichmentUnavailable):
 
     def __init__(self, message: str) -> None:
         """Take the text that tells the operator what to change."""
-        super().__init__(message, Fault.REFUSED)
+        super().__init__(message, FailureKind.REFUSED)
 
 
 class LoginRefused(EnrichmentUnavailable):
@@ -125,17 +125,17 @@ class LoginRefused(EnrichmentUnavailable):
 
     def __init__(self, message: str) -> None:
         """Take the text that tells the operator what to change."""
-        super().__init__(message, Fault.REFUSED)
+        super().__init__(message, FailureKind.REFUSED)
 
 
 class NotReady(ProcessingError):
     """The dialer does not know the call or agent yet, or what it knows is not final."""
 
-    def __init__(self, message: str, lack: NotReadyReason = NotReadyReason.RECORD) -> None:
+    def __init__(self, message: str, reason: NotReadyReason = NotReadyReason.RECORD) -> None:
         """Take the scrubbed text and what the answer lacks."""
         super().__init__(message)
-        self.lack = lack
-        self.label = str(lack)
+        self.reason = reason
+        self.label = str(reason)
 
 
 class CircuitOpen(ProcessingError):
@@ -160,7 +160,7 @@ class DeliveryUnavailable(ProcessingError):
     def __init__(
         self,
         message: str,
-        fault: Fault = Fault.OUTAGE,
+        kind: FailureKind = FailureKind.OUTAGE,
         retry_after: timedelta | None = None,
         *,
         answered: bool = False,
@@ -168,9 +168,9 @@ class DeliveryUnavailable(ProcessingError):
         """Take the scrubbed text, the kind of trouble and the wait that was asked for."""
         super().__init__(message)
         self.answered = answered
-        self.fault = fault
+        self.kind = kind
         self.retry_after = retry_after
-        self.label = f"sink_{fault}"
+        self.label = f"sink_{kind}"
 
 
 class LeftOut(Exception):

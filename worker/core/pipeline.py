@@ -115,11 +115,11 @@ class Pipeline:
             outcome.seconds[Stage.DELIVER] = self._timer() - started
 
     async def _enrich(self, event: Event, inbound: Inbound) -> Enrichment:
-        patient = self._policy.still_waits(self._age(inbound, event))
+        accept_incomplete = not self._policy.still_waits(self._age(inbound, event))
         try:
-            found = await self._enricher.enrich(event, patient=patient)
+            found = await self._enricher.enrich(event, accept_incomplete=accept_incomplete)
         except NotReady:
-            if patient or not self._deliver_not_found or event.type is not EventType.CALL_ENDED:
+            if not accept_incomplete or not self._deliver_not_found or event.type is not EventType.CALL_ENDED:
                 raise
             found = unknown_call(event)
         return found

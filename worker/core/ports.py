@@ -11,11 +11,11 @@ from worker.core.records import Enrichment
 class Enricher(Protocol):
     """Asks the dialer."""
 
-    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
+    async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
         """Tell what the dialer knows of the event's call or agent.
 
-        With `patient`, an answer that may still get better raises `NotReady`;
-        without, it is taken as it is, and only one that lacks the record does.
+        An answer that may still get better raises `NotReady`. With `accept_incomplete`
+        it is returned as it is, and only one that lacks the record raises.
 
         Never retries by itself. Raises `EnrichmentRejected`,
         `EnrichmentUnavailable` or `NotReady`, and nothing else that is foreseen.

@@ -21,7 +21,7 @@ from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     InvalidEvent,
     NotReady,
     NotReadyReason,
@@ -100,7 +100,7 @@ class RetryPolicy:
         if isinstance(error, CircuitOpen):
             return Retry(self.delays[0], attempt, error.label, str(error))
         if isinstance(error, EnrichmentUnavailable | DeliveryUnavailable):
-            counts = error.fault is Fault.UNREADABLE or (to_blame and error.fault is not Fault.BUSY)
+            counts = error.kind is FailureKind.UNREADABLE or (to_blame and error.kind is not FailureKind.BUSY)
             if not counts:
                 return Retry(self._first_tier(error), attempt, error.label, str(error))
         return self._next_attempt(error, attempt)
@@ -115,7 +115,7 @@ class RetryPolicy:
         return age < self.ready_within
 
     def _look_again(self, error: NotReady, attempt: int, age: timedelta) -> Retry | DeadLetter:
-        if error.lack is NotReadyReason.RECORD and not self.still_waits(age):
+        if error.reason is NotReadyReason.RECORD and not self.still_waits(age):
             return DeadLetter(Reason.NOT_FOUND, str(error))
         return Retry(LookAgain.within(self.ready_within).after(age), attempt, error.label, str(error))
 
@@ -131,7 +131,7 @@ class RetryPolicy:
 def _exhausted(error: Exception) -> Reason:
     """Return why an event whose attempts are used up is a dead letter."""
     match error:
-        case EnrichmentUnavailable(fault=Fault.UNREADABLE):
+        case EnrichmentUnavailable(kind=FailureKind.UNREADABLE):
             return Reason.UNREADABLE_ANSWER
         case _ if _is_sink_refusal(error):
             return Reason.REJECTED_BY_SINK
@@ -140,7 +140,7 @@ def _exhausted(error: Exception) -> Reason:
 
 
 def _is_sink_refusal(error: Exception) -> bool:
-    return isinstance(error, DeliveryUnavailable) and error.fault is Fault.REFUSED
+    return isinstance(error, DeliveryUnavailable) and error.kind is FailureKind.REFUSED
 
 
 def format_delay(delay: timedelta) -> str:

@@ -9,7 +9,7 @@ import structlog
 
 from worker.core.breaker import BreakerStatus, State
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
-from worker.core.errors import BY_THE_BROKER, Fault, ProcessingError, Reason
+from worker.core.errors import BY_THE_BROKER, FailureKind, ProcessingError, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
@@ -18,7 +18,7 @@ from worker.observe.metrics import Metrics
 
 _SUBJECT = {EventType.CALL_ENDED: "call_id", EventType.AGENT_ONBOARDED: "agent_user"}
 _MILLISECONDS = {stage: f"{stage}_ms" for stage in Stage}
-_REFUSED = f"dialer_{Fault.REFUSED}"
+_REFUSED = f"dialer_{FailureKind.REFUSED}"
 
 
 class Reporter:
@@ -130,7 +130,7 @@ class Reporter:
                 tier = format_delay(retry.tier)
                 self._cached(self.metrics.retries, retry.label, tier).inc()
                 facts = {"reason": retry.label, "stage": str(outcome.stage), "error": retry.error}
-                level = "warning" if retry.label.endswith(Fault.REFUSED) else "info"
+                level = "warning" if retry.label.endswith(FailureKind.REFUSED) else "info"
                 return "retry", level, facts | {"tier": tier}
             case DeadLetter() as dead:
                 self.metrics.dead_letters.labels(dead.reason).inc()

@@ -2,7 +2,13 @@
 
 from collections.abc import Callable
 
-from worker.core.errors import DeliveryUnavailable, Fault, MessageRefused, PublishError, PublishForbidden
+from worker.core.errors import (
+    DeliveryUnavailable,
+    FailureKind,
+    MessageRefused,
+    PublishError,
+    PublishForbidden,
+)
 from worker.core.payload import Payload
 from worker.core.ports import Outgoing, Publisher, Receipt
 
@@ -27,7 +33,7 @@ class QueueSink:
             self._observe("not_confirmed")
             raise DeliveryUnavailable(
                 f"the outbound exchange did not take the payload: {error}",
-                Fault.REFUSED if isinstance(error, PublishForbidden) else Fault.OUTAGE,
+                FailureKind.REFUSED if isinstance(error, PublishForbidden) else FailureKind.OUTAGE,
                 answered=isinstance(error, MessageRefused),
             ) from error
         self._observe("confirmed")

@@ -24,7 +24,7 @@ import aiohttp
 from yarl import URL
 
 from worker import __version__
-from worker.core.errors import DeliveryRejected, DeliveryUnavailable, Fault
+from worker.core.errors import DeliveryRejected, DeliveryUnavailable, FailureKind
 from worker.core.payload import Payload
 from worker.core.ports import Receipt
 from worker.core.scrub import Scrubber
@@ -173,12 +173,14 @@ class WebhookSink:
         if status in _REFUSED:
             raise DeliveryUnavailable(
                 f"the webhook answered {status}; check sink.signing_secret and who may post there",
-                Fault.REFUSED,
+                FailureKind.REFUSED,
             )
         wait = retry_after(answer.field("Retry-After"), self._now()) if status in _BUSY else None
         if status == 429 or wait is not None:
             raise DeliveryUnavailable(
-                f"the webhook answered {status} and asks to come back later", Fault.BUSY, wait or timedelta(0)
+                f"the webhook answered {status} and asks to come back later",
+                FailureKind.BUSY,
+                wait or timedelta(0),
             )
         if status in _TRY_AGAIN or not 300 <= status < 500:
             raise DeliveryUnavailable(f"the webhook answered {status}", answered=True)

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterable
 
-from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.core.errors import EnrichmentUnavailable, FailureKind
 from worker.core.scrub import INVISIBLE
 
 MAX_ANSWER = 1024 * 1024
@@ -99,7 +99,9 @@ def undecodable(why: str) -> EnrichmentUnavailable:
 
 def too_large() -> EnrichmentUnavailable:
     """Make the error for an answer that is larger than what is taken in."""
-    return EnrichmentUnavailable(f"the dialer's answer is larger than {MAX_ANSWER} bytes", Fault.UNREADABLE)
+    return EnrichmentUnavailable(
+        f"the dialer's answer is larger than {MAX_ANSWER} bytes", FailureKind.UNREADABLE
+    )
 
 
 def _decode(body: bytes) -> str:

@@ -26,7 +26,7 @@ from worker import __version__
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     ProcessingError,
 )
 from worker.core.ports import DialerRequest
@@ -189,10 +189,10 @@ class DialerClient:
         try:
             return read(body)
         except EnrichmentUnavailable as error:
-            if error.fault is not Fault.UNREADABLE:
+            if error.kind is not FailureKind.UNREADABLE:
                 raise
             raise EnrichmentUnavailable(
-                f"{error}; it begins: {excerpt(body, self._scrub)}", Fault.UNREADABLE
+                f"{error}; it begins: {excerpt(body, self._scrub)}", FailureKind.UNREADABLE
             ) from error
 
     async def _request(self, function: str, about: _About) -> str:

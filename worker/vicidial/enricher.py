@@ -10,7 +10,7 @@ from worker.core.errors import (
     CircuitOpen,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     LeftOut,
     NotReady,
     NotReadyReason,
@@ -74,13 +74,13 @@ class VicidialEnricher:
         self._recordings = SingleFlight[_Asked[recordings.Search], _Read[list[FoundRecording]]]()
         self._settings = settings
 
-    async def enrich(self, event: Event, *, patient: bool) -> Enrichment:
+    async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
         """Look the event's call or agent up; see the port for what it raises."""
         if event.type is EventType.CALL_ENDED:
-            return await self._call(event, patient=patient)
-        return await self._agent(event, patient=patient)
+            return await self._call(event, accept_incomplete=accept_incomplete)
+        return await self._agent(event, accept_incomplete=accept_incomplete)
 
-    async def _call(self, event: Event, *, patient: bool) -> CallEnrichment:
+    async def _call(self, event: Event, *, accept_incomplete: bool) -> CallEnrichment:
         _insist(_CALL_ID, event.subject, "call id")
         zone = await self._clock.zone()
         times = DialerTimes(UTC if zone is None else zone, event.occurred_at)
@@ -95,7 +95,7 @@ class VicidialEnricher:
         if zone is None:
             unknown = {"started_at": None, "ended_at": None}
             found = found.model_copy(update={"call": found.call.model_copy(update=unknown)})
-        if patient and not found.final:
+        if not accept_incomplete and not found.final:
             status = found.call.status or "empty"
             raise NotReady(f"the call's status is {status}, which is not final", NotReadyReason.FINAL_STATUS)
         if not self._settings.recording_lookup or found.call.recordings is not None:
@@ -148,13 +148,13 @@ class VicidialEnricher:
                 raise
             return []  # the dialer has no call with such a `uniqueid`; there is another way to find it
 
-    async def _agent(self, event: Event, *, patient: bool) -> AgentEnrichment:
+    async def _agent(self, event: Event, *, accept_incomplete: bool) -> AgentEnrichment:
         user, expected = event.subject, event.expected_campaigns
         _insist(_USER, user, "agent user")
         ask = partial(self._client.agent_campaigns, user)
         found = await self._agents.get(user, ask, fresh=bool(expected))  # a check is of the present state
         found = await self._with_names(found)
-        if patient and expected and (missing := check_access(expected, found).missing):
+        if not accept_incomplete and expected and (missing := check_access(expected, found).missing):
             named = ", ".join(missing[:_MOST_NAMED])
             raise NotReady(
                 f"the agent has not been given the campaigns {named} yet", NotReadyReason.CAMPAIGNS
@@ -193,7 +193,7 @@ class VicidialEnricher:
             except NotReady:
                 return False
             except EnrichmentUnavailable as error:
-                if error.fault is not Fault.UNREADABLE:
+                if error.kind is not FailureKind.UNREADABLE:
                     raise
                 return False
             if answer is not None:

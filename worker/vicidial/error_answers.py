@@ -11,7 +11,7 @@ No error holds text of the body but VICIdial's own fixed sentences, since its bo
 import re
 from collections.abc import Iterable, Iterator
 
-from worker.core.errors import EnrichmentUnavailable, Fault, FunctionRefused, LoginRefused
+from worker.core.errors import EnrichmentUnavailable, FailureKind, FunctionRefused, LoginRefused
 from worker.core.scrub import INVISIBLE
 
 _INVISIBLE = re.compile(f"[{INVISIBLE}]+")
@@ -82,7 +82,7 @@ def first_in(text: str, known: Iterable[str]) -> str | None:
 
 def unreadable(message: str) -> EnrichmentUnavailable:
     """Make the error for an answer that fits no known shape."""
-    return EnrichmentUnavailable(message, Fault.UNREADABLE)
+    return EnrichmentUnavailable(message, FailureKind.UNREADABLE)
 
 
 def explain(body: str, function: str) -> EnrichmentUnavailable:
@@ -90,7 +90,11 @@ def explain(body: str, function: str) -> EnrichmentUnavailable:
     seen = _INVISIBLE.sub("", body)
     if (login := _refused_login(seen)) is not None:
         text = f"the dialer says {login}: {_LOGIN_REFUSED[login]}"
-        return EnrichmentUnavailable(text, Fault.REFUSED) if login in _LOGIN_IS_GOOD else LoginRefused(text)
+        return (
+            EnrichmentUnavailable(text, FailureKind.REFUSED)
+            if login in _LOGIN_IS_GOOD
+            else LoginRefused(text)
+        )
     said = error_message(seen)
     if _NO_PERMISSION in said:
         return FunctionRefused(f"the dialer says {_NO_PERMISSION}: {_missing_permission(said, function)}")

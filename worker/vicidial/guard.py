@@ -10,7 +10,7 @@
 On the way out it tells each of them, once a request, what came of it: from the
 exception that passes through, or from there being none.
 
-An event that needs the answer is put off with `GateClosed` if it may not be
+An event that needs the answer is put off with `CircuitOpen` if it may not be
 asked. The optional functions have breakers of their own: what they do opens no
 other one, slows down no needed request, and is `LeftOut` while theirs is open.
 """
@@ -30,7 +30,7 @@ from worker.core.errors import (
     CircuitOpen,
     EnrichmentRejected,
     EnrichmentUnavailable,
-    Fault,
+    FailureKind,
     FunctionRefused,
     LeftOut,
     LoginRefused,
@@ -114,7 +114,7 @@ class Guard:
     async def request(self, function: str, subject: str) -> AsyncIterator[None]:
         """Hold the leave to send one request about this subject of an event.
 
-        Raises `GateClosed`, or `LeftOut` for an optional function, if it may not be sent now. What the block
+        Raises `CircuitOpen`, or `LeftOut` for an optional function, if it may not be sent now. What the block
         raises passes through.
         """
         if function in self._optional:
@@ -147,7 +147,7 @@ class Guard:
         except LoginRefused:
             raise
         except EnrichmentUnavailable as error:
-            if error.fault is not Fault.UNREADABLE or self.lockout.refusing:
+            if error.kind is not FailureKind.UNREADABLE or self.lockout.refusing:
                 self.breakers.probed_in_vain(function, error)
                 raise
         except (NotReady, EnrichmentRejected):
@@ -169,7 +169,7 @@ class Guard:
         except LoginRefused:
             raise
         except EnrichmentUnavailable as error:
-            breaker.failed(error.fault, str(error))
+            breaker.failed(error.kind, str(error))
             raise
         except (NotReady, EnrichmentRejected):
             breaker.succeeded()
@@ -227,8 +227,8 @@ class Guard:
         try:
             yield
         except EnrichmentUnavailable as error:
-            answered = error.fault is Fault.UNREADABLE
-            if error.fault is Fault.OUTAGE:
+            answered = error.kind is FailureKind.UNREADABLE
+            if error.kind is FailureKind.OUTAGE:
                 self._limit.overloaded()
             raise
         except (NotReady, EnrichmentRejected):
@@ -247,7 +247,7 @@ class Guard:
         if isinstance(error, LoginRefused):
             return False  # recorded already, and nobody's fault but the password's
         dialer = self.breakers.dialer
-        in_doubt = error.fault is Fault.OUTAGE and dialer.in_doubt
+        in_doubt = error.kind is FailureKind.OUTAGE and dialer.in_doubt
         if in_doubt and await self.vouches(function) and dialer.failed_alone(f"{function} {subject}"):
             return True
         return self.breakers.unanswered(function, error, subject)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import aiohttp
 
-from worker.core.errors import EnrichmentUnavailable, Fault
+from worker.core.errors import EnrichmentUnavailable, FailureKind
 from worker.vicidial.answers import CHECK_SERVER, MAX_ANSWER, text_of, too_large, undecodable
 
 _REFUSED = frozenset({401, 403})
@@ -28,7 +28,7 @@ def read_answer(response: aiohttp.ClientResponse, body: bytes) -> str:
     if response.status in _REFUSED:
         raise EnrichmentUnavailable(
             f"the dialer's web server answered {response.status}; check vicidial.url and who may ask",
-            Fault.REFUSED,
+            FailureKind.REFUSED,
         )
     if response.status != 200:
         raise EnrichmentUnavailable(f"the dialer's web server answered {response.status} instead of 200")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from worker.core.errors import Fault
+from worker.core.errors import FailureKind
 from worker.vicidial.error_answers import explain
 
 _VERSION = re.compile(r"VERSION: ([\w.-]{1,40})\|", re.ASCII)
@@ -54,7 +54,7 @@ def read_version(body: str) -> Version:
 
 def _outage(body: str) -> str:
     error = explain(body, "version")
-    return str(error) if error.fault is Fault.OUTAGE else ""
+    return str(error) if error.kind is FailureKind.OUTAGE else ""
 
 
 def _offset(body: str) -> timedelta | None:
