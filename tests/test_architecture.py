@@ -186,10 +186,10 @@ BROKEN_HOUSE = {
     "worker/sinks/web.py": "from worker import app\nfrom simulators import dialer\nfrom .. import vicidial",
     "worker/vicidial/__init__.py": "",
     "worker/vicidial/client.py": "",
-    "worker/rabbitmq/intake.py": "async def f():\n" + "    pass\n" * (FUNCTION_LIMIT - 1),
+    "worker/rabbitmq/consumer.py": "async def f():\n" + "    pass\n" * (FUNCTION_LIMIT - 1),
     "worker/observe/log.py": "",
     "worker/app.py": "from worker.sinks import web",
-    "worker/commands/all.py": "from worker.rabbitmq import intake\nfrom worker.sinks import web\n"
+    "worker/commands/all.py": "from worker.rabbitmq import consumer\nfrom worker.sinks import web\n"
     "from worker.vicidial import client\nfrom worker.observe import log\n",
     "worker/cli.py": "from worker.app import run",
     "worker/attic/x.py": "",
@@ -205,7 +205,7 @@ EXPECTED = [
     "worker/sinks/web.py imports worker.vicidial; sinks may import ['core', 'settings', 'sinks', 'worker']",
     "worker/commands/all.py imports every adapter; only ['worker.app', 'worker.check'] may",
     "worker/sinks/web.py imports simulators, which the service goes without",
-    "worker/rabbitmq/intake.py:1 f has 50 lines; it must be under 50",
+    "worker/rabbitmq/consumer.py:1 f has 50 lines; it must be under 50",
     "tests/system/test_it.py imports worker.app; system tests see it from outside",
 ]
 

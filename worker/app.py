@@ -23,9 +23,9 @@ from worker.observe import health
 from worker.observe.lag import LoopLag
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
-from worker.rabbitmq.connection import Supervisor
-from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.consumer import Consumer
 from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.session import Supervisor
 from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import Settings
@@ -133,13 +133,12 @@ async def assemble(
             deliver_not_found=settings.vicidial.not_found == "deliver",
             duplicates_window=settings.duplicates_window,
         )
-        make_intake = partial(
-            Intake,
+        make_consumer = partial(
+            Consumer,
             pipeline,
             Settler(publisher, topology),
             topology,
             breakers,
-            max_in_flight=settings.max_in_flight,
             observer=reporter,
             tracing=tracing,
         )
@@ -147,7 +146,7 @@ async def assemble(
             settings.broker.url,
             topology,
             publisher,
-            make_intake,
+            make_consumer,
             settings.drain.total_seconds(),
             reporter,
         )

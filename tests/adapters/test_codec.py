@@ -15,9 +15,9 @@ from pamqp import frame
 from pamqp.header import ContentHeader
 
 from tests.broker.raw import SHORT_TEXTS, raw_properties, short, sized, table
-from worker.rabbitmq import codec, headers
+from worker.rabbitmq import codec
 from worker.rabbitmq.codec import Copy, OddText, Properties, read_table, write_table
-from worker.rabbitmq.delivery import table_of, to_inbound
+from worker.rabbitmq.message import Header, producer_headers, read_routing_key, table_of, to_inbound
 
 NOT_COPIED = ("expiration", "user_id")
 WHEN = 1_795_269_909
@@ -29,7 +29,7 @@ def entry(name: bytes, value: bytes) -> bytes:
 
 def copied(properties: Properties, **ours: Any) -> Properties:  # noqa: ANN401
     """Copy a message, send it, and read what arrives."""
-    copy = Copy(b"body", properties, headers.foreign(table_of(properties)) | ours)
+    copy = Copy(b"body", properties, producer_headers(table_of(properties)) | ours)
     return Properties.read(copy.properties.marshal())
 
 
@@ -186,7 +186,7 @@ def test_any_table_is_copied_byte_for_byte(raw: bytes) -> None:
     read = table_of(properties)
     dropped = {name for name in read.raw if name.startswith("x-") or name.lower() in ("cc", "bcc")}
     if not dropped:
-        assert write_table(headers.foreign(read)) == raw
+        assert write_table(producer_headers(read)) == raw
 
 
 @given(st.binary(max_size=300))
@@ -247,7 +247,7 @@ def test_of_headers_that_leave_no_room_the_attributes_that_are_read_are_kept() -
 def test_attributes_that_leave_no_room_themselves_are_dropped(count: int, size: int) -> None:
     many = {f"ce-{number}": b"S" + sized(b"x" * size) for number in range(count)}
     properties = Properties.read(raw_properties(headers=table(**many)))
-    assert headers.foreign(table_of(properties)) == {}
+    assert producer_headers(table_of(properties)) == {}
 
 
 def test_the_core_sees_text_that_every_encoder_takes() -> None:
@@ -261,11 +261,11 @@ def test_the_core_sees_text_that_every_encoder_takes() -> None:
 
 def test_a_routing_key_that_is_not_utf8_keeps_its_bytes_over_copies() -> None:
     key = OddText.read(b"\xff" * 255)
-    written = write_table({headers.ROUTING_KEY: key})
-    read = headers.routing_key(read_table(written))
+    written = write_table({Header.ROUTING_KEY: key})
+    read = read_routing_key(read_table(written))
     assert isinstance(read, OddText)
     assert read.raw == b"\xff" * 255
-    assert write_table({headers.ROUTING_KEY: read}) == written
+    assert write_table({Header.ROUTING_KEY: read}) == written
 
 
 def test_text_of_ours_that_no_encoding_holds_is_escaped() -> None:

@@ -14,7 +14,7 @@ from worker.core.errors import PublishError
 from worker.core.events import EventType
 from worker.core.pipeline import Outcome
 from worker.rabbitmq.connection import connect
-from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.message import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import build_topology
@@ -94,7 +94,7 @@ async def test_nobody_settles_what_somebody_else_is_settling(full: Channel) -> N
     task = asyncio.create_task(delivery.acknowledge())
     await suspended(task)
     await delivery.requeue()
-    await delivery.hand_over()
+    await delivery.dead_letter()
     with pytest.raises(PublishError, match="meanwhile"):
         await delivery.acknowledge()
     assert full.sent() == ["another's"]

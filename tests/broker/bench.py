@@ -20,10 +20,10 @@ from worker.core.events import EventType, Inbound, decode
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Depth
 from worker.core.records import CallEnrichment, CallRecord
-from worker.rabbitmq.connection import Supervisor
-from worker.rabbitmq.delivery import Delivery
-from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.consumer import Consumer
+from worker.rabbitmq.message import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.session import Supervisor
 from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import Topology, build_topology, declare
 from worker.settings.tree import BrokerCommandSettings, BrokerSettings, RetrySettings, SinkNames
@@ -198,20 +198,19 @@ class Bench:
             while await self.depth(queue) != count:  # noqa: ASYNC110 - a queue announces nothing
                 await asyncio.sleep(0.02)
 
-    def make_intake(self) -> Intake:
+    def make_consumer(self) -> Consumer:
         settler = Settler(self.publisher, self.topology)
-        return Intake(
+        return Consumer(
             self.whole or self.pipeline,
             settler,
             self.topology,
             self.breakers or closed_breakers(self.max_in_flight),
-            max_in_flight=self.max_in_flight,
             observer=self.account,
         )
 
     def make_supervisor(self) -> Supervisor:
         return Supervisor(
-            SecretStr(self.url), self.topology, self.publisher, self.make_intake, self.drain, self.account
+            SecretStr(self.url), self.topology, self.publisher, self.make_consumer, self.drain, self.account
         )
 
     @asynccontextmanager

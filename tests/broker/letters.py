@@ -15,8 +15,8 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from typer.testing import CliRunner, Result
 
 from worker.core.records import CallEnrichment, CallRecord
-from worker.rabbitmq import headers
 from worker.rabbitmq.dead_letters import Act, Letter, Selection, Tally, hold, replaying, settle
+from worker.rabbitmq.message import Header
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import DELIVERY_LIMIT, Topology, build_topology, declare
 from worker.settings import BrokerCommandSettings, load
@@ -24,15 +24,15 @@ from worker.settings import BrokerCommandSettings, load
 FAILED_AT = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 CALL = b'{"type": "call.ended",  "call_id": "V1", "event_id": "e-1"}'
 HEADERS: dict[str, Any] = {
-    headers.EVENT_ID: "e-1",
-    headers.ATTEMPT: 12,
-    headers.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
-    headers.ROUTING_KEY: "call.ended",
-    headers.REASON: "rejected_by_sink",
-    headers.ERROR: "the webhook answered 422",
-    headers.STAGE: "deliver",
-    headers.FAILED_AT: FAILED_AT.isoformat(),
-    headers.ENRICHMENT: CallEnrichment(call=CallRecord(call_id="V1")).model_dump_json(),
+    Header.EVENT_ID: "e-1",
+    Header.ATTEMPT: 12,
+    Header.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
+    Header.ROUTING_KEY: "call.ended",
+    Header.REASON: "rejected_by_sink",
+    Header.ERROR: "the webhook answered 422",
+    Header.STAGE: "deliver",
+    Header.FAILED_AT: FAILED_AT.isoformat(),
+    Header.ENRICHMENT: CallEnrichment(call=CallRecord(call_id="V1")).model_dump_json(),
 }
 
 
@@ -111,9 +111,9 @@ class Letters:
     async def bury_some(self) -> None:
         """Bury three that the sink refused, and a bad one."""
         for number in range(3):
-            await self.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}"})
-        bad = HEADERS | {headers.REASON: "invalid_event", headers.ERROR: "bad \x1b[31m\nid"}
-        await self.bury(b'{"agent_user": 1', bad | {headers.EVENT_ID: "bad"}, "agent.onboarded")
+            await self.bury(CALL, HEADERS | {Header.EVENT_ID: f"e-{number}"})
+        bad = HEADERS | {Header.REASON: "invalid_event", Header.ERROR: "bad \x1b[31m\nid"}
+        await self.bury(b'{"agent_user": 1', bad | {Header.EVENT_ID: "bad"}, "agent.onboarded")
         await self.holds(self.topology.dead_letters, 4)
 
 

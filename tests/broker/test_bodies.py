@@ -20,10 +20,10 @@ from worker.core.pipeline import Pipeline
 from worker.core.ports import Receipt
 from worker.core.records import Enrichment
 from worker.core.retry import RetryPolicy
-from worker.rabbitmq import bodies
-from worker.rabbitmq.bodies import Bodies, DroppedBody
+from worker.rabbitmq import consumer
+from worker.rabbitmq.consumer import BodyLimits
 from worker.rabbitmq.dead_letters import hold
-from worker.rabbitmq.delivery import to_inbound
+from worker.rabbitmq.message import DroppedBody, to_inbound
 
 MIB = 1024 * 1024
 
@@ -39,9 +39,9 @@ class Frames:
         return self._frames.pop(0)
 
 
-async def read(held: Bodies, *frames: bytes) -> bytes:
+async def read(held: BodyLimits, *frames: bytes) -> bytes:
     channel = Frames(*frames)
-    held.watch(channel)
+    held.attach(channel)
     header = ContentHeader(body_size=sum(map(len, frames)))
     message = await channel._read_content(spec.Basic.Deliver(), header)  # type: ignore[attr-defined]  # noqa: SLF001
     body: bytes = message.body
@@ -50,7 +50,7 @@ async def read(held: Bodies, *frames: bytes) -> bytes:
 
 @pytest.mark.parametrize("frames", [(), (b"x",), (b"a", b"b" * 1000, b"c"), (b"x" * MAX_BODY,)])
 async def test_a_body_that_can_be_an_event_is_always_held(frames: tuple[bytes, ...]) -> None:
-    held = Bodies()
+    held = BodyLimits()
     for _ in range(10):
         body = await read(held, *frames)
         assert body == b"".join(frames)
@@ -58,13 +58,13 @@ async def test_a_body_that_can_be_an_event_is_always_held(frames: tuple[bytes, .
 
 
 async def test_of_larger_ones_a_few_are_held_at_one_time_and_the_others_dropped() -> None:
-    held = Bodies()
+    held = BodyLimits()
     larger = [b"x" * MAX_BODY, b"!"]
     found = [await read(held, *larger) for _ in range(5)]
     assert [isinstance(body, DroppedBody) for body in found] == [False, False, False, True, True]
     assert {len(body) for body in found} == {MAX_BODY + 1}
     for body in found:
-        held.forget(body)
+        held.release(body)
     assert not isinstance(await read(held, *larger), DroppedBody)
     assert isinstance(await read(held, *[b"x" * MIB] * 16), DroppedBody)
 
@@ -77,14 +77,14 @@ async def test_what_was_dropped_is_refused_by_its_size_as_if_it_were_there() -> 
 
 class TestLargeOnesInWork:
     async def test_are_so_many_bytes_at_one_time_in_the_order_of_their_arrival(self) -> None:
-        held, begun, go = Bodies(), list[str](), asyncio.Event()
+        held, begun, go = BodyLimits(), list[str](), asyncio.Event()
 
         async def work(name: str, size: int) -> None:
             async with held.in_work(b"x" * size):
                 begun.append(name)
                 await go.wait()
 
-        names = {"half": MAX_BODY // 2, "whole": MAX_BODY, "small": 1000, "large": bodies.LARGE}
+        names = {"half": MAX_BODY // 2, "whole": MAX_BODY, "small": 1000, "large": consumer.LARGE}
         async with asyncio.TaskGroup() as tasks:
             for name, size in names.items():
                 tasks.create_task(work(name, size))
@@ -94,7 +94,7 @@ class TestLargeOnesInWork:
         assert begun == ["half", "small", "whole", "large"]
 
     async def test_are_given_their_turn_after_one_that_failed_or_was_cancelled(self) -> None:
-        held, whole = Bodies(), b"x" * MAX_BODY
+        held, whole = BodyLimits(), b"x" * MAX_BODY
 
         async def work(error: Exception | None = None) -> None:
             async with held.in_work(whole):

@@ -16,10 +16,11 @@ from tests.broker.bench import AGENTS, CALLS, Bench, ack, closed_breakers, event
 from worker.core.disposition import Disposition
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
-from worker.rabbitmq.connection import BROKER_ERRORS, Supervisor, TopologyMismatchError, connect
-from worker.rabbitmq.delivery import Delivery
-from worker.rabbitmq.intake import Intake
+from worker.rabbitmq.connection import BROKER_ERRORS, connect
+from worker.rabbitmq.consumer import Consumer
+from worker.rabbitmq.message import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.session import Supervisor, TopologyMismatchError
 from worker.rabbitmq.settle import Settler
 
 pytestmark = pytest.mark.broker
@@ -74,14 +75,13 @@ class RudeSettler(Settler):
 
 
 async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
-    def make_intake() -> Intake:
+    def make_consumer() -> Consumer:
         settler = RudeSettler(bench.publisher, bench.topology)
-        return Intake(
+        return Consumer(
             bench.pipeline,
             settler,
             bench.topology,
             closed_breakers(4),
-            max_in_flight=4,
             observer=bench.account,
         )
 
@@ -89,7 +89,7 @@ async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
     await bench.publish(b"rude")
     stop = asyncio.Event()
     supervisor = Supervisor(
-        SecretStr(bench.url), bench.topology, bench.publisher, make_intake, 5, bench.account
+        SecretStr(bench.url), bench.topology, bench.publisher, make_consumer, 5, bench.account
     )
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: len(bodies(bench)) == 11)
@@ -128,7 +128,7 @@ async def test_a_broker_that_goes_away_and_comes_back(node: PrivateBroker, lonel
 async def test_a_stop_while_the_broker_is_away_is_quick(bench: Bench) -> None:
     (port,) = free_ports(1)
     url = SecretStr(f"amqp://guest:guest@127.0.0.1:{port}/")
-    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5, bench.account)
+    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account)
     stop = asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: supervisor.state.last_error)
@@ -173,7 +173,7 @@ async def test_a_handshake_that_breaks_off_is_a_broker_that_is_away(
 
 async def test_a_refused_login_is_explained_without_the_password(bench: Bench) -> None:
     url = SecretStr(bench.url.replace("guest:guest", "guest:Wrong-Secret-1"))
-    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_intake, 5, bench.account)
+    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account)
     stop = asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: supervisor.state.last_error)

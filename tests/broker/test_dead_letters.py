@@ -17,7 +17,6 @@ from pamqp.header import ContentHeader
 from tests.broker.letters import CALL, FAILED_AT, HEADERS, Letters, open_letters, settings_for
 from worker.core.errors import PublishError
 from worker.core.events import EventType
-from worker.rabbitmq import headers
 from worker.rabbitmq.dead_letters import (
     Letter,
     Selection,
@@ -26,7 +25,7 @@ from worker.rabbitmq.dead_letters import (
     record,
     replaying,
 )
-from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.message import Delivery, Header
 from worker.settings import BrokerCommandSettings
 
 pytestmark = pytest.mark.broker
@@ -83,16 +82,16 @@ async def test_a_letter_that_the_broker_put_there(bench: Letters) -> None:
     message = await bench.take(queue)
     assert message.body == body
     assert not_the_brokers(message) == {
-        headers.EVENT_ID: "m-1",
-        headers.ROUTING_KEY: "agent.onboarded",
-        headers.FIRST_SEEN: letter.failed_at.isoformat(),
+        Header.EVENT_ID: "m-1",
+        Header.ROUTING_KEY: "agent.onboarded",
+        Header.FIRST_SEEN: letter.failed_at.isoformat(),
     }
 
 
 async def test_a_retry_copy_that_the_broker_gave_up_on(bench: Letters) -> None:
     """Its first death is the tier's expiry, which is not why it lies here."""
     tier = bench.topology.tiers[timedelta(milliseconds=100)]
-    said: dict[str, Any] = {headers.ATTEMPT: 3, headers.EVENT_ID: "e-1", headers.ROUTING_KEY: "some.key"}
+    said: dict[str, Any] = {Header.ATTEMPT: 3, Header.EVENT_ID: "e-1", Header.ROUTING_KEY: "some.key"}
     await bench.publisher.publish_message(tier, "call.ended", aio_pika.Message(CALL, headers=dict(said)))
     await bench.wear_out(bench.topology.work_queues[EventType.CALL_ENDED])
     (letter,) = await bench.letters(1)
@@ -101,7 +100,7 @@ async def test_a_retry_copy_that_the_broker_gave_up_on(bench: Letters) -> None:
 
 
 OWN = b'{"type": "call.ended", "call_id": "V1", "event_id": "its-own"}'
-FORGED = HEADERS | {headers.EVENT_ID: "someone-elses-id"}
+FORGED = HEADERS | {Header.EVENT_ID: "someone-elses-id"}
 
 
 class TestWhatTheBrokerMoved:
@@ -133,9 +132,9 @@ class TestWhatTheBrokerMoved:
         assert (await bench.settle(Selection(reason=reason), bench.replaying())).done == 1
         message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
         assert not_the_brokers(message) == {
-            headers.EVENT_ID: "its-own",
-            headers.ROUTING_KEY: "call.ended",
-            headers.FIRST_SEEN: letter.failed_at.isoformat(),
+            Header.EVENT_ID: "its-own",
+            Header.ROUTING_KEY: "call.ended",
+            Header.FIRST_SEEN: letter.failed_at.isoformat(),
         }
 
     @pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
@@ -149,7 +148,7 @@ class TestWhatTheBrokerMoved:
         assert (letter.reason, letter.enriched) == (reason, False)
         assert (await bench.settle(Selection(), bench.replaying())).done == 1
         message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
-        assert headers.ENRICHMENT not in message.headers
+        assert Header.ENRICHMENT not in message.headers
 
     async def test_an_x_death_that_cannot_be_read_makes_no_header_ours(self, bench: Letters) -> None:
         """It may say that a producer's message was moved here."""
@@ -202,7 +201,7 @@ class TestWhatTheBrokerMoved:
             *({"message_id": "m"}, ("m", "call.ended", "delivery_limit", "call.ended")),
         ),
         (
-            *(b"[]", {headers.ROUTING_KEY: "agent.onboarded", headers.REASON: 5, headers.ATTEMPT: "x"}),
+            *(b"[]", {Header.ROUTING_KEY: "agent.onboarded", Header.REASON: 5, Header.ATTEMPT: "x"}),
             *({"message_id": "m"}, ("m", "agent.onboarded", "unknown", "agent.onboarded")),
         ),
         (
@@ -230,7 +229,7 @@ def test_a_letter_without_any_id_has_one_all_the_same() -> None:
 
 
 async def test_a_replay_begins_anew_as_the_same_event(bench: Letters) -> None:
-    said = HEADERS | {"ce-source": "pbx", headers.ROUTING_KEY: "their.key"}
+    said = HEADERS | {"ce-source": "pbx", Header.ROUTING_KEY: "their.key"}
     await bench.bury(CALL, said, content_type="application/json", message_id="m-1", type="t", priority=3)
     await bench.letters(1)
     await bench.holds(bench.topology.dead_letters, 1)
@@ -240,10 +239,10 @@ async def test_a_replay_begins_anew_as_the_same_event(bench: Letters) -> None:
     assert message.body == CALL
     assert not_the_brokers(message) == {
         "ce-source": "pbx",
-        headers.EVENT_ID: "e-1",
-        headers.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
-        headers.ROUTING_KEY: "their.key",
-        headers.ENRICHMENT: HEADERS[headers.ENRICHMENT],
+        Header.EVENT_ID: "e-1",
+        Header.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
+        Header.ROUTING_KEY: "their.key",
+        Header.ENRICHMENT: HEADERS[Header.ENRICHMENT],
     }
     assert (message.message_id, message.content_type, message.type) == ("m-1", "application/json", "t")
     assert await bench.count(bench.topology.dead_letters) == 0
@@ -255,9 +254,9 @@ async def test_a_replay_that_is_to_be_looked_up_again_carries_no_enrichment(benc
     assert (await bench.settle(Selection(), bench.replaying(look_up_again=True))).done == 1
     message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
     assert not_the_brokers(message) == {
-        headers.EVENT_ID: "e-1",
-        headers.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
-        headers.ROUTING_KEY: "call.ended",
+        Header.EVENT_ID: "e-1",
+        Header.FIRST_SEEN: "2026-11-20T19:00:00+00:00",
+        Header.ROUTING_KEY: "call.ended",
     }
 
 
@@ -266,14 +265,14 @@ async def test_a_replay_that_is_to_be_looked_up_again_carries_no_enrichment(benc
     [
         (CALL, None),
         (CALL, '{"kind": "call"}'),
-        (CALL.replace(b"V1", b"V2"), HEADERS[headers.ENRICHMENT]),
-        (b"not an event", HEADERS[headers.ENRICHMENT]),
+        (CALL.replace(b"V1", b"V2"), HEADERS[Header.ENRICHMENT]),
+        (b"not an event", HEADERS[Header.ENRICHMENT]),
     ],
 )
 async def test_an_enrichment_that_the_worker_would_not_use_is_none(
     bench: Letters, body: bytes, enrichment: str | None
 ) -> None:
-    await bench.bury(body, HEADERS | {headers.ENRICHMENT: enrichment})
+    await bench.bury(body, HEADERS | {Header.ENRICHMENT: enrichment})
     (letter,) = await bench.letters(1)
     assert not letter.enriched
 
@@ -282,7 +281,7 @@ async def test_what_is_selected_is_settled_and_the_rest_goes_back(bench: Letters
     for number in range(6):
         reason = "not_found" if number % 2 else "rejected_by_sink"
         body = json.dumps({"call_id": "V1"}).encode()
-        await bench.bury(body, HEADERS | {headers.EVENT_ID: f"e-{number}", headers.REASON: reason})
+        await bench.bury(body, HEADERS | {Header.EVENT_ID: f"e-{number}", Header.REASON: reason})
     await bench.bury(b"x", {}, "elsewhere", message_id="lost")
     dead = bench.topology.dead_letters
     await bench.holds(dead, 7)
@@ -319,7 +318,7 @@ async def test_a_letter_stays_where_its_replay_fails(bench: Letters) -> None:
 
 async def test_the_rate_is_kept_and_a_stop_heard(bench: Letters) -> None:
     for number in range(8):
-        await bench.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}"})
+        await bench.bury(CALL, HEADERS | {Header.EVENT_ID: f"e-{number}"})
     await bench.holds(bench.topology.dead_letters, 8)
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from tests.broker.letters import CALL, FAILED_AT, HEADERS, Letters, command, open_letters, settings_for
 from worker.cli import app
 from worker.core.events import EventType
-from worker.rabbitmq import headers
 from worker.rabbitmq.dead_letters import DeadLetters
+from worker.rabbitmq.message import Header
 from worker.settings import BrokerCommandSettings
 
 pytestmark = pytest.mark.broker
@@ -61,7 +61,7 @@ async def test_show_tells_everything(bench: Letters) -> None:
     await bench.bury_some()
     shown = (await command("show", "e-1")).stdout
     assert "error:        the webhook answered 422\n" in shown
-    assert f"  {headers.STAGE}: deliver\n" in shown
+    assert f"  {Header.STAGE}: deliver\n" in shown
     assert '  {\n    "type": "call.ended",\n    "call_id": "V1",\n' in shown
     assert "attempts:     12\n" in shown
     bad = (await command("show", "bad")).stdout
@@ -121,11 +121,11 @@ async def test_replay_takes_what_is_named_by_reason_and_type_and_looks_up_again_
     one = await command("replay", "e-0", "--reason", "rejected_by_sink", "--look-up-again")
     assert one.stdout == "replayed 1, left 3\n"
     calls = bench.topology.work_queues[EventType.CALL_ENDED]
-    assert headers.ENRICHMENT not in (await bench.take(calls)).headers
+    assert Header.ENRICHMENT not in (await bench.take(calls)).headers
     assert (await command("replay", "--type", "call.ended")).stdout == "replayed 2, left 1\n"
     taken = [await bench.take(calls) for _ in range(2)]
-    assert [message.headers[headers.EVENT_ID] for message in taken] == ["e-1", "e-2"]
-    assert all(headers.ENRICHMENT in message.headers for message in taken)
+    assert [message.headers[Header.EVENT_ID] for message in taken] == ["e-1", "e-2"]
+    assert all(Header.ENRICHMENT in message.headers for message in taken)
 
 
 def test_a_long_replay_lets_go_now_and_then_of_what_it_leaves(
@@ -144,7 +144,7 @@ def test_a_long_replay_lets_go_now_and_then_of_what_it_leaves(
             await letters.bury(b"x", {}, "elsewhere", message_id="lost")
             for number in range(12):
                 reason = "not_found" if number % 2 else "rejected_by_sink"
-                await letters.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}", headers.REASON: reason})
+                await letters.bury(CALL, HEADERS | {Header.EVENT_ID: f"e-{number}", Header.REASON: reason})
             await letters.holds(letters.topology.dead_letters, 13)
 
     async def left() -> tuple[set[str], int]:
@@ -176,7 +176,7 @@ async def test_replay_says_what_it_did(bench: Letters) -> None:
 
 async def test_a_replay_that_is_stopped_loses_nothing(bench: Letters) -> None:
     for number in range(50):
-        await bench.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}"})
+        await bench.bury(CALL, HEADERS | {Header.EVENT_ID: f"e-{number}"})
     work, dead = bench.topology.work_queues[EventType.CALL_ENDED], bench.topology.dead_letters
     await bench.holds(dead, 50)
     process = await asyncio.create_subprocess_exec(
@@ -199,7 +199,7 @@ async def test_a_replay_that_is_stopped_loses_nothing(bench: Letters) -> None:
 
 async def test_a_replay_that_is_killed_loses_nothing(bench: Letters) -> None:
     for number in range(200):
-        await bench.bury(CALL, HEADERS | {headers.EVENT_ID: f"e-{number}"})
+        await bench.bury(CALL, HEADERS | {Header.EVENT_ID: f"e-{number}"})
     work, dead = bench.topology.work_queues[EventType.CALL_ENDED], bench.topology.dead_letters
     await bench.holds(dead, 200)
     process = await asyncio.create_subprocess_exec(
@@ -211,8 +211,8 @@ async def test_a_replay_that_is_killed_loses_nothing(bench: Letters) -> None:
             await asyncio.sleep(0.01)
         process.kill()
         await process.wait()
-    left = {(await bench.take(dead)).headers[headers.EVENT_ID] for _ in range(await bench.back(dead))}
-    replayed = [(await bench.take(work)).headers[headers.EVENT_ID] for _ in range(await bench.count(work))]
+    left = {(await bench.take(dead)).headers[Header.EVENT_ID] for _ in range(await bench.back(dead))}
+    replayed = [(await bench.take(work)).headers[Header.EVENT_ID] for _ in range(await bench.count(work))]
     assert left | set(replayed) == {f"e-{number}" for number in range(200)}
     assert len(left) < 200
     assert len(left & set(replayed)) <= 1  # confirmed, and not yet acknowledged

@@ -11,7 +11,7 @@ from tests.broker.bench import AGENTS, LONG, Bench, ack, bury, eventually, open_
 from worker.core.disposition import Disposition, Retry
 from worker.core.events import Inbound
 from worker.rabbitmq import settle
-from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.message import Delivery
 
 pytestmark = pytest.mark.broker
 

@@ -11,7 +11,7 @@ import pytest
 
 from simulators.broker_node import PrivateBroker
 from tests.broker.bench import Bench, eventually, settings_for
-from tests.broker.test_intake_breakers import Dialer, Scene, body
+from tests.broker.test_consumer_breakers import Dialer, Scene, body
 from worker.core.breaker import BreakerStatus, State
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (

@@ -13,9 +13,9 @@ from tests.broker.bench import CALLS, Bench, ack, bury, eventually, open_bench, 
 from tests.broker.raw import SHORT_TEXTS, RawMessage, short, sized, table
 from worker.core.disposition import Disposition
 from worker.core.events import Inbound, decode
-from worker.rabbitmq import codec, headers
+from worker.rabbitmq import codec
 from worker.rabbitmq.dead_letters import Selection, Tally, hold, replaying, settle
-from worker.rabbitmq.delivery import table_of
+from worker.rabbitmq.message import Header, table_of
 from worker.rabbitmq.publisher import BrokerPublisher
 
 pytestmark = pytest.mark.broker
@@ -142,7 +142,7 @@ async def test_a_routing_key_that_is_not_utf8_comes_along(bench: Bench) -> None:
         await eventually(lambda: len(bench.settled) == 2)
     async with bench.held(bench.topology.dead_letters) as delivery:
         await delivery.acknowledge()
-    assert table_of(delivery.properties).raw[headers.ROUTING_KEY] == b"S" + sized(b"\xff" * 200)
+    assert table_of(delivery.properties).raw[Header.ROUTING_KEY] == b"S" + sized(b"\xff" * 200)
 
 
 def _short(text: str) -> bytes:
@@ -193,10 +193,10 @@ class TestAMessageThatTheBrokerTakesNoCopyOf:
             await eventually(lambda: len(bench.settled) == 2)
             assert supervisor.state.connections == 1
         dead = await bench.take_dead()
-        assert (dead.body, dead.headers[headers.REASON]) == (CALL, "invalid_event")
+        assert (dead.body, dead.headers[Header.REASON]) == (CALL, "invalid_event")
         assert "tenant" not in dead.headers
         if act is retry:
-            assert "fast reply consumer" in str(dead.headers[headers.ERROR])
+            assert "fast reply consumer" in str(dead.headers[Header.ERROR])
 
     async def test_stays_in_the_dead_letters_at_a_replay_and_the_rest_goes_on(self, bench: Bench) -> None:
         for number in range(3):
@@ -229,8 +229,8 @@ async def test_an_event_that_breaks_the_intake_each_time_ends_in_the_dead_letter
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker's delivery limit bounds it; the events beside it are settled meanwhile."""
-    monkeypatch.setattr("worker.rabbitmq.connection.FIRST_WAIT", 0.01)
-    monkeypatch.setattr("worker.rabbitmq.connection.LONGEST_WAIT_ONCE_CONNECTED", 0.01)
+    monkeypatch.setattr("worker.rabbitmq.session.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("worker.rabbitmq.session.LONGEST_WAIT_ONCE_CONNECTED", 0.01)
 
     async def poisoned(inbound: Inbound) -> Disposition:
         if inbound.body == b"poison":
@@ -250,16 +250,16 @@ async def test_an_event_that_breaks_the_intake_each_time_ends_in_the_dead_letter
 async def test_an_error_while_a_session_begins_is_waited_out_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_intake, made = bench.make_intake, 0
+    make_consumer, made = bench.make_consumer, 0
 
     def broken_once() -> Any:  # noqa: ANN401
         nonlocal made
         made += 1
         if made == 1:
             raise LookupError("a bug of ours")
-        return make_intake()
+        return make_consumer()
 
-    monkeypatch.setattr(bench, "make_intake", broken_once)
+    monkeypatch.setattr(bench, "make_consumer", broken_once)
     with capture_logs() as logged:
         async with bench.running() as supervisor:
             await bench.publish(CALL)

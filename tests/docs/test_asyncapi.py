@@ -26,7 +26,7 @@ from worker.core.errors import InvalidEvent
 from worker.core.events import Inbound, decode
 from worker.core.examples import EVENTS, payloads
 from worker.core.payload import schemas
-from worker.rabbitmq import headers
+from worker.rabbitmq.message import OUR_HEADERS, Header
 from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import BrokerCommandSettings, SinkSettings
 from worker.sinks.webhook import WebhookSink, open_session
@@ -187,7 +187,7 @@ def test_what_it_receives_and_sends() -> None:
 
 
 def test_the_headers_of_a_dead_letter_are_ours() -> None:
-    assert set(MESSAGES["deadLetter"]["headers"]["properties"]) == headers.OURS
+    assert set(MESSAGES["deadLetter"]["headers"]["properties"]) == OUR_HEADERS
 
 
 # --- what producers say ---------------------------------------------------------------------------
@@ -307,11 +307,11 @@ async def test_what_a_worker_delivers_and_gives_up_fits(system: System) -> None:
     await system.publish(refused | {"event_id": "refused-1"})
     described = MESSAGES["deadLetter"]
     letter = await system.dead_letter()
-    assert set(ours(letter.headers)) == headers.OURS
+    assert set(ours(letter.headers)) == OUR_HEADERS
     assert fits(described["headers"], dict(letter.headers))
     await system.publish(b"no JSON")
     invalid = await system.dead_letter()
-    assert set(ours(invalid.headers)) == headers.OURS - {headers.EVENT_ID, headers.ENRICHMENT}
+    assert set(ours(invalid.headers)) == OUR_HEADERS - {Header.EVENT_ID, Header.ENRICHMENT}
     assert fits(described["headers"], dict(invalid.headers))
 
 

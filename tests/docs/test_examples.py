@@ -21,8 +21,7 @@ from worker.commands.asyncapi import asyncapi
 from worker.core.events import EventType, Inbound, decode
 from worker.core.examples import EVENTS, cloud_event, cloud_event_headers, payloads
 from worker.core.schemas import FIELDS
-from worker.rabbitmq import headers
-from worker.rabbitmq.delivery import to_inbound
+from worker.rabbitmq.message import OUR_HEADERS, to_inbound
 from worker.settings import BrokerCommandSettings
 
 DOCS = ROOT / "docs"
@@ -151,7 +150,7 @@ def test_each_field_of_an_event_has_a_sentence() -> None:
 
 
 def test_the_headers_of_a_dead_letter_are_named() -> None:
-    assert rows_under("## In the dead letters").keys() == headers.OURS
+    assert rows_under("## In the dead letters").keys() == OUR_HEADERS
 
 
 def test_the_webhooks_headers_are_named() -> None:

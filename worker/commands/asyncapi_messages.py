@@ -10,7 +10,7 @@ from worker.core.ids import EVENT_ID_PATTERN
 from worker.core.payload import schemas as payload_schemas
 from worker.core.schemas import CLOUD_EVENT_IDENTITY, cloud_event_schema, event_schemas
 from worker.core.signature import sign
-from worker.rabbitmq import headers
+from worker.rabbitmq.message import MAX_ERROR, Header
 
 AMQP = {"bindingVersion": "0.3.0"}
 NAMES = {
@@ -39,15 +39,15 @@ _PING = {
 }
 _POSTED_AT = 1795201636
 _HEADER_SENTENCES = {
-    headers.EVENT_ID: "The event's id; missing where the message names none.",
-    headers.ATTEMPT: "The number of the attempt that failed, from 1.",
-    headers.FIRST_SEEN: "When the event was first taken in.",
-    headers.ROUTING_KEY: "The routing key that its producer used.",
-    headers.REASON: "Why it is here.",
-    headers.ERROR: "The last error, in words.",
-    headers.STAGE: "The step that failed.",
-    headers.FAILED_AT: "When it was given up.",
-    headers.ENRICHMENT: "What the dialer said, as JSON, so that a replay need not ask again.",
+    Header.EVENT_ID: "The event's id; missing where the message names none.",
+    Header.ATTEMPT: "The number of the attempt that failed, from 1.",
+    Header.FIRST_SEEN: "When the event was first taken in.",
+    Header.ROUTING_KEY: "The routing key that its producer used.",
+    Header.REASON: "Why it is here.",
+    Header.ERROR: "The last error, in words.",
+    Header.STAGE: "The step that failed.",
+    Header.FAILED_AT: "When it was given up.",
+    Header.ENRICHMENT: "What the dialer said, as JSON, so that a replay need not ask again.",
 }
 
 
@@ -140,14 +140,14 @@ def _dead_letter() -> dict[str, Any]:
     event = examples.EVENTS["call.ended"]
     at = "2026-11-20T19:07:15.016204+00:00"
     said: dict[str, Any] = {
-        headers.EVENT_ID: event["event_id"],
-        headers.ATTEMPT: 1,
-        headers.FIRST_SEEN: at,
-        headers.ROUTING_KEY: event["type"],
-        headers.REASON: Reason.REJECTED_BY_SINK.value,
-        headers.ERROR: "the webhook answered 422: 'unknown campaign SALES1'",
-        headers.STAGE: Stage.DELIVER.value,
-        headers.FAILED_AT: at,
+        Header.EVENT_ID: event["event_id"],
+        Header.ATTEMPT: 1,
+        Header.FIRST_SEEN: at,
+        Header.ROUTING_KEY: event["type"],
+        Header.REASON: Reason.REJECTED_BY_SINK.value,
+        Header.ERROR: "the webhook answered 422: 'unknown campaign SALES1'",
+        Header.STAGE: Stage.DELIVER.value,
+        Header.FAILED_AT: at,
     }
     return {
         "name": "dead-letter",
@@ -165,15 +165,15 @@ def _dead_letter_headers() -> dict[str, Any]:
     written = [str(reason) for reason in Reason if reason not in BY_THE_BROKER]
     time = {"type": "string", "format": "date-time"}
     kinds: dict[str, dict[str, Any]] = {
-        headers.EVENT_ID: {"type": "string", "pattern": EVENT_ID_PATTERN},
-        headers.ATTEMPT: {"type": "integer", "minimum": 1},
-        headers.FIRST_SEEN: time,
-        headers.ROUTING_KEY: {"type": "string"},
-        headers.REASON: {"type": "string", "enum": written},
-        headers.ERROR: {"type": "string", "maxLength": headers.MAX_ERROR},
-        headers.STAGE: {"type": "string", "enum": [str(stage) for stage in Stage]},
-        headers.FAILED_AT: time,
-        headers.ENRICHMENT: {"type": "string", "contentMediaType": "application/json"},
+        Header.EVENT_ID: {"type": "string", "pattern": EVENT_ID_PATTERN},
+        Header.ATTEMPT: {"type": "integer", "minimum": 1},
+        Header.FIRST_SEEN: time,
+        Header.ROUTING_KEY: {"type": "string"},
+        Header.REASON: {"type": "string", "enum": written},
+        Header.ERROR: {"type": "string", "maxLength": MAX_ERROR},
+        Header.STAGE: {"type": "string", "enum": [str(stage) for stage in Stage]},
+        Header.FAILED_AT: time,
+        Header.ENRICHMENT: {"type": "string", "contentMediaType": "application/json"},
     }
     return {name: kind | {"description": _HEADER_SENTENCES[name]} for name, kind in kinds.items()}
 

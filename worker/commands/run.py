@@ -12,7 +12,7 @@ from worker.commands.tracing import open_or_exit, tracing_or_exit
 from worker.core.tracing import UNTRACED
 from worker.observe import log
 from worker.observe.health import ListenError
-from worker.rabbitmq.connection import TopologyMismatchError
+from worker.rabbitmq.session import TopologyMismatchError
 from worker.settings import Settings
 
 

@@ -24,8 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from worker.commands.common import err, fail, out, printable
-from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
-from worker.rabbitmq.source import SILENT, is_being_cancelled
+from worker.rabbitmq.connection import BROKER_ERRORS, SILENT, address, explain, is_being_cancelled
 from worker.settings import BrokerCommandSettings
 
 A_HANDFUL = 20

@@ -22,9 +22,17 @@ from aiormq import spec
 from worker.core.errors import BY_THE_BROKER, InvalidEvent, MessageRefused, Reason
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.pipeline import carried
-from worker.rabbitmq import headers
 from worker.rabbitmq.codec import Copy, OddText, Properties, Table
-from worker.rabbitmq.delivery import Delivery, table_of, to_inbound
+from worker.rabbitmq.message import (
+    Delivery,
+    Header,
+    producer_headers,
+    read_routing_key,
+    read_text,
+    read_time,
+    table_of,
+    to_inbound,
+)
 from worker.rabbitmq.publisher import BrokerPublisher
 
 UNKNOWN = "unknown"
@@ -117,11 +125,11 @@ def read_letter(message: Received) -> Letter:
         event_id=event_id,
         type=event.type if event is not None else _known(properties.message_type) or queue or UNKNOWN,
         reason=_reason_moved(death) if death else _reason_told(said, told),
-        stage=None if death else headers.text(told, headers.STAGE),
-        error=_why_moved(death, told, problem) if death else headers.text(told, headers.ERROR),
+        stage=None if death else read_text(told, Header.STAGE),
+        error=_why_moved(death, told, problem) if death else read_text(told, Header.ERROR),
         attempts=inbound.attempt,
-        first_seen=headers.time(told, headers.FIRST_SEEN),
-        failed_at=_time(death.get("time")) if death else headers.time(told, headers.FAILED_AT),
+        first_seen=read_time(told, Header.FIRST_SEEN),
+        failed_at=_time(death.get("time")) if death else read_time(told, Header.FAILED_AT),
         queue=queue,
         enriched=not death and event is not None and carried(inbound, event) is not None,
     )
@@ -141,7 +149,7 @@ def _told(message: Received, said: Table, death: Mapping[str, Any]) -> Mapping[s
     if _MOVED_BY_BROKER not in said.raw:
         return said
     work_exchange = (message.exchange or "").removesuffix("dead-letters") + "work"
-    return said if headers.text(death, "exchange") == work_exchange else {}
+    return said if read_text(death, "exchange") == work_exchange else {}
 
 
 def _usable(message_id: str | None) -> str | None:
@@ -161,21 +169,21 @@ def _death(said: Mapping[str, Any]) -> Mapping[str, Any]:
     records = said.get(_MOVED_BY_BROKER)
     for record in records if isinstance(records, list) else []:
         if isinstance(record, dict):
-            limited = headers.text(record, "reason") == Reason.DELIVERY_LIMIT
-            if limited or _by_queue(headers.text(record, "queue")):
+            limited = read_text(record, "reason") == Reason.DELIVERY_LIMIT
+            if limited or _by_queue(read_text(record, "queue")):
                 return record
     return {}
 
 
 def _reason_told(said: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     """Return the reason that we wrote; some brokers say only in `x-first-death-reason` that it was theirs."""
-    first = headers.text(said, "x-first-death-reason")
+    first = read_text(said, "x-first-death-reason")
     limited = Reason.DELIVERY_LIMIT if first == Reason.DELIVERY_LIMIT else UNKNOWN
-    return headers.text(told, headers.REASON) or limited
+    return read_text(told, Header.REASON) or limited
 
 
 def _reason_moved(death: Mapping[str, Any]) -> str:
-    reason = headers.text(death, "reason")
+    reason = read_text(death, "reason")
     if reason == _REJECTED:
         return Reason.INVALID_EVENT
     return next((known for known in BY_THE_BROKER if known == reason), UNKNOWN)
@@ -183,13 +191,13 @@ def _reason_moved(death: Mapping[str, Any]) -> str:
 
 def _why_moved(death: Mapping[str, Any], told: Mapping[str, Any], problem: str | None) -> str:
     """Return in words why the broker moved a message."""
-    match reason := headers.text(death, "reason"):
+    match reason := read_text(death, "reason"):
         case Reason.EXPIRED:
-            limit = headers.text(death, "original-expiration")
+            limit = read_text(death, "original-expiration")
             whose = "a time to live" if limit is None else f"its producer's own expiration of {limit} ms"
             return f"{whose} ran out while it waited in the work queue"
         case Reason.DELIVERY_LIMIT:
-            last = headers.text(told, headers.ERROR)
+            last = read_text(told, Header.ERROR)
             why = "it was delivered too often: each time the worker or its connection broke first"
             return why if last is None else f"{why}; the last error before that: {last}"
         case "rejected":
@@ -203,9 +211,9 @@ def _queue(
 ) -> EventType | None:
     return (
         _known(message.routing_key)
-        or _by_queue(headers.text(death, "queue"))
-        or _by_queue(headers.text(table_of(properties), "x-first-death-queue"))
-        or _known(headers.text(told, headers.ROUTING_KEY))
+        or _by_queue(read_text(death, "queue"))
+        or _by_queue(read_text(table_of(properties), "x-first-death-queue"))
+        or _known(read_text(told, Header.ROUTING_KEY))
         or _known(properties.message_type)
     )
 
@@ -394,15 +402,15 @@ def replayed(letter: Letter, message: Received, *, look_up_again: bool = False) 
     """
     properties = Properties.of(message.properties)
     said = table_of(properties)
-    kept = headers.foreign(said)
+    kept = producer_headers(said)
     told = _told(message, said, _death(said))
-    kept[headers.ROUTING_KEY] = headers.routing_key(told) or message.routing_key or ""
+    kept[Header.ROUTING_KEY] = read_routing_key(told) or message.routing_key or ""
     if letter.event_id is not None:
-        kept[headers.EVENT_ID] = letter.event_id
+        kept[Header.EVENT_ID] = letter.event_id
     if (first_seen := letter.first_seen or letter.failed_at) is not None:
-        kept[headers.FIRST_SEEN] = first_seen.isoformat()
+        kept[Header.FIRST_SEEN] = first_seen.isoformat()
     if letter.enriched and not look_up_again:
-        kept[headers.ENRICHMENT] = headers.text(said, headers.ENRICHMENT)
+        kept[Header.ENRICHMENT] = read_text(said, Header.ENRICHMENT)
     return Copy(message.body, properties, kept)
 
 

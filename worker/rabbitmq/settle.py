@@ -11,10 +11,14 @@ from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry
 from worker.core.errors import MessageRefused, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
-from worker.rabbitmq import headers
-from worker.rabbitmq.bodies import DroppedBody
 from worker.rabbitmq.codec import Copy, Properties
-from worker.rabbitmq.delivery import Delivery
+from worker.rabbitmq.message import (
+    MAX_ENRICHMENT,
+    MAX_ERROR,
+    Delivery,
+    DroppedBody,
+    Header,
+)
 from worker.rabbitmq.publisher import BrokerPublisher, RefusedByQueueError
 from worker.rabbitmq.topology import Topology
 
@@ -57,7 +61,7 @@ class Settler:
             await self._shielded(delivery.acknowledge())  # the sink's word was the successor
             return
         if isinstance(delivery.body, DroppedBody):
-            await self._shielded(delivery.hand_over())
+            await self._shielded(delivery.dead_letter())
             return
         try:
             await self._copy(delivery, inbound, outcome, queue)
@@ -78,7 +82,7 @@ class Settler:
         try:
             await self._succeed_once_there_is_room(delivery, self._topology.dead_letters, queue, bare)
         except MessageRefused:
-            await self._shielded(delivery.hand_over())
+            await self._shielded(delivery.dead_letter())
 
     def _exchange_for(self, outcome: Outcome) -> str:
         tier = outcome.disposition.tier if isinstance(outcome.disposition, Retry) else None
@@ -132,28 +136,28 @@ def _our_headers(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
 
 
 def _retry_headers(retry: Retry) -> dict[str, Any]:
-    return {headers.ATTEMPT: retry.attempt, headers.ERROR: retry.error[: headers.MAX_ERROR]}
+    return {Header.ATTEMPT: retry.attempt, Header.ERROR: retry.error[:MAX_ERROR]}
 
 
 def _dead_headers(inbound: Inbound, outcome: Outcome, dead: DeadLetter) -> dict[str, Any]:
     return {
-        headers.ATTEMPT: inbound.attempt,
-        headers.ERROR: dead.error[: headers.MAX_ERROR],
-        headers.REASON: dead.reason.value,
-        headers.STAGE: outcome.stage.value,
-        headers.FAILED_AT: datetime.now(UTC).isoformat(),
+        Header.ATTEMPT: inbound.attempt,
+        Header.ERROR: dead.error[:MAX_ERROR],
+        Header.REASON: dead.reason.value,
+        Header.STAGE: outcome.stage.value,
+        Header.FAILED_AT: datetime.now(UTC).isoformat(),
     }
 
 
 def _common_headers(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
     kept: dict[str, Any] = {
-        headers.FIRST_SEEN: inbound.first_seen.isoformat(),
-        headers.ROUTING_KEY: inbound.routing_key,
+        Header.FIRST_SEEN: inbound.first_seen.isoformat(),
+        Header.ROUTING_KEY: inbound.routing_key,
     }
     if outcome.event_id is not None:
-        kept[headers.EVENT_ID] = outcome.event_id
+        kept[Header.EVENT_ID] = outcome.event_id
     if outcome.enrichment is not None:
         carried = outcome.enrichment.model_dump_json()
-        if len(carried.encode()) <= headers.MAX_ENRICHMENT:
-            kept[headers.ENRICHMENT] = carried
+        if len(carried.encode()) <= MAX_ENRICHMENT:
+            kept[Header.ENRICHMENT] = carried
     return kept

@@ -34,10 +34,9 @@ from worker.core.pipeline import Pipeline
 from worker.core.ports import Receipt
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 from worker.core.retry import RetryPolicy
-from worker.rabbitmq import intake as intake_module
-from worker.rabbitmq.connection import Supervisor
-from worker.rabbitmq.intake import Intake
-from worker.rabbitmq.source import Source
+from worker.rabbitmq import consumer as consumer_module
+from worker.rabbitmq.consumer import Consumer, WorkQueue
+from worker.rabbitmq.session import Supervisor
 
 pytestmark = pytest.mark.broker
 
@@ -264,14 +263,14 @@ class TestClosed:
             await confirmed.wait()
             await publish(exchange, routing_key, message)
 
-        set_prefetch, flows = Source.set_prefetch, list[int]()
+        set_prefetch, flows = WorkQueue.set_prefetch, list[int]()
 
-        async def remembered(source: Source, prefetch: int) -> None:
+        async def remembered(source: WorkQueue, prefetch: int) -> None:
             await set_prefetch(source, prefetch)
             flows.append(prefetch)
 
         monkeypatch.setattr(scene.bench.publisher, "publish_message", slowly)
-        monkeypatch.setattr(Source, "flow", remembered)
+        monkeypatch.setattr(WorkQueue, "set_prefetch", remembered)
         scene.dialer.trouble = lambda _: REFUSED
         await scene.publish(20)
         async with scene.bench.running():
@@ -286,7 +285,7 @@ class TestClosed:
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each delivery that is given back counts towards the queue's limit of 20."""
-        monkeypatch.setattr(intake_module, "LOOK_AGAIN", 0.01)
+        monkeypatch.setattr(consumer_module, "POLL_FOR_PROBE", 0.01)
         scene = stage(probe_max=timedelta(milliseconds=5))
         scene.crm.trouble = SINK_DOWN
         await scene.publish(3)
@@ -521,15 +520,15 @@ class TestStopping:
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scene = stage()
-        monkeypatch.setattr(intake_module, "_REGULATE_TIMEOUT", 0.2)
+        monkeypatch.setattr(consumer_module, "_REGULATE_TIMEOUT", 0.2)
         asked = asyncio.Event()
 
-        async def silent(_: Source) -> DeliveredMessage | None:
+        async def silent(_: WorkQueue) -> DeliveredMessage | None:
             asked.set()
             await asyncio.Event().wait()
             return None
 
-        monkeypatch.setattr(Source, "take_one", silent)
+        monkeypatch.setattr(WorkQueue, "get_one", silent)
         async with self.quick(scene):
             scene.trip_sink()
             await asked.wait()
@@ -553,7 +552,7 @@ class TestTheBroker:
     async def test_a_queue_that_is_deleted_while_nothing_is_consumed_is_made_again(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(intake_module, "CHECK_QUEUES", 0.1)
+        monkeypatch.setattr(consumer_module, "CHECK_QUEUES", 0.1)
         scene = stage()
         scene.breakers.unanswered("agent_campaigns", FunctionRefused("no permission"), "1000")
         async with scene.bench.running() as supervisor:
@@ -590,7 +589,7 @@ class TestTheBroker:
             await scene.publish(1, AGENTS)
             await scene.stand_ready(0)
             assert (scene.breakers.in_work, scene.dialer.now) == (1, 1), "one waits, as there is room for one"
-            intake_of(supervisor).fail(ConnectionError("the channel was closed"))
+            consumer_of(supervisor).fail(ConnectionError("the channel was closed"))
             scene.dialer.answers.set()
             await scene.all_delivered()
         assert {*scene.crm.delivered.values()} == {1}
@@ -599,15 +598,15 @@ class TestTheBroker:
         scene = stage()
         connection = await aio_pika.connect(scene.bench.url)
         await connection.close()
-        intake = scene.bench.make_intake()
+        consumer = scene.bench.make_consumer()
         with pytest.raises(RuntimeError):
-            await intake.start(connection)
-        await intake.stop(1)
+            await consumer.start(connection)
+        await consumer.stop(1)
 
 
-def intake_of(supervisor: Supervisor) -> Intake:
-    assert supervisor.state.intake is not None
-    return supervisor.state.intake
+def consumer_of(supervisor: Supervisor) -> Consumer:
+    assert supervisor.state.consumer is not None
+    return supervisor.state.consumer
 
 
 async def test_changing_how_much_is_consumed_loses_no_delivery(stage: Stage) -> None:
@@ -627,7 +626,8 @@ async def test_changing_how_much_is_consumed_loses_no_delivery(stage: Stage) -> 
     await scene.bench.flood(bodies)
     failed: list[BaseException | None] = []
     queue = scene.bench.queue()
-    source = await Source.open(scene.bench.connection, CALLS, queue, on_message, failed.append)
+    source = WorkQueue(CALLS, queue, on_message, failed.append)
+    await source.open(scene.bench.connection)
     changes = 0
     async with asyncio.timeout(60):
         while len(settled) < len(bodies):

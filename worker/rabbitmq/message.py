@@ -1,0 +1,254 @@
+"""A message from the broker: settled at most once, read as an `Inbound`, and copied with our headers."""
+
+import re
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+
+from worker.core.errors import PublishError
+from worker.core.events import CLOUDEVENTS_PREFIXES, Inbound
+from worker.rabbitmq import codec
+from worker.rabbitmq.codec import Copy, OddText, Properties, Raw, Table, to_bytes
+
+
+class Header:
+    """The names of our headers, which copies carry."""
+
+    EVENT_ID = "crm-sync-event-id"
+    ATTEMPT = "crm-sync-attempt"
+    FIRST_SEEN = "crm-sync-first-seen"
+    ROUTING_KEY = "crm-sync-routing-key"
+    REASON = "crm-sync-reason"
+    ERROR = "crm-sync-error"
+    STAGE = "crm-sync-stage"
+    FAILED_AT = "crm-sync-failed-at"
+    ENRICHMENT = "crm-sync-enrichment"
+
+
+OUR_HEADERS = frozenset(value for name, value in vars(Header).items() if name.isupper())
+
+MAX_ERROR = 1000
+MAX_ENRICHMENT = 16 * 1024
+MAX_PRODUCER_HEADERS = 32 * 1024
+MAX_READ = 1024
+MAX_HEADERS = codec.MAX_HEADERS - 100
+"""Limits in bytes (of the error: in characters), as all headers must fit into one AMQP frame of 128 KiB.
+
+A copy carries `MAX_PRODUCER_HEADERS` bytes and `MAX_HEADERS` headers of the producer's; if there are more,
+those that are read and have up to `MAX_READ` bytes.
+"""
+
+_ROUTES_ELSEWHERE = frozenset({"cc", "bcc"})
+_TRACE_CONTEXT = ("traceparent", "tracestate")
+_READ = (*CLOUDEVENTS_PREFIXES, *_TRACE_CONTEXT)
+_EVENT_ID = re.compile(r"[\x21-\x7e]{1,255}")
+_LONGEST_ROUTING_KEY = 255
+
+
+class DroppedBody(bytes):
+    """Stands for a body that was too large to be held. It has that body's length, and no content."""
+
+    _size: int
+
+    @classmethod
+    def of(cls, size: int) -> "DroppedBody":
+        """Return one of so many bytes."""
+        body = cls()
+        body._size = size
+        return body
+
+    def __len__(self) -> int:
+        """Return how many bytes the message has."""
+        return self._size
+
+
+class Delivery:
+    """A delivery of the channel below aio-pika's, whose own message costs as much as decoding the event.
+
+    Settling does not wait for the wire, but it may wait for a place in the connection's short queue of
+    frames. A cancellation there leaves the message unsettled.
+    """
+
+    __slots__ = ("message", "settled")
+
+    def __init__(self, message: DeliveredMessage) -> None:
+        """Take what aiormq hands to a consumer."""
+        self.message = message
+        self.settled = False
+
+    @property
+    def body(self) -> bytes:
+        """The body."""
+        return self.message.body
+
+    @property
+    def properties(self) -> Properties:
+        """The properties, with the bytes that they came as."""
+        return Properties.of(self.message.header.properties)
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key that it was published with."""
+        return self.message.routing_key or ""
+
+    @property
+    def exchange(self) -> str:
+        """The exchange that it was published to: by its producer, or by a tier on its way back."""
+        return self.message.exchange or ""
+
+    async def acknowledge(self) -> None:
+        """Acknowledge. Raises `PublishError` if that is no longer possible; the broker then redelivers."""
+        if self.settled:
+            raise PublishError("the message was given back meanwhile")
+        try:
+            await self._settle(self.message.channel.basic_ack(self._tag, wait=False))
+        except Exception as error:
+            raise PublishError("the channel closed before the acknowledgement was sent") from error
+
+    async def requeue(self) -> None:
+        """Put the message back into its queue, unless it is settled. Never raises."""
+        if not self.settled:
+            with suppress(Exception):  # a closed channel has requeued it already
+                await self._settle(self.message.channel.basic_nack(self._tag, requeue=True, wait=False))
+
+    async def dead_letter(self) -> None:
+        """Have the broker itself move the message to the dead letters, unless it is settled. Never raises."""
+        if not self.settled:
+            with suppress(Exception):
+                await self._settle(self.message.channel.basic_reject(self._tag, requeue=False, wait=False))
+
+    @property
+    def _tag(self) -> int:
+        return self.message.delivery_tag or 0
+
+    async def _settle(self, sending: Awaitable[None]) -> None:
+        self.settled = True  # while it is sent, nobody else may settle it
+        try:
+            await sending
+        except BaseException:
+            self.settled = False
+            raise
+
+    def inbound(self, work_exchange: str) -> Inbound:
+        """Return what the core sees of it.
+
+        Our headers count only on what came by our own exchange, from a tier or by a replay: who may publish
+        an event must not be able to say what the dialer answered.
+        """
+        copied = self.exchange == work_exchange
+        return to_inbound(self.body, self.properties, self.routing_key, copied=copied)
+
+    def copy(self, with_headers: dict[str, Any]) -> Copy:
+        """Copy the message with these headers and the producer's own."""
+        properties = self.properties
+        return Copy(self.body, properties, producer_headers(table_of(properties)) | with_headers)
+
+
+def table_of(properties: Properties) -> Table:
+    """Return a message's headers, empty if it has none."""
+    return properties.headers if isinstance(properties.headers, Table) else Table()
+
+
+def to_inbound(
+    body: bytes, properties: spec.Basic.Properties, routing_key: str, *, copied: bool = True
+) -> Inbound:
+    """Turn a message into what the core sees of it.
+
+    Our own headers count only on a copy of ours, and one that can't be read as missing.
+    """
+    read = Properties.of(properties)
+    table = table_of(read)
+    carried = producer_headers(table)
+    plain: dict[str, Any] = {
+        "headers": {name: value for name, value in table.items() if name in carried or _is_brokers(name)},
+        "content_type": read.content_type,
+        "message_id": read.message_id,
+        "type": read.message_type,
+        "timestamp": read.timestamp,
+    }
+    if not table or not copied:
+        return Inbound(body, routing_key, datetime.now(UTC), **plain)
+    return Inbound(
+        body,
+        read_routing_key(table) or routing_key,
+        read_time(table, Header.FIRST_SEEN) or datetime.now(UTC),
+        **plain,
+        attempt=_read_attempt(table),
+        event_id=_read_event_id(table),
+        enrichment=read_text(table, Header.ENRICHMENT),
+    )
+
+
+# --- headers
+
+
+def read_text(headers: Mapping[str, Any], name: str) -> str | None:
+    """Read a header as text, `None` if it is missing or something else."""
+    value = headers.get(name)
+    if isinstance(value, bytes):
+        value = OddText.read(value)
+    return value if isinstance(value, str) and value else None
+
+
+def read_time(headers: Mapping[str, Any], name: str) -> datetime | None:
+    """Read a time that we wrote, `None` if it is missing or can't be read."""
+    if (written := read_text(headers, name)) is None:
+        return None
+    try:
+        when = datetime.fromisoformat(written)
+        return when.astimezone(UTC) if when.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_routing_key(headers: Mapping[str, Any]) -> str | None:
+    """Read the producer's routing key, `None` if it is missing or longer than one can be."""
+    value = read_text(headers, Header.ROUTING_KEY)
+    return value if value is not None and len(to_bytes(value)) <= _LONGEST_ROUTING_KEY else None
+
+
+def _read_event_id(headers: Mapping[str, Any]) -> str | None:
+    """Read the event id, `None` if it is missing or could not travel as an HTTP header."""
+    value = read_text(headers, Header.EVENT_ID)
+    return value if value is not None and _EVENT_ID.fullmatch(value) else None
+
+
+def _read_attempt(headers: Mapping[str, Any]) -> int:
+    value = headers.get(Header.ATTEMPT)
+    return max(1, value) if isinstance(value, int) else 1
+
+
+def producer_headers(table: Table) -> dict[str, Any]:
+    """Return the producer's own headers: those that the core sees, and that copies carry as they came.
+
+    Not the broker's `x-…` (with `x-death` on it, older brokers silently drop a copy that would run in a
+    circle), nor `CC` and `BCC` (they would route the copy to other queues too). If the rest is too large to
+    stand beside ours, only what is read remains: the attributes of a CloudEvent and the trace context.
+    The trace context is text, as tracing reads it from the copy.
+    """
+    own = {
+        name: raw
+        for name, raw in table.raw.items()
+        if name not in OUR_HEADERS and not _is_brokers(name) and name.lower() not in _ROUTES_ELSEWHERE
+    }
+    if not own:
+        return {}
+    if not _fit(own):
+        own = {name: raw for name, raw in own.items() if name.startswith(_READ) and len(raw) <= MAX_READ}
+        if not _fit(own):
+            return {}
+    context = {name: table[name] for name in _TRACE_CONTEXT if name in own and name in table}
+    return own | {name: value for name, value in context.items() if isinstance(value, str)}
+
+
+def _is_brokers(name: str) -> bool:
+    return name.startswith("x-")
+
+
+def _fit(headers: Mapping[str, Raw]) -> bool:
+    size = sum(1 + len(to_bytes(name)) + len(raw) for name, raw in headers.items())
+    return size <= MAX_PRODUCER_HEADERS and len(headers) <= MAX_HEADERS
