@@ -5,8 +5,9 @@ import timeit
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
-from worker.vicidial.responses import read_agent, read_call
-from worker.vicidial.rows import DialerTimes
+from worker.vicidial.agents import read_agent
+from worker.vicidial.calls import read_call
+from worker.vicidial.clock import DialerTimes
 
 BUDGET = 30
 """Microseconds: the parsing of an event's answer must not be what an event costs."""

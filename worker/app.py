@@ -32,10 +32,10 @@ from worker.settings import Settings
 from worker.sinks import webhook
 from worker.sinks.queue import QueueSink
 from worker.vicidial import client as dialer
+from worker.vicidial.client import Prober
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.enricher import VicidialEnricher
 from worker.vicidial.guard import OPTIONAL
-from worker.vicidial.probe import Prober
 
 _log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from worker.core.errors import CircuitOpen, EnrichmentUnavailable, FailureKind
 from worker.core.ports import DialerRequest
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
-from worker.vicidial.rows import DialerTimes
+from worker.vicidial.clock import DialerTimes
 
 TIMES = DialerTimes(None)
 CALL = "V1201405090000012345"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.vicidial.call_id import REPEATS_AFTER, parse_call_id
-from worker.vicidial.rows import DialerTimes
+from worker.vicidial.calls import REPEATS_AFTER, parse_call_id
+from worker.vicidial.clock import DialerTimes
 
 NEW_YORK = ZoneInfo("America/New_York")
 EASTERN = timezone(timedelta(hours=-5))

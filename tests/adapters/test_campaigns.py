@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from simulators.recordings import find
 from worker.core.records import AgentEnrichment, AgentRecord, Campaign
-from worker.vicidial.campaigns import hidden, resolve
-from worker.vicidial.extras import KnownCampaign, read_campaigns
-from worker.vicidial.responses import read_agent
+from worker.vicidial.agents import KnownCampaign, hidden, read_agent, read_campaigns, resolve
 
 PROPERTY = settings(max_examples=500)
 RECORDED = read_campaigns(find("campaigns_list", "campaigns_list_pipe_header-YES").body)

@@ -10,8 +10,7 @@ from structlog.testing import capture_logs
 
 from tests.adapters.raw import until
 from worker.core.errors import EnrichmentUnavailable, FailureKind
-from worker.vicidial.clock import ASK_AGAIN, MEASURE_AGAIN, MEASURE_EVERY, DialerClock
-from worker.vicidial.version import Version
+from worker.vicidial.clock import ASK_AGAIN, MEASURE_AGAIN, MEASURE_EVERY, DialerClock, Version
 
 NEW_YORK = ZoneInfo("America/New_York")
 NOW = 1795287600.0  # 2026-11-21 19:00:00 UTC, winter in New York

@@ -450,7 +450,7 @@ async def test_what_nobody_foresaw_is_told_of_as_such(
 ) -> None:
     seen = list[DialerRequest]()
     async with connected(dialer.url, observe=seen.append) as client:
-        monkeypatch.setattr("worker.vicidial.responses.read_call", lambda *_, **__: 1 // 0)
+        monkeypatch.setattr("worker.vicidial.calls.read_call", lambda *_, **__: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             await client.callid_info(CALL, TIMES)
     assert [each.outcome for each in seen] == ["unexpected"]

@@ -15,9 +15,8 @@ from tests.adapters.raw import until
 from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import CircuitOpen, EnrichmentUnavailable, FailureKind, FunctionRefused, LoginRefused
-from worker.vicidial.client import NO_AGENT, NO_CALL
-from worker.vicidial.lockout import LOCK
-from worker.vicidial.probe import Prober
+from worker.vicidial.client import NO_AGENT, NO_CALL, Prober
+from worker.vicidial.guard import LOCK
 
 
 @pytest.fixture
@@ -265,7 +264,7 @@ async def test_a_function_that_is_denied_keeps_no_other_from_being_asked(
         assert client.guard.refusal is None
 
 
-async def test_nothing_is_sent_while_the_gate_is_closed_also_not_what_waits(dialer: StandInDialer) -> None:
+async def test_nothing_is_sent_while_the_circuit_is_open_also_not_what_waits(dialer: StandInDialer) -> None:
     async with connected(dialer.url) as client:
         dialer.delay = 0.05
         asked = [asyncio.ensure_future(client.callid_info(CALL, TIMES)) for _ in range(20)]

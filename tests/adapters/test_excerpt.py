@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulators.recordings import Exchange, load
 from worker.core.scrub import Scrubber
-from worker.vicidial.excerpt import excerpt
+from worker.vicidial.answers import excerpt
 
 SECRET = "Pl4nt&d+Secret/ü'"
 SCRUB = Scrubber([SECRET], shortest=1)

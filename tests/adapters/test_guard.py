@@ -38,11 +38,10 @@ from worker.core.errors import (
 from worker.core.events import Event, EventType
 from worker.core.records import CallEnrichment
 from worker.settings import VicidialSettings
-from worker.vicidial import limit as limit_module
-from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient
+from worker.vicidial import limiter as limit_module
+from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.enricher import VicidialEnricher
-from worker.vicidial.probe import Prober
 
 DETAILS = "user_details"
 UNKNOWN = "V9999999999999999999"

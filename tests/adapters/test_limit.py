@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clock import Clock
-from worker.vicidial import limit as limit_module
-from worker.vicidial.limit import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
+from worker.vicidial import limiter as limit_module
+from worker.vicidial.limiter import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 SEED = 20261120
 PROPERTY = settings(max_examples=200)

@@ -12,7 +12,7 @@ from simulators.dialer.data import ApiUser
 from simulators.dialer.logins import LOCK_AFTER, check_login
 from tests.clock import Clock
 from worker.core.errors import LoginRefused
-from worker.vicidial.lockout import LOCK, LockoutGuard, Permit
+from worker.vicidial.guard import LOCK, LockoutGuard, Permit
 
 PROBE = 300.0
 SPAN = 900.0

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clock import Clock
 from worker.core.errors import NotReady
-from worker.vicidial.lookups import MOST_KEPT, SingleFlight
+from worker.vicidial.lookup import MOST_KEPT, SingleFlight
 
 
 class Asked:

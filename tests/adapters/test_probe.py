@@ -16,9 +16,8 @@ from tests.adapters.raw import until
 from worker.core.breaker import BreakerStatus, State
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import EnrichmentUnavailable, FailureKind, FunctionRefused
-from worker.vicidial import probe as probe_module
-from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient
-from worker.vicidial.probe import Prober
+from worker.vicidial import client as probe_module
+from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober
 
 DOWN = EnrichmentUnavailable("the dialer can't be reached")
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType
 from worker.core.records import CallRecord, Recording
-from worker.vicidial.extras import FoundRecording
-from worker.vicidial.recordings import lead_of, lookups, own
+from worker.vicidial.recordings import FoundRecording, lead_of, lookups, own
 
 NEW_YORK = ZoneInfo("America/New_York")
 STARTED = datetime(2026, 11, 20, 14, 5, 9, tzinfo=NEW_YORK)

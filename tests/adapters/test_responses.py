@@ -33,9 +33,10 @@ from worker.core.errors import (
     ProcessingError,
 )
 from worker.core.records import CallEnrichment, CallRecord, Campaign, Recording
+from worker.vicidial.agents import read_agent
 from worker.vicidial.answers import text_of
-from worker.vicidial.responses import read_agent, read_call
-from worker.vicidial.rows import DialerTimes
+from worker.vicidial.calls import parse_call_id, read_call
+from worker.vicidial.clock import DialerTimes
 
 SECRET = "Pl4nted+Secret"
 HEADER = "call_id|custtime|call_date|phone|call_type|campaign_id|list_id|status|user"
@@ -773,7 +774,7 @@ warnings = st.lists(st.sampled_from(["<br />", "<b>Warning</b>: a|b,c", "", "DEB
 @st.composite
 def calls(draw: st.DrawFn) -> dict[str, Any]:
     return {
-        "call_id": draw(ids),
+        "call_id": draw(ids.filter(lambda each: parse_call_id(each) is None)),
         "custtime": draw(st.none() | st.integers(-99999, 99999)),
         "call_date": draw(times),
         "phone": draw(texts),

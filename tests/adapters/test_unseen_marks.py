@@ -16,11 +16,11 @@ from worker.core.errors import (
     NotReady,
     ProcessingError,
 )
+from worker.vicidial.agents import read_agent, read_campaigns, read_user_details
 from worker.vicidial.answers import text_of
-from worker.vicidial.extras import read_campaigns, read_recordings, read_user_details
-from worker.vicidial.responses import read_agent, read_call
-from worker.vicidial.rows import DialerTimes
-from worker.vicidial.version import read_version
+from worker.vicidial.calls import read_call
+from worker.vicidial.clock import DialerTimes, read_version
+from worker.vicidial.recordings import read_recordings
 
 READ: dict[str, Callable[[str], object]] = {
     "callid_info": lambda body: read_call(body, CALL, DialerTimes(None), frozenset()),
@@ -89,7 +89,7 @@ def meaning(function: str, text: str) -> object:
     try:
         return READ[function](text)
     except ProcessingError as error:
-        return type(error), getattr(error, "fault", None), str(error)
+        return type(error), getattr(error, "kind", None), str(error)
 
 
 def test_the_samples_have_every_meaning() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.recordings import find
-from worker.vicidial.version import Version, read_version
+from worker.vicidial.clock import Version, read_version
 
 PROPERTY = settings(max_examples=200)
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the dialer tells no zone

@@ -37,7 +37,7 @@ from worker.commands import terminal
 from worker.rabbitmq.topology import build_topology, declare
 from worker.settings import Settings, load
 from worker.settings.show import InForce
-from worker.vicidial.version import read_version
+from worker.vicidial.clock import read_version
 
 pytestmark = pytest.mark.broker
 

@@ -23,7 +23,7 @@ __all__ = ["DEADLINE", "Finding", "Level", "run", "worst"]
 DEADLINE = 30.0
 """Seconds that each group of checks may take."""
 LOCK_SAFE_PROBE = timedelta(minutes=5)
-"""Waits of this length between failed logins don't lock the API user (`worker.vicidial.fuse`)."""
+"""Waits of this length between failed logins don't lock the API user (`worker.vicidial.guard`)."""
 
 
 @dataclass(frozen=True, slots=True)

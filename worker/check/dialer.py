@@ -23,10 +23,8 @@ from worker.settings import Settings, VicidialSettings
 from worker.settings.explain import masked_address
 from worker.vicidial import client as dialer
 from worker.vicidial.client import NO_AGENT, NO_CALL
-from worker.vicidial.clock import LARGEST_SKEW
-from worker.vicidial.lockout import MOST_FAILURES
-from worker.vicidial.rows import DialerTimes
-from worker.vicidial.version import Version
+from worker.vicidial.clock import LARGEST_SKEW, DialerTimes, Version
+from worker.vicidial.guard import MOST_FAILURES
 
 NO_CAMPAIGN = "CRMSYNC0"
 """A campaign that no dialer has, yet none refuses to look for."""

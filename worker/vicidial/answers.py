@@ -7,10 +7,21 @@ another charset answers with its own bytes. The parsers see none of it.
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from html import unescape
 
-from worker.core.errors import EnrichmentUnavailable, FailureKind
-from worker.core.scrub import INVISIBLE
+from worker.core.errors import (
+    EnrichmentRejected,
+    EnrichmentUnavailable,
+    FailureKind,
+    FunctionRefused,
+    LoginRefused,
+    NotReady,
+    ProcessingError,
+)
+from worker.core.scrub import INVISIBLE, Scrubber
+
+# --- from bytes to text
 
 MAX_ANSWER = 1024 * 1024
 """The largest answer that is taken in, in bytes, compressed or not."""
@@ -127,3 +138,316 @@ def _wide_encoding(body: bytes) -> str | None:
         if encoding is not None and all(share > _MOSTLY or share < 1 - _MOSTLY for share in shares):
             return encoding
     return None
+
+
+# --- rows
+
+SEPARATORS = ("|", "\t", ",")
+
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_TAGS_BEFORE_ROW = re.compile(r"(?:<(?!b>)[^<>]*>\s*)+")
+"""HTML before a row. PHP's own messages begin with `<b>`: they are no rows."""
+
+
+def find_rows(
+    body: str, asked: str, id_column: str, others: frozenset[str], *, any_case: bool = False
+) -> tuple[list[str] | None, list[list[str]]]:
+    """Find the different rows that begin with the id asked for, and their columns' names where they are told.
+
+    A header begins with `id_column` and names at least one of `others`. Rows can
+    stand amid tens of kilobytes of PHP's warnings. With `any_case`, the id in the
+    row may have capital letters where the one asked for has small ones.
+    """
+    header: list[str] | None = None
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for line in lines(body):
+        if line.startswith(id_column):
+            names = _split_behind(line, id_column)
+            if names is not None and not others.isdisjoint(names[1:]):
+                header = names
+                continue
+        first = asked
+        if any_case and line[: len(asked)].casefold() == asked.casefold():
+            first = line[: len(asked)]
+        if line.startswith(first) and (values := _split_behind(line, first)) is not None:
+            rows[tuple(values)] = values
+    return header, list(rows.values())
+
+
+def split_row(line: str, first: str) -> list[str] | None:
+    """Split a line at the separator that stands behind its first value; `None` where it begins otherwise."""
+    return _split_behind(line, first) if line.startswith(first) else None
+
+
+def _split_behind(line: str, first: str) -> list[str] | None:
+    behind = len(first)
+    mark = line[behind : behind + 1]
+    if mark == " ":
+        mark = line[behind:].lstrip(" ")[:1]
+    if mark in SEPARATORS:
+        return split_values(line, mark)
+    return [first] if line and not mark else None
+
+
+def split_values(line: str, mark: str) -> list[str]:
+    """Split a line; where blanks stand before every value but the first, they are no part of the values."""
+    values = line.split(mark)
+    last = values[-1]
+    if (last and last[0] != " ") or not all(value.startswith(" ") for value in values[1:] if value):
+        return values
+    return [value.strip() for value in values]
+
+
+def by_name(
+    function: str, columns: Sequence[str], values: Sequence[str], *, free_text: str | None = None
+) -> dict[str, str]:
+    """Return a row's values by their columns' names. Raises `EnrichmentUnavailable` if they don't fit.
+
+    The column `free_text` may hold the separator: what stands behind it is counted from the end.
+    """
+    surplus = len(values) - len(columns)
+    if surplus > 0 and free_text in columns:
+        at = columns.index(free_text)
+        values = [*values[:at], "|".join(values[at : at + surplus + 1]), *values[at + surplus + 1 :]]
+    if len(columns) != len(values):
+        raise unreadable(f"the row of {function} has {len(values)} columns where {len(columns)} are named")
+    return dict(zip(columns, values, strict=True))
+
+
+def only_row(rows: list[list[str]]) -> list[str]:
+    """Give the row where it is the only one. Raises `EnrichmentUnavailable`."""
+    if len(rows) > 1:
+        raise unreadable("the dialer answered with several different rows for one id")
+    return rows[0]
+
+
+def lines(body: str) -> list[str]:
+    """Split at line feeds alone: `str.splitlines` would also cut at characters inside a field.
+
+    HTML at the beginning of a line is left out.
+    """
+    if "\r" in body:
+        body = body.replace("\r\n", "\n").removesuffix("\r")
+    split = body.split("\n")
+    if "<" not in body:
+        return split
+    return [_TAGS_BEFORE_ROW.sub("", line, 1) if line[:1] == "<" else line for line in split]
+
+
+def seconds(text: str, what: str) -> int | None:
+    """Read a number of seconds, `None` where it is empty or negative. Raises `EnrichmentUnavailable`."""
+    if not text:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise unreadable(f"the dialer answered with a {what} that is not a number")
+    number = int(text)
+    return number if number >= 0 else None
+
+
+# --- errors
+
+_INVISIBLE = re.compile(f"[{INVISIBLE}]+")
+_TAGS = r"(?:<[^<>\n]*>\s*)*"
+_ERROR_LINE = re.compile(rf"^{_TAGS}ERROR: ?(.*)$", re.MULTILINE)
+_ERROR_WITHIN_LINE = re.compile(r"^[^|\t\n]*?(?<!connect )(?<![A-Za-z])ERROR: ?(.*)$", re.MULTILINE)
+_ECHO = re.compile(r"[:|]| - ")
+_PAGE = re.compile(r"<(!doctype|html|head|body|title|h1|p)\b", re.IGNORECASE)
+_HTML = re.compile(r"<(br|b)\b", re.IGNORECASE)
+_NO_DATABASE = re.compile(r"^[^|\t\n]*?MySQL connect ERROR", re.MULTILINE)
+_PHP_FAILED = re.compile(r"^(?:PHP )?(?:Fatal|Parse) error:", re.MULTILINE)
+
+_LOGIN_REFUSED = {
+    "LOGIN INCORRECT": "check vicidial.user and vicidial.password; an API user that is inactive or below User"
+    " Level 7 gets this too, and with two-factor login on even the right password does: turn two-factor off"
+    " for the API user",
+    "INVALID USERNAME OR PASSWORD": "check vicidial.user and vicidial.password",
+    "INVALID USERNAME/PASSWORD": "that is what the agent API (agc/api.php) says; vicidial.url must be the"
+    " address of non_agent_api.php",
+    "TOO MANY LOGIN ATTEMPTS": "ten failed logins lock the API user for 15 minutes, counted from its last"
+    " good login; check vicidial.password",
+    "IP ADDRESS IS NOT ALLOWED": "this host's address must be on the API IP list of the API user's user group"
+    " (Admin > IP Lists, Admin > User Groups)",
+    "INVALID SOURCE": "vicidial.source must be 2 to 20 letters and digits",
+}
+_LOGIN_IS_GOOD = frozenset({"IP ADDRESS IS NOT ALLOWED", "INVALID SOURCE"})
+"""What is refused whatever the password is; the others are failed logins, of which ten lock the API user."""
+_LOGIN_REFUSED_WITHOUT_ERROR = re.compile(
+    rf"^{_TAGS}({'|'.join(map(re.escape, _LOGIN_REFUSED))})", re.IGNORECASE | re.MULTILINE
+)
+_LEVELS = {
+    "callid_info": 7,
+    "recording_lookup": 7,
+    "user_details": 7,
+    "agent_campaigns": 8,
+    "campaigns_list": 8,
+}
+_MODIFIES_USERS = frozenset({"agent_campaigns"})
+_NO_PERMISSION = "USER DOES NOT HAVE PERMISSION"
+_NO_FUNCTION = "NO FUNCTION SPECIFIED"
+
+
+_NO_AGENT = ": not made yet, or hidden from the API user, whose user group may not see the agent's"
+_NOT_FOUND = {
+    "CALL LOG NOT FOUND": "",
+    "CALL NOT FOUND": "",
+    "CALL ID NOT FOUND": "",
+    "AGENT USER DOES NOT EXIST": _NO_AGENT,
+    "AGENT NOT FOUND": _NO_AGENT,
+}
+"""What means that the id is not known, and what can be the cause."""
+_REJECTED = "INVALID SEARCH PARAMETERS"
+
+
+def error_text(body: str) -> str:
+    """Return what stands behind the first `ERROR:`; empty if there is none."""
+    return next(_error_texts(_INVISIBLE.sub("", body)), "")
+
+
+def error_message(body: str) -> str:
+    """Return the first error's sentence in capital letters, without what repeats the request."""
+    return _sentence(error_text(body))
+
+
+def _error_texts(seen: str) -> Iterator[str]:
+    if "ERROR:" not in seen:
+        return
+    for pattern in (_ERROR_LINE, _ERROR_WITHIN_LINE):
+        yield from (found[1] for found in pattern.finditer(seen))
+
+
+def _sentence(text: str) -> str:
+    return _ECHO.split(text, maxsplit=1)[0].upper()
+
+
+def first_in(text: str, known: Iterable[str]) -> str | None:
+    """Return the first of the known words that stand in a text."""
+    return next((words for words in known if words in text), None)
+
+
+def unreadable(message: str) -> EnrichmentUnavailable:
+    """Make the error for an answer that fits no known shape."""
+    return EnrichmentUnavailable(message, FailureKind.UNREADABLE)
+
+
+def explain(body: str, function: str) -> EnrichmentUnavailable:
+    """Make the error for an answer of `function` without a row, if it means the same for all functions."""
+    seen = _INVISIBLE.sub("", body)
+    if (login := _refused_login(seen)) is not None:
+        text = f"the dialer says {login}: {_LOGIN_REFUSED[login]}"
+        return (
+            EnrichmentUnavailable(text, FailureKind.REFUSED)
+            if login in _LOGIN_IS_GOOD
+            else LoginRefused(text)
+        )
+    said = error_message(seen)
+    if _NO_PERMISSION in said:
+        return FunctionRefused(f"the dialer says {_NO_PERMISSION}: {_missing_permission(said, function)}")
+    if _NO_FUNCTION in said:
+        return FunctionRefused(
+            f"the dialer says {_NO_FUNCTION}: this build of VICIdial does not know {function},"
+            " or vicidial.url is not the address of its non_agent_api.php"
+        )
+    if (failed := _failed_server(seen)) is not None:
+        return failed
+    if _ERROR_LINE.search(seen) is not None:
+        return unreadable("the dialer answered with an ERROR of an unknown kind")
+    return unreadable("the dialer's answer has no row for the id asked for")
+
+
+def _refused_login(seen: str) -> str | None:
+    """Return what it says of the login, in any of its errors: what is overlooked here locks the API user."""
+    if first_in(seen.upper(), _LOGIN_REFUSED) is None:
+        return None
+    for text in _error_texts(seen):
+        if (known := first_in(_sentence(text), _LOGIN_REFUSED)) is not None:
+            return known
+    bare = _LOGIN_REFUSED_WITHOUT_ERROR.search(seen)
+    return None if bare is None else bare[1].upper()
+
+
+def _failed_server(seen: str) -> EnrichmentUnavailable | None:
+    """Make the error for what the dialer's server sends if it can't work, which PHP's warnings don't mean."""
+    if not seen.strip():
+        return EnrichmentUnavailable("the dialer answered with an empty body")
+    if _NO_DATABASE.search(seen):
+        return EnrichmentUnavailable("the dialer can't reach its database")
+    if _PAGE.search(seen) or (_HTML.search(seen) and not _ERROR_LINE.search(seen)):
+        return EnrichmentUnavailable("the dialer answered with a page of HTML instead of a row")
+    if _PHP_FAILED.search(seen):
+        return EnrichmentUnavailable("the dialer's PHP failed; see the error log of its web server")
+    return None
+
+
+def _missing_permission(said: str, function: str) -> str:
+    """Say which boxes to tick: `auth` looks at the list of functions, the function itself at the rest.
+
+    The tutorials' sentence does not tell which of them it was.
+    """
+    allow = f"add {function} (or ALL_FUNCTIONS) to its API Allowed Functions"
+    modify = ", Modify Users 1" if function in _MODIFIES_USERS else ""
+    rights = (
+        f"give it User Level {_LEVELS[function]} or more, Agent API Access 1, View Reports 1{modify},"
+        f" which {function} needs"
+    )
+    steps = rights
+    if "TO USE THIS FUNCTION" in said:
+        steps = allow if said.startswith("AUTH ") else f"{allow}, and {rights}"
+    return f"in Admin > Users, at the API user, {steps}"
+
+
+def explain_needed(body: str, function: str) -> ProcessingError:
+    """Make the error for an answer of a needed function without a row."""
+    said = error_message(body)
+    if (known := first_in(said, _NOT_FOUND)) is not None:
+        return NotReady(f"the dialer says {known}{_NOT_FOUND[known]}")
+    if _REJECTED in said:
+        return EnrichmentRejected(f"the dialer says {_REJECTED}: this can't be a call id on that server")
+    return explain(body, function)
+
+
+# --- excerpts
+
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
+_TAG = re.compile(r"<[^<>]*>")
+_ERROR = re.compile(r"error:|login incorrect", re.IGNORECASE)
+_DIGITS = re.compile(r"\d{7,}")
+_SEEN, _LONGEST_SPELLED = 8192, 1024
+
+
+def excerpt(body: str, scrub: Scrubber, limit: int = 200) -> str:
+    """Return the beginning of an answer on one line, `limit` characters and `…` at most, safe to show.
+
+    Only its length if it is not plainly text: what can't be read by us may be read by others.
+    No secret that `scrub` knows: it looks at all that may be shown before anything
+    is taken out, and once more before it is cut off. No request: of a line with
+    an error only its words remain, since the dialer repeats the password behind
+    them. No phone number: of seven digits or more in a row the last two remain.
+    """
+    if _NOT_TEXT.search(body) is not None:
+        return f"({len(body)} characters, not all of them text)"
+    known = scrub(body[: _SEEN + _LONGEST_SPELLED])
+    if len(body) > _SEEN:
+        known = known[:-_LONGEST_SPELLED]  # it may end within a secret
+    text = " ".join(_said(_plain(line)) for line in known.split("\n"))
+    text = " ".join(scrub(text).split())
+    if scrub.holds(text):
+        return "(not shown, as it may hold a secret)"
+    text = _DIGITS.sub(lambda run: "*" * (len(run[0]) - 2) + run[0][-2:], text)
+    if not text:
+        return "(nothing readable)"
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _plain(line: str) -> str:
+    """Take HTML out of a line, and all that can't be printed."""
+    text = unescape(_TAG.sub("", line))
+    return "".join(filter(str.isprintable, " ".join(text.split())))
+
+
+def _said(line: str) -> str:
+    """Cut off a line what stands behind the words of its first error, and what is not plain words before."""
+    error = _ERROR.search(line)
+    if error is None:
+        return line
+    before = _ECHO.split(line[: error.start()])[-1]
+    return before + error[0] + _ECHO.split(line[error.end() :], maxsplit=1)[0]

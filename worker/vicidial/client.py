@@ -16,31 +16,36 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Never, TypeVar
 
 import aiohttp
+import structlog
 from yarl import URL
 
 from worker import __version__
 from worker.core.breakers import CircuitBreakers
-from worker.core.errors import (
-    EnrichmentUnavailable,
-    FailureKind,
-    ProcessingError,
-)
+from worker.core.errors import EnrichmentUnavailable, FailureKind, LoginRefused, ProcessingError
 from worker.core.ports import DialerRequest
 from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import VicidialSettings
-from worker.vicidial import extras, http, responses
-from worker.vicidial.answers import ACCEPTED
-from worker.vicidial.excerpt import excerpt
-from worker.vicidial.guard import Guard
-from worker.vicidial.lockout import LockoutGuard
-from worker.vicidial.rows import DialerTimes
-from worker.vicidial.version import Version, read_version
+from worker.vicidial import agents, calls, recordings
+from worker.vicidial.answers import (
+    ACCEPTED,
+    CHECK_SERVER,
+    MAX_ANSWER,
+    excerpt,
+    text_of,
+    too_large,
+    undecodable,
+)
+from worker.vicidial.clock import DialerTimes, Version, read_version
+from worker.vicidial.guard import Guard, LockoutGuard
+from worker.vicidial.lookup import SingleFlight
 
 _DROPPED_FROM_PASSWORDS = re.compile(r"[^-_0-9a-zA-Z]")
 """What VICIdial drops from a password before it compares it, and before it repeats it in an error."""
@@ -54,6 +59,8 @@ NO_AGENT = "crmsyncchecknobody"
 
 _About = tuple[tuple[str, str], ...]
 """What a request asks about, as pairs of a parameter's name and value."""
+
+_log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
@@ -107,9 +114,9 @@ class DialerClient:
     async def callid_info(self, call_id: str, times: DialerTimes) -> CallEnrichment:
         """Ask about one call.
 
-        Raises as `worker.vicidial.responses` does, and `EnrichmentUnavailable` where no answer came.
+        Raises as the reading of its answer does, and `EnrichmentUnavailable` where no answer came.
         """
-        read = partial(responses.read_call, call_id=call_id, times=times, not_final=self._settings.not_final)
+        read = partial(calls.read_call, call_id=call_id, times=times, not_final=self._settings.not_final)
         return await self._ask("callid_info", (("call_id", call_id),), read)
 
     async def agent_campaigns(self, agent_user: str, campaign_id: str | None = None) -> AgentEnrichment:
@@ -117,24 +124,24 @@ class DialerClient:
         about: _About = (("agent_user", agent_user),)
         if campaign_id is not None:
             about += (("campaign_id", campaign_id),)
-        read = partial(responses.read_agent, agent_user=agent_user)
+        read = partial(agents.read_agent, agent_user=agent_user)
         return await self._ask("agent_campaigns", about, read)
 
     async def recording_lookup(
         self, search: Iterable[tuple[str, str]], times: DialerTimes
-    ) -> list[extras.FoundRecording]:
+    ) -> list[recordings.FoundRecording]:
         """Search for recordings. Raises as `callid_info` does, and `FunctionRefused`."""
-        read = partial(extras.read_recordings, times=times)
+        read = partial(recordings.read_recordings, times=times)
         return await self._ask("recording_lookup", tuple(search), read)
 
-    async def campaigns_list(self, campaign_id: str | None = None) -> dict[str, extras.KnownCampaign]:
+    async def campaigns_list(self, campaign_id: str | None = None) -> dict[str, agents.KnownCampaign]:
         """Ask for the campaigns that the API user may see, or one. Raises as `recording_lookup` does."""
         about = () if campaign_id is None else (("campaign_id", campaign_id),)
-        return await self._ask("campaigns_list", about, extras.read_campaigns)
+        return await self._ask("campaigns_list", about, agents.read_campaigns)
 
-    async def user_details(self, agent_user: str) -> extras.UserDetails | None:
+    async def user_details(self, agent_user: str) -> agents.UserDetails | None:
         """Ask for an agent's details, `None` where it shows none. Raises as `recording_lookup` does."""
-        read = partial(extras.read_user_details, agent_user=agent_user)
+        read = partial(agents.read_user_details, agent_user=agent_user)
         return await self._ask("user_details", (("agent_user", agent_user),), read)
 
     async def version(self) -> Version:
@@ -211,18 +218,18 @@ class DialerClient:
                     )
                 async with request as response:
                     span.answered(response.status)
-                    body = await http.read_body(response)
+                    body = await _read_body(response)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise http.failure(error, self._settings.timeout, answered=response is not None) from error
-        return http.read_answer(response, body)
+            raise _failure(error, self._settings.timeout, answered=response is not None) from error
+        return _read_answer(response, body)
 
 
 _OWN_QUESTIONS: dict[str, tuple[_About, Callable[[str], object]]] = {
     "callid_info": (
         (("call_id", NO_CALL),),
-        partial(responses.read_call, call_id=NO_CALL, times=DialerTimes(None), not_final=frozenset()),
+        partial(calls.read_call, call_id=NO_CALL, times=DialerTimes(None), not_final=frozenset()),
     ),
-    "agent_campaigns": ((("agent_user", NO_AGENT),), partial(responses.read_agent, agent_user=NO_AGENT)),
+    "agent_campaigns": ((("agent_user", NO_AGENT),), partial(agents.read_agent, agent_user=NO_AGENT)),
 }
 """They log in and read the database, and no event can be the reason why they are not answered."""
 
@@ -240,3 +247,134 @@ def _forms(settings: VicidialSettings) -> dict[str, dict[str, str]]:
         "campaigns_list": login | {"function": "campaigns_list"} | flags,
         "user_details": login | {"function": "user_details"} | flags,
     }
+
+
+_REFUSED = frozenset({401, 403})
+_WORDS = re.compile(r"[\w ,:/'-]{1,100}", re.ASCII)
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body as it is, no more than `MAX_ANSWER` of it. Raises `EnrichmentUnavailable`."""
+    body = bytearray()
+    while not response.content.at_eof():
+        body += await response.content.readany()
+        if len(body) > MAX_ANSWER:
+            response.close()
+            raise too_large()
+    return bytes(body)
+
+
+def _read_answer(response: aiohttp.ClientResponse, body: bytes) -> str:
+    """Return the text of an answer. Raises `EnrichmentUnavailable` for any status but 200."""
+    if response.status in _REFUSED:
+        raise EnrichmentUnavailable(
+            f"the dialer's web server answered {response.status}; check vicidial.url and who may ask",
+            FailureKind.REFUSED,
+        )
+    if response.status != 200:
+        raise EnrichmentUnavailable(f"the dialer's web server answered {response.status} instead of 200")
+    return text_of(body, response.headers.getall("Content-Encoding", []))
+
+
+def _failure(error: Exception, timeout: timedelta, *, answered: bool) -> EnrichmentUnavailable:
+    """Name what became of a request that raised; with `answered`, the head of an answer had arrived.
+
+    Once a byte of an answer has arrived, the dialer can be reached, whatever is wrong with the answer.
+    """
+    within = f"within {timeout.total_seconds():g} s"
+    match error:
+        case TimeoutError():
+            what = "the dialer's answer was not complete" if answered else "the dialer did not answer"
+            return EnrichmentUnavailable(f"{what} {within}")
+        case aiohttp.ClientSSLError():
+            return EnrichmentUnavailable("the dialer's TLS certificate can't be verified; check vicidial.url")
+        case aiohttp.ClientResponseError():
+            return undecodable(f"it is no valid HTTP ({_complaint(error.message)})")
+        case _ if answered:
+            return EnrichmentUnavailable(
+                f"the dialer's answer broke off ({type(error).__name__}); {CHECK_SERVER}"
+            )
+        case _:
+            return EnrichmentUnavailable(
+                f"the dialer can't be reached ({type(error).__name__}); check vicidial.url and the network"
+            )
+
+
+def _complaint(message: str) -> str:
+    """Return what the HTTP parser says, without the bytes of the answer that it quotes."""
+    words = " ".join(message.partition("b'")[0].partition('b"')[0].split()).rstrip(":")
+    return words if _WORDS.fullmatch(words) else "malformed"
+
+
+# --- probing
+
+ANSWERS_TO_VOUCH = 3
+"""Answers in a row that show a dialer to be well: if every other request fails, one may come by chance."""
+LOOK_AT_PASSWORD_EVERY = 1.0
+"""Seconds until the password file is read again while the dialer refuses what it held."""
+
+
+class Prober:
+    """Asks the questions that the breakers of the dialer wait for."""
+
+    def __init__(self, client: DialerClient, changed: asyncio.Event) -> None:
+        """Take the client, and what is set at each change of a breaker's state."""
+        self._client = client
+        self._guard = client.guard
+        self._breakers = client.guard.breakers
+        self._changed = changed
+        self._rounds = SingleFlight[str, bool]()
+        self._guard.vouches = self.vouches
+
+    async def watch(self) -> Never:
+        """Probe whenever a breaker is due, until cancelled."""
+        while True:
+            self._changed.clear()
+            await self.probe_what_is_due()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._next_look()):
+                    await self._changed.wait()
+
+    async def probe_what_is_due(self) -> None:
+        """Ask what the breakers want to be asked now. A password that has changed is due at once."""
+        if self._guard.lockout.refusing and self._guard.lockout.ready_in() == 0:
+            self._breakers.dialer.probe_now()
+        for function in self._breakers.to_probe():
+            await self._probe(function)
+
+    async def vouches(self, function: str) -> bool:
+        """Return whether the dialer answers our own question to this function, several times in a row.
+
+        Those who want to know it at one time share the questions.
+        """
+        return await self._rounds.get(function, lambda: self._ask_in_a_row(function))
+
+    async def _ask_in_a_row(self, function: str) -> bool:
+        try:
+            for _ in range(ANSWERS_TO_VOUCH):
+                await self._client.probe(function)
+        except ProcessingError:
+            return False
+        return True
+
+    def _next_look(self) -> float | None:
+        if self._guard.lockout.refusing:
+            return LOOK_AT_PASSWORD_EVERY
+        return self._breakers.next_change_in()
+
+    async def _probe(self, function: str) -> None:
+        dialer, lockout = self._breakers.dialer, self._guard.lockout
+        if (wait := lockout.ready_in()) > 0:
+            dialer.postpone(timedelta(seconds=wait))
+            return
+        try:
+            await self._client.probe(function)
+        except LoginRefused:
+            dialer.postpone(timedelta(seconds=max(1.0, lockout.ready_in())))
+        except ProcessingError:
+            pass  # the breakers know
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not end the probing
+            _log.error("dialer_probe_failed", exc_info=error)
+            self._breakers.probed_in_vain(
+                function, EnrichmentUnavailable("our own question met a bug of ours")
+            )

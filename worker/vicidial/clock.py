@@ -1,15 +1,17 @@
 """The dialer's clock: in which zone it writes its times, and how far it is from ours."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Never
 
 import structlog
 
-from worker.core.errors import EnrichmentUnavailable, ProcessingError
-from worker.vicidial.version import Version
+from worker.core.errors import EnrichmentUnavailable, FailureKind, ProcessingError
+from worker.vicidial.answers import explain, unreadable
 
 MEASURE_EVERY = 900.0
 """Seconds: all over the world the clocks are changed at a full quarter of an hour."""
@@ -20,7 +22,161 @@ ASK_AGAIN = 1.0
 LARGEST_SKEW = 30.0
 """Seconds by which the dialer's clock may differ from ours before it is worth a warning."""
 
+_DAY = timedelta(days=1)
+_YEARS = range(1970, 3000)
+_CLOCKS_DIFFER = timedelta(seconds=60)
+_VERSION = re.compile(r"VERSION: ([\w.-]{1,40})\|", re.ASCII)
+_BUILD = re.compile(r"\|BUILD: ([\w.-]{1,40})\|", re.ASCII)
+_EPOCH = re.compile(r"EPOCH: ([0-9]{9,11})\|")
+_DATE = re.compile(r"DATE: ([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})\|EPOCH: ")
+_OF_AGENT_API = re.compile(
+    r"VERSION: [^|\n]*\|BUILD: [^|\n]*\|DATE: [^|\n]*\|EPOCH: [0-9]+\s*$", re.MULTILINE
+)
+"""It ends with the epoch, where the non-agent API goes on with daylight saving and the time zone."""
+
 _log = structlog.get_logger()
+
+
+# --- the answer of version
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What `version` told; `None` is what it did not tell.
+
+    `epoch` is the dialer's clock in seconds since 1970, `offset` its present
+    offset from UTC.
+    """
+
+    version: str | None
+    build: str | None
+    epoch: int | None
+    offset: timedelta | None
+    outage: str = field(default="", compare=False)
+    """What the answer says of an outage, if it is one's: an empty body, a page, a database that is down."""
+    agent_api: bool = False
+    """Whether the agent API answered (`agc/api.php`), which knows none of our functions."""
+
+
+def read_version(body: str) -> Version:
+    """Read an answer of `version`, whatever it is. Never raises."""
+    version, build, epoch = (
+        None if found is None else found[1]
+        for found in (pattern.search(body) for pattern in (_VERSION, _BUILD, _EPOCH))
+    )
+    outage = _outage(body) if version is None and epoch is None else ""
+    return Version(
+        version,
+        build,
+        None if epoch is None else int(epoch),
+        _offset(body),
+        agent_api=_OF_AGENT_API.search(body) is not None,
+        outage=outage,
+    )
+
+
+def _outage(body: str) -> str:
+    error = explain(body, "version")
+    return str(error) if error.kind is FailureKind.OUTAGE else ""
+
+
+def _offset(body: str) -> timedelta | None:
+    """Give `DATE` (read as UTC) less the `EPOCH` beside it, to the minute: the `TZ` field can be wrong."""
+    if (date := _DATE.search(body)) is None or (epoch := _EPOCH.match(body, date.end(1) + 1)) is None:
+        return None
+    try:
+        local = datetime.fromisoformat(date[1]).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    offset = timedelta(minutes=round((local.timestamp() - int(epoch[1])) / 60))
+    return offset if abs(offset) < timedelta(days=1) else None
+
+
+# --- the dialer's times
+
+
+@dataclass(frozen=True, slots=True)
+class DialerTimes:
+    """How to read the dialer's times, which are local and tell no zone; in an unknown `zone` none is known.
+
+    `near` is an aware time at or after what is read about, such as that of the
+    event. It tells apart the two readings of a time in the hour that is repeated
+    when the clocks go back.
+    """
+
+    zone: tzinfo | None
+    near: datetime | None = None
+
+    def read(self, text: str) -> datetime | None:
+        """Read a time; `None` for an empty one, a placeholder such as zeros, and in an unknown zone.
+
+        It has the offset of its own day. Of two readings it is the later one that
+        is not after `near`, and the first one where there is no `near`. Raises
+        `EnrichmentUnavailable` for what is no local time.
+        """
+        return self.place(local_time(text))
+
+    def place(self, local: datetime | None) -> datetime | None:
+        """Return a local time with its offset from UTC, as `read` does."""
+        if local is None:
+            return None
+        found = self.readings(local)
+        return found[0] if found else None
+
+    def readings(self, local: datetime) -> tuple[datetime, ...]:
+        """Return what a local time can be, the one that `read` takes first; two in the hour that is repeated.
+
+        Empty in an unknown zone.
+        """
+        if type(self.zone) is timezone:
+            return (_with_zone(local, self.zone),)
+        offset = None if self.zone is None else self.zone.utcoffset(local)
+        if self.zone is None or offset is None:
+            return ()
+        first = _with_zone(local, timezone(offset))
+        # Nowhere are the clocks changed twice within two days, and asking twice more is cheaper than `fold`.
+        if self.zone.utcoffset(local - _DAY) == self.zone.utcoffset(local + _DAY):
+            return (first,)
+        second = self.zone.utcoffset(local.replace(fold=1))
+        if second is None or second >= offset:  # more: the time never was
+            return (first,)
+        later = _with_zone(local, timezone(second))
+        if self.near is not None and later - self.near <= _CLOCKS_DIFFER:
+            return later, first
+        return first, later
+
+    def hang_on_near(self, *whens: datetime | None) -> bool:
+        """Tell whether one of these times, which were read, could also be read in another way."""
+        return any(len(self.readings(when.replace(tzinfo=None))) > 1 for when in whens if when is not None)
+
+    def after(self, start: datetime, seconds: int) -> datetime:
+        """Give the time so many seconds after one that was read, with the offset of then."""
+        end = (start + timedelta(seconds=seconds)).astimezone(self.zone)
+        return end.astimezone(timezone(end.utcoffset() or timedelta(0)))
+
+
+def _with_zone(local: datetime, zone: timezone) -> datetime:
+    return datetime.combine(local, local.time(), zone)  # five times as fast as `replace`
+
+
+def local_time(text: str) -> datetime | None:
+    """Read a time without its zone; `None` for an empty one and for one that is only a placeholder.
+
+    MariaDB's is a date of zeros; years in which nobody called, such as 1 and 9999, are of that kind, and
+    with them no offset can lead out of what `datetime` holds. Raises `EnrichmentUnavailable`.
+    """
+    if not text or text.startswith("0000-00-00"):
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise unreadable("the dialer answered with a time that can't be read") from None
+    if when.tzinfo is not None:
+        raise unreadable("the dialer answered with a time that has a zone, which it never has")
+    return when if when.year in _YEARS else None
+
+
+# --- its clock
 
 
 class DialerClock:

@@ -20,13 +20,13 @@ from worker.core.events import Event, EventType
 from worker.core.payload import check_access
 from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord, Enrichment
 from worker.settings import VicidialSettings
-from worker.vicidial import campaigns, recordings
-from worker.vicidial.call_id import REPEATS_AFTER, parse_call_id
+from worker.vicidial import agents, recordings
+from worker.vicidial.agents import KnownCampaign, UserDetails
+from worker.vicidial.calls import REPEATS_AFTER, parse_call_id
 from worker.vicidial.client import DialerClient
-from worker.vicidial.clock import DialerClock
-from worker.vicidial.extras import FoundRecording, KnownCampaign, UserDetails
-from worker.vicidial.lookups import SingleFlight
-from worker.vicidial.rows import DialerTimes
+from worker.vicidial.clock import DialerClock, DialerTimes
+from worker.vicidial.lookup import SingleFlight
+from worker.vicidial.recordings import FoundRecording
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -168,11 +168,11 @@ class VicidialEnricher:
             return found
         ask = partial(self._campaigns.get, "", self._client.campaigns_list)
         known = await _if_possible(ask)
-        found = campaigns.resolve(found, known)
+        found = agents.resolve(found, known)
         if known is None or found.agent.campaigns_ambiguous:
             return found
         user = found.agent.agent_user
-        has_none = partial(self._has_none_of, user, campaigns.hidden(text, known))
+        has_none = partial(self._has_none_of, user, agents.hidden(text, known))
         if await self._proofs.get((user, text), has_none):
             return found
         return found.model_copy(

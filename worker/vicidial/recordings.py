@@ -20,11 +20,105 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from enum import IntEnum
 
+from worker.core.errors import EnrichmentRejected
 from worker.core.events import Event
 from worker.core.ids import NOBODY
 from worker.core.records import CallRecord, Recording
-from worker.vicidial.call_id import LATEST, parse_call_id
-from worker.vicidial.extras import FoundRecording
+from worker.vicidial.answers import by_name, error_message, explain, lines, seconds, split_row, unreadable
+from worker.vicidial.calls import LATEST, parse_call_id
+from worker.vicidial.clock import DialerTimes
+
+# --- recording_lookup
+
+_RECORDING_COLUMNS = ("start_time", "user", "recording_id", "lead_id", "location")
+_LENGTHS = frozenset({"length_in_sec", "duration"})
+_STARTS_WITH_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+_RECORDING_ID = re.compile(r"[0-9]{1,20}")
+_NO_LEAD = frozenset({"", "0", "NULL"})
+"""VICIdial counts leads from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecording:
+    """A recording, and by what to tell whose it is: a search can find those of other calls too."""
+
+    recording: Recording
+    agent_user: str
+    lead_id: str | None
+
+
+def read_recordings(body: str, times: DialerTimes) -> list[FoundRecording]:
+    """Read an answer of `recording_lookup`, in its order; empty where nothing was found.
+
+    Raises `EnrichmentRejected` where the dialer has no call with what was searched for.
+    """
+    columns, rows = _recording_rows(body)
+    if not rows:
+        said = error_message(body)
+        if "NO RECORDINGS FOUND" in said:
+            return []
+        if "INVALID SEARCH PARAMETERS" in said:
+            raise EnrichmentRejected(
+                "the dialer says INVALID SEARCH PARAMETERS: it has no call log with this uniqueid"
+            )
+        raise explain(body, "recording_lookup")
+    if len({len(row) for row in rows}) > 1:
+        raise unreadable("the rows of recording_lookup differ in length; a field may hold the separator")
+    names = _recording_columns(columns, len(rows[0]))
+    return [_recording(by_name("recording_lookup", names, row), times) for row in rows]
+
+
+def _recording_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
+    header: list[str] | None = None
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for line in lines(body):
+        if (begin := _STARTS_WITH_TIME.match(line)) is not None:
+            if (values := split_row(line, begin[0])) is not None:
+                rows[tuple(values)] = values
+        elif (names := split_row(line, _RECORDING_COLUMNS[0])) is not None and len(names) > 1:
+            header = names
+    return header, list(rows.values())
+
+
+def _recording_columns(header: Sequence[str] | None, width: int) -> Sequence[str]:
+    """Give the columns' names: with `duration=Y` the rows have one before the last that the header lacks."""
+    names = _RECORDING_COLUMNS if header is None else header
+    if "user" not in names:
+        raise unreadable("the rows of recording_lookup lack the user")
+    if width == len(names) + 1 and names[-1] == "location" and _LENGTHS.isdisjoint(names):
+        return (*names[:-1], "length_in_sec", "location")
+    return names
+
+
+def _recording(row: dict[str, str], times: DialerTimes) -> FoundRecording:
+    recording_id, lead = row.get("recording_id") or None, row.get("lead_id", "")
+    for number in (recording_id, lead):
+        if number and number != "NULL" and not _RECORDING_ID.fullmatch(number):
+            raise unreadable("recording_lookup answered with an id that is not a number")
+    length = row.get("length_in_sec") or row.get("duration") or ""
+    url, file_name = _place(row.get("location", ""))
+    recording = Recording(
+        recording_id=recording_id,
+        file_name=file_name,
+        url=url,
+        started_at=times.read(row["start_time"]),
+        duration_seconds=seconds(length, "recording's length"),
+    )
+    return FoundRecording(recording, row["user"], None if lead in _NO_LEAD else lead)
+
+
+def _place(location: str) -> tuple[str | None, str | None]:
+    """Give a recording's address and its file's name: the location is either an address or a path."""
+    if location in ("", "NULL"):
+        return None, None
+    scheme, _, rest = location.partition("://")
+    if scheme.lower() not in ("http", "https"):
+        return None, location.rpartition("/")[2] or None
+    path = rest.partition("?")[0].partition("/")[2]
+    return location, path.rpartition("/")[2] or None
+
+
+# --- which of them are a call's own
 
 Search = tuple[tuple[str, str], ...]
 """The parameters of one search, as pairs of name and value."""

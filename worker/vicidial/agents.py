@@ -1,0 +1,466 @@
+"""Which campaigns a dash-joined list names, and what they are called.
+
+VICIdial joins an agent's campaigns with dashes, and a campaign's id may hold
+dashes itself, and even begin with one: ``X-ALL--LEAD`` may be ``X-ALL`` and
+``-LEAD``. The list of all campaigns tells where one ends and the next begins.
+
+That list lacks the campaigns that the API user's group may not see, while an
+agent's list has them: ``A-B`` may be one such campaign, although there are ``A``
+and ``B``. `hidden` names what such a campaign could be called.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import NamedTuple
+
+from worker.core.records import AgentEnrichment, AgentRecord, Campaign
+from worker.vicidial.answers import (
+    SEPARATORS,
+    by_name,
+    error_message,
+    error_text,
+    explain,
+    explain_needed,
+    find_rows,
+    lines,
+    only_row,
+    split_row,
+    split_values,
+    unreadable,
+)
+
+# --- agent_campaigns
+
+_AGENT_COLUMNS = ("user", "allowed_campaigns_list", "allowed_ingroups_list")
+_OTHER_AGENT_COLUMNS = frozenset(_AGENT_COLUMNS[1:])
+_NO_CAMPAIGNS = re.compile(r"NO AVAILABLE CAMPAIGNS(?:: *([^|]*)\|)?")
+
+
+def read_agent(body: str, agent_user: str) -> AgentEnrichment:
+    """Read an answer of `agent_campaigns` about one agent. No campaigns is an answer too.
+
+    Campaigns are split at dashes, which is a guess where there is one: `campaigns_ambiguous`
+    says so, and `resolve` knows better with the list of all campaigns.
+    """
+    columns: list[str] | tuple[str, ...] | None
+    columns, rows = find_rows(body, agent_user, "user", _OTHER_AGENT_COLUMNS)
+    if not rows:
+        return _agent_without_campaigns(body, agent_user)
+    if columns is None:
+        following = _lines_from(body, agent_user)
+        if any(len(row) != len(_AGENT_COLUMNS) or _is_name(row[2]) for row in rows) or (
+            len(following) > len(rows)
+        ):
+            return _tutorial_agent(following, agent_user)
+        columns = _AGENT_COLUMNS
+    row = by_name("agent_campaigns", columns, only_row(rows))
+    if not row.keys() >= _OTHER_AGENT_COLUMNS:
+        raise unreadable("the row of agent_campaigns lacks its lists")
+    return _real_agent(agent_user, row["allowed_campaigns_list"], row["allowed_ingroups_list"])
+
+
+def _agent_without_campaigns(body: str, agent_user: str) -> AgentEnrichment:
+    empty = _NO_CAMPAIGNS.search(error_text(body))
+    if empty is None:
+        raise explain_needed(body, "agent_campaigns")
+    if empty[1] not in (None, agent_user):
+        raise unreadable("agent_campaigns answered about another agent than asked for")
+    return AgentEnrichment(agent=AgentRecord(agent_user=agent_user))
+
+
+def _real_agent(agent_user: str, campaigns: str, in_groups: str) -> AgentEnrichment:
+    """Split the lists at their dashes. A campaign id may hold a dash too, an in-group id may not."""
+    ids = [name for name in campaigns.split("-") if name]
+    agent = AgentRecord(
+        agent_user=agent_user,
+        campaigns=tuple(Campaign(campaign_id=name) for name in ids),
+        in_groups=tuple(name for name in in_groups.split("-") if name),
+        campaigns_ambiguous="-" in campaigns,
+    )
+    return AgentEnrichment(agent=agent, campaigns_text=campaigns)
+
+
+def _lines_from(body: str, asked: str) -> list[str]:
+    """Give the row of the id asked for and what follows it that may be a pair, each line once."""
+    rest = list(dropwhile(lambda line: split_row(line, asked) is None, dict.fromkeys(lines(body))))
+    mark = rest[0][len(asked) :].lstrip(" ")[:1]
+    return [line for line in rest if mark in line and line.strip() and not line.startswith("<")]
+
+
+def _tutorial_agent(following: list[str], agent_user: str) -> AgentEnrichment:
+    """Read the tutorials' order: agent, then pairs of campaign id and name.
+
+    All on one line or a pair a line, with the agent on the first line or on each.
+    """
+    mark = following[0][len(agent_user) :].lstrip(" ")[:1]
+    campaigns: dict[str, Campaign] = {}
+    for line in following:
+        values = split_row(line, agent_user)
+        if values is None:
+            mark = mark or next((each for each in SEPARATORS if each in line), "|")
+            values = [agent_user, *split_values(line, mark)]
+        for campaign in _pairs(values[1:]):
+            if campaigns.setdefault(campaign.campaign_id, campaign) != campaign:
+                raise unreadable("the answer of agent_campaigns gives one campaign two names")
+    if not campaigns:
+        raise unreadable("the answer of agent_campaigns names no campaign")
+    return AgentEnrichment(agent=AgentRecord(agent_user=agent_user, campaigns=tuple(campaigns.values())))
+
+
+def _pairs(values: list[str]) -> list[Campaign]:
+    ids, names = values[::2], values[1::2]
+    if len(ids) != len(names) or not all(ids) or any(" " in each for each in ids):
+        raise unreadable("the answer of agent_campaigns fits no known order")
+    return [Campaign(campaign_id=each, name=name or None) for each, name in zip(ids, names, strict=True)]
+
+
+def _is_name(text: str) -> bool:
+    """Tell a campaign's name from a list of in-groups, whose ids have neither spaces nor small letters."""
+    return " " in text or text != text.upper()
+
+
+# --- campaigns_list
+
+_CAMPAIGN_ID = "campaign_id"
+_OTHER_CAMPAIGN_COLUMNS = frozenset({"campaign_name", "active", "user_group"})
+_FEWEST_CAMPAIGN_COLUMNS = 8
+_STARTS_WITH_CAMPAIGN = re.compile(r"[-\w]{1,32} *([|\t,])")
+_LONGEST_READ_ID = 32
+"""VICIdial's own are of eight characters at most."""
+_ACTIVE = {"Y": True, "N": False}
+_NO_ROW = ("<", "ERROR:", "DEBUG:")
+"""What lines begin with that are no rows: PHP's warnings, VICIdial's errors and queries."""
+
+_DETAILS_COLUMNS = ("user", "full_name", "user_group", "user_level", "active")
+_OTHER_DETAILS = frozenset(_DETAILS_COLUMNS[1:])
+_LEVEL = re.compile(r"[0-9]{1,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCampaign:
+    """One of the dialer's campaigns. `name` is `None` where it has none, or none that could be read."""
+
+    name: str | None
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UserDetails:
+    """What the dialer knows of a user."""
+
+    full_name: str | None
+    user_group: str | None
+    user_level: int | None
+
+
+def read_campaigns(body: str) -> dict[str, KnownCampaign]:
+    """Read an answer of `campaigns_list`, by campaign id; empty where the API user may see none.
+
+    A campaign's name that holds the separator makes its row longer than the
+    header: the id stands before it, and what stands behind it is counted from
+    the end. If that leaves in doubt which field holds the separator, only the
+    name is left out. Whatever else does not fit is an error: an agent's joined
+    list would be split wrongly where a campaign is missing here.
+    """
+    header, rows = _campaign_rows(body)
+    if not rows:
+        if "NO VIEWABLE CAMPAIGNS" in error_message(body):
+            return {}
+        raise explain(body, "campaigns_list")
+    if header is None and len({len(row) for row in rows}) > 1:
+        raise unreadable("the rows of campaigns_list differ in length; a field may hold the separator")
+    found: dict[str, KnownCampaign] = {}
+    for row in rows:
+        campaign = _campaign_by_shape(row) if header is None else _campaign_by_name(header, row)
+        if not 0 < len(row[0]) <= _LONGEST_READ_ID:
+            raise unreadable("a row of campaigns_list has no campaign id")
+        if found.setdefault(row[0], campaign) != campaign:
+            raise unreadable("campaigns_list tells one campaign in two ways")
+    return found
+
+
+def _campaign_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
+    """Find the rows: what holds the header's separator, or else that of the first line that begins as one."""
+    all_lines = lines(body)
+    header, mark = None, None
+    for line in all_lines:
+        names = split_row(line, _CAMPAIGN_ID)
+        if names is not None and not _OTHER_CAMPAIGN_COLUMNS.isdisjoint(names[1:]):
+            header, mark = names, line[len(_CAMPAIGN_ID) :].lstrip(" ")[0]
+            break
+    if mark is None:
+        first = next(filter(None, map(_STARTS_WITH_CAMPAIGN.match, all_lines)), None)
+        if first is None:
+            return None, []
+        mark = first[1]
+    rows = [split_values(line, mark) for line in all_lines if mark in line and not line.startswith(_NO_ROW)]
+    return header, [row for row in rows if row != header]
+
+
+def _campaign_by_name(header: list[str], values: list[str]) -> KnownCampaign:
+    """Read name and mark by their columns; the mark tells on which side of it a field holds the separator."""
+    if "campaign_name" not in header or "active" not in header:
+        raise unreadable("campaigns_list names no column of names, or none that tells which are active")
+    name, mark = header.index("campaign_name"), header.index("active")
+    surplus = len(values) - len(header)
+    if surplus <= 0 or name > mark:
+        row = by_name("campaigns_list", header, values)
+        return _known_campaign(row["campaign_name"], row["active"])
+    if values[mark] not in _ACTIVE:
+        row = by_name("campaigns_list", header, values, free_text="campaign_name")
+        return _known_campaign(row["campaign_name"], row["active"])
+    if values[mark + surplus] not in _ACTIVE:
+        return _known_campaign(values[name], values[mark])
+    return _known_campaign("", values[mark + surplus])
+
+
+def _campaign_by_shape(values: list[str]) -> KnownCampaign:
+    """Read id, name and mark: without a header the mark alone tells where the name ends."""
+    marks = [at for at, value in enumerate(values[:-5]) if value in _ACTIVE and at > 1]
+    if len(values) < _FEWEST_CAMPAIGN_COLUMNS or marks != [2]:
+        raise unreadable("a row of campaigns_list fits no known order")
+    return _known_campaign(values[1], values[2])
+
+
+def _known_campaign(name: str, active: str) -> KnownCampaign:
+    if active not in _ACTIVE:
+        raise unreadable("campaigns_list does not tell of a campaign whether it is active")
+    return KnownCampaign(name or None, _ACTIVE[active])
+
+
+# --- user_details
+
+
+def read_user_details(body: str, agent_user: str) -> UserDetails | None:
+    """Read an answer of `user_details` about one user; `None` where there is none that may be seen.
+
+    The row has the database's spelling of the user, whatever the case of the letters asked for.
+    """
+    header, rows = find_rows(body, agent_user, "user", _OTHER_DETAILS, any_case=True)
+    if not rows:
+        if "USER NOT FOUND" in error_message(body):
+            return None
+        raise explain(body, "user_details")
+    values = only_row(rows)
+    columns: Sequence[str] = _DETAILS_COLUMNS if header is None else header
+    row = by_name("user_details", columns, values, free_text="full_name")
+    if (header is None or len(values) > len(columns)) and row.get("active") not in _ACTIVE:
+        raise unreadable("the row of user_details fits no known order")
+    level = row.get("user_level") or None
+    if level is not None and not _LEVEL.fullmatch(level):
+        raise unreadable("user_details answered with a user level that is not a number")
+    return UserDetails(
+        full_name=row.get("full_name") or None,
+        user_group=row.get("user_group") or None,
+        user_level=None if level is None else int(level),
+    )
+
+
+# --- dash-joined campaigns
+
+LONGEST_ID = 8
+"""The longest id of a campaign in VICIdial's database: `vicidial_campaigns.campaign_id VARCHAR(8)`."""
+_MOST_DASHES = 2000
+_STEPS = 2000
+"""How many pieces are tried before a list is called ambiguous."""
+
+_DASH = re.compile("-")
+
+
+def resolve(found: AgentEnrichment, known: Mapping[str, KnownCampaign] | None) -> AgentEnrichment:
+    """Name an agent's campaigns, and split its joined list as the known campaigns say.
+
+    No campaign stands twice in an agent's list. Of all ways to split it so, the
+    one is taken that leaves the fewest pieces which are no active campaign (the
+    list names active ones only). `campaigns_ambiguous` is true if the list holds
+    a dash and an unknown piece is left, if several ways that name different
+    campaigns leave equally few, or if there is no such way. Ids are compared
+    exactly, then as MariaDB does, without regard to case.
+
+    With `known` being `None`, or for a list of more than `_MOST_DASHES`, nothing is changed: any list with a
+    dash is ambiguous.
+    """
+    agent, text = found.agent, found.campaigns_text
+    if known is None or (text is not None and text.count("-") > _MOST_DASHES):
+        return found
+    names = _Known(known)
+    if text is None:
+        campaigns = tuple(names.named(each) for each in agent.campaigns)
+        return found.model_copy(update={"agent": agent.model_copy(update={"campaigns": campaigns})})
+    pieces, several = _Split(text, names).best()
+    changed = {
+        "campaigns": tuple(names.named(Campaign(campaign_id=piece)) for piece in pieces if piece),
+        "campaigns_ambiguous": "-" in text
+        and (several or any(names.find(piece) is None for piece in pieces)),
+    }
+    return found.model_copy(update={"agent": agent.model_copy(update=changed)})
+
+
+def hidden(text: str, known: Mapping[str, KnownCampaign]) -> list[str]:
+    """Return what an unknown campaign in a joined list could be called, if it is read as several known ones.
+
+    So `A-B`, if there are `A` and `B`; each leaves a rest that can be split into known campaigns.
+    """
+    return _Split(text, _Known(known)).overlooked()
+
+
+class _Known:
+    """The known campaigns, by id."""
+
+    def __init__(self, known: Mapping[str, KnownCampaign]) -> None:
+        self._exact = known
+        self._ids = {each.casefold(): each for each in known}
+        self.dashes = sorted({0, *(each.count("-") for each in known)})
+        """How many dashes an id may hold."""
+        self.longest = max([LONGEST_ID, *map(len, known)])
+
+    def find(self, campaign_id: str) -> KnownCampaign | None:
+        return self._exact.get(self.identity(campaign_id))
+
+    def identity(self, campaign_id: str) -> str:
+        """Return the known spelling of an id, and the same for all spellings of an unknown one."""
+        if campaign_id in self._exact:
+            return campaign_id
+        folded = campaign_id.casefold()
+        return self._ids.get(folded, folded)
+
+    def named(self, campaign: Campaign) -> Campaign:
+        known = self.find(campaign.campaign_id) if campaign.name is None else None
+        return campaign if known is None else campaign.model_copy(update={"name": known.name})
+
+
+class _Piece(NamedTuple):
+    """A piece of a list, and the least cost of all from it to the end."""
+
+    cost: tuple[int, int, int]
+    """How many pieces are no active campaign, how many of these unknown, and how many there are."""
+    after: int
+    """The place where the next one begins."""
+    idle: bool
+    known: bool
+
+
+class _Frame(NamedTuple):
+    """A place where the next piece of a way begins, the pieces not yet tried, and the idle ones before it."""
+
+    at: int
+    untried: Iterator[_Piece]
+    idle: int
+
+
+class _Split:
+    """The ways to split a joined list. A piece may begin at its beginning and behind each dash."""
+
+    def __init__(self, text: str, known: _Known) -> None:
+        self._text = text
+        self._known = known
+        self._ends = [*(dash.start() for dash in _DASH.finditer(text)), len(text)]
+        self._begins = [0, *(end + 1 for end in self._ends[:-1])]
+        self._places = len(self._ends)
+        self._pieces = self._pieces_by_place()
+
+    def _piece(self, at: int, after: int) -> str:
+        return self._text[self._begins[at] : self._ends[after - 1]]
+
+    def _pieces_by_place(self) -> list[list[_Piece]]:
+        """Return the pieces that may stand at each place, that with the cheapest way to the end first.
+
+        A piece holds as many dashes as some known id does, and none if it is unknown: so the time grows
+        with the length of the text and no faster.
+        """
+        found: list[list[_Piece]] = [[] for _ in range(self._places)]
+        least = [(0, 0, 0)] * (self._places + 1)
+        for at in reversed(range(self._places)):
+            for after in (at + dashes + 1 for dashes in self._known.dashes):
+                if after > self._places:
+                    break
+                campaign = self._known.find(self._piece(at, after))
+                if campaign is None and after > at + 1:
+                    continue
+                idle, unknown, pieces = least[after]
+                is_idle = campaign is None or not campaign.active
+                cost = (idle + is_idle, unknown + (campaign is None), pieces + 1)
+                found[at].append(_Piece(cost, after, is_idle, campaign is not None))
+            found[at].sort()
+            least[at] = found[at][0].cost
+        return found
+
+    def best(self) -> tuple[list[str], bool]:
+        """Return the pieces of the best way, and whether another may be as good and name other campaigns."""
+        if not self._text:
+            return [], False
+        steps = iter(range(_STEPS + 4 * self._places))
+        for idle in range(self._pieces[0][0].cost[0], self._places + 1):
+            first: list[str] | None = None
+            for pieces in self._ways(idle, steps):
+                if first is None:
+                    first = pieces
+                elif self._campaigns(pieces) != self._campaigns(first):
+                    return first, True
+            exhausted = next(steps, None) is None
+            if first is not None:
+                return first, exhausted
+            if exhausted:
+                break
+        return self._cheapest(), True
+
+    def _campaigns(self, pieces: list[str]) -> set[str]:
+        return set(map(self._known.identity, pieces))
+
+    def _ways(self, idle: int, steps: Iterator[int]) -> Iterator[list[str]]:
+        """Yield the ways in which no campaign stands twice and `idle` pieces are no active one.
+
+        Each piece that is tried takes one of the `steps`; without any left, no more are found.
+        """
+        pieces: list[str] = []
+        used: set[str] = set()
+        frames = [_Frame(0, iter(self._pieces[0]), 0)]
+        while frames and next(steps, None) is not None:
+            at, untried, idle_before = frames[-1]
+            piece = next(untried, None)
+            if piece is None:
+                frames.pop()
+                if pieces:
+                    used.discard(self._known.identity(pieces.pop()))
+                continue
+            text = self._piece(at, piece.after)
+            identity = self._known.identity(text)
+            if identity in used or idle_before + piece.cost[0] > idle:
+                continue
+            if piece.after < self._places:
+                used.add(identity)
+                pieces.append(text)
+                frames.append(_Frame(piece.after, iter(self._pieces[piece.after]), idle_before + piece.idle))
+            elif idle_before + piece.cost[0] == idle:
+                yield [*pieces, text]
+
+    def _cheapest(self) -> list[str]:
+        """Return the pieces of the way that costs least if a campaign may stand twice."""
+        pieces, at = [], 0
+        while at < self._places:
+            after = self._pieces[at][0].after
+            pieces.append(self._piece(at, after))
+            at = after
+        return pieces
+
+    def overlooked(self) -> list[str]:
+        """Return the unknown ids of more than one piece whose neighbours can be split into known ids."""
+        fore = [True, *[False] * self._places]
+        back = [*[False] * self._places, True]
+        for at in range(self._places):
+            if fore[at]:
+                for piece in self._pieces[at]:
+                    fore[piece.after] |= piece.known
+        for at in reversed(range(self._places)):
+            back[at] = any(piece.known and back[piece.after] for piece in self._pieces[at])
+        found: dict[str, None] = {}
+        for at in filter(fore.__getitem__, range(self._places)):
+            for after in range(at + 2, self._places + 1):
+                text = self._piece(at, after)
+                if len(text) > self._known.longest:
+                    break
+                if back[after] and self._known.find(text) is None:
+                    found[text] = None
+        return list(found)
