@@ -21,7 +21,7 @@ from packaging.version import Version
 
 from tests.locks import LOCKS, Pin, installs, pins
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600), pytest.mark.verify]
 
 UNLOCKED = "appeared-today"
 """A package that no lock has, and that each package of the index needs: whoever resolves meets it."""

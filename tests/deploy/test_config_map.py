@@ -12,6 +12,8 @@ from tests.deploy.manifests import K8S, OVERLAYS, SECRET, build, mount_secret, o
 from tests.system.harness import crm_sync, environment
 from worker.settings import Settings, load
 
+pytestmark = pytest.mark.verify
+
 PASSWORD = "Dialer-Secret-4711"
 SECRETS = {
     "broker__url": f"amqp://crm-sync:{PASSWORD}@rabbitmq.rabbitmq.svc:5672/crm-sync",

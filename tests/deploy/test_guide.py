@@ -15,6 +15,8 @@ from tests.deploy.manifests import K8S, ROOT, SECRET, Built, build, overlay, put
 from worker.settings import Settings, load
 from worker.settings.load import SECRETS_DIR, variables
 
+pytestmark = pytest.mark.verify
+
 GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"^```sh\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 (OVERLAY,) = re.findall(r"^```yaml\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)

@@ -33,7 +33,7 @@ INSTRUCTIONS = read(DOCKERFILE.read_text(encoding="utf-8"))
 IGNORED = (ROOT / ".dockerignore").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300), pytest.mark.verify]
 
 
 def the(name: str) -> str:

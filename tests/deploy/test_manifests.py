@@ -22,6 +22,8 @@ from worker.settings.load import SECRETS_DIR, variables
 from worker.settings.tree import LONGEST_DRAIN, HttpSettings, Settings, SinkSettings, VicidialSettings
 from worker.settings.types import parse_duration
 
+pytestmark = pytest.mark.verify
+
 FOLDERS = [*(f"overlays/{name}" for name in OVERLAYS), "rabbitmq", "monitoring"]
 VERSIONS = ("1.29", "1.33", kubernetes_validate.latest_version())
 """The oldest has all that is used here: `unhealthyPodEvictionPolicy`, `matchLabelKeys`."""

@@ -31,7 +31,7 @@ DELAYS = "200ms,500ms,1s"  # as the harness sets them
 FROM_4_3 = "crm-sync-work"
 WORKER, PRODUCER, KEDA = "crm-sync", "crm-sync-producer", "crm-sync-keda"
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180), pytest.mark.verify]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import BrokerCommandSettings, SinkSettings
 from worker.sinks.webhook import WebhookSink, open_session
 
+pytestmark = pytest.mark.verify
+
 DRAFT_07 = {
     *("$ref", "type", "enum", "const", "format", "pattern", "minLength", "maxLength", "minimum", "items"),
     "maxItems",

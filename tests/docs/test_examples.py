@@ -24,6 +24,8 @@ from worker.core.schemas import FIELDS
 from worker.rabbitmq.message import OUR_HEADERS, to_inbound
 from worker.settings import BrokerCommandSettings
 
+pytestmark = pytest.mark.verify
+
 DOCS = ROOT / "docs"
 EVENTS_PAGE = (DOCS / "events.md").read_text(encoding="utf-8")
 START_PAGE = (DOCS / "index.md").read_text(encoding="utf-8")

@@ -26,6 +26,8 @@ from tests.tools import need
 from worker.core.events import EventType
 from worker.rabbitmq.feed import check_event
 
+pytestmark = pytest.mark.verify
+
 ROOT = Path(__file__).parents[2]
 BRIDGE = ROOT / "docs" / "feeding" / "dispo_bridge.py"
 PAGE = (ROOT / "docs" / "dialer.md").read_text(encoding="utf-8")

@@ -32,6 +32,8 @@ from worker.core.signature import key_of, sign
 from worker.settings import SinkSettings
 from worker.sinks.webhook import WebhookSink, open_session
 
+pytestmark = pytest.mark.verify
+
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "docs" / "receiving"
 PAGE = (ROOT / "docs" / "receiving.md").read_text(encoding="utf-8")

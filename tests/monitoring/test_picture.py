@@ -8,6 +8,8 @@ from tests.monitoring.dashboard import panels
 from tests.monitoring.draw import LARGEST, PANELS, PICTURE, look, paint
 from tests.monitoring.scene import Scene
 
+pytestmark = pytest.mark.verify
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

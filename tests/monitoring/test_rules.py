@@ -8,12 +8,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import yaml
 
 from tests.monitoring.dashboard import metrics_in
 from tests.monitoring.operator import ALERTS, FOLDER, PROMETHEUS_RULE, for_the_operator
 from tests.tools import need
 from worker.observe.metrics import Metrics
+
+pytestmark = pytest.mark.verify
 
 ROOT: Final = FOLDER.parents[1]
 TESTS: Final = FOLDER / "alerts.test.yaml"

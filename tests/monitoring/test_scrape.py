@@ -13,7 +13,7 @@ from tests.monitoring.test_rules import rules
 from tests.tools import need
 from worker.observe.metrics import Metrics
 
-pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session"), pytest.mark.verify]
 
 STAYS_ZERO: Final = {
     "Reconnects": "the broker is never away in this scene",

@@ -113,12 +113,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def environment(settings: Mapping[str, str], *, measured: bool = True) -> dict[str, str]:
-    """Give this process's environment without its settings, and with those; or not measured, and quicker."""
-    left_out = ("CRM_SYNC_",) if measured else ("CRM_SYNC_", "COVERAGE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    kept["PYTHONPATH"] = str(ROOT)
-    return kept | dict(settings)
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment, with these settings instead of its own."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("CRM_SYNC_")}
+    return others | {"PYTHONPATH": str(ROOT), **settings}
 
 
 def crm_sync() -> list[str]:
@@ -130,13 +128,13 @@ def crm_sync() -> list[str]:
 class Worker:
     """One `crm-sync run`, its log in a file."""
 
-    def __init__(self, settings: Mapping[str, str], folder: Path, *, measured: bool = True) -> None:
+    def __init__(self, settings: Mapping[str, str], folder: Path) -> None:
         self.log_file = folder / f"worker-{uuid.uuid4().hex[:8]}.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [*crm_sync(), "run"],
                 cwd=folder,
-                env=environment(settings, measured=measured),
+                env=environment(settings),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
@@ -255,15 +253,15 @@ class System:
         }
         return {f"CRM_SYNC_{name.upper()}": value for name, value in chosen.items() if value is not None}
 
-    def spawn(self, *, measured: bool = True, **changed: str | None) -> Worker:
+    def spawn(self, **changed: str | None) -> Worker:
         """Start a worker and wait for nothing."""
-        worker = Worker(self.settings(**changed), self.folder, measured=measured)
+        worker = Worker(self.settings(**changed), self.folder)
         self.workers.append(worker)
         return worker
 
     async def start(self, **changed: str | None) -> Worker:
         """Start a worker and wait until it is ready."""
-        worker = self.spawn(measured=True, **changed)
+        worker = self.spawn(**changed)
         await worker.ready()
         return worker
 

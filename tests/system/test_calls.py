@@ -7,7 +7,7 @@ import pytest
 from tests.system.calls import AS_SHIPPED, ELSEWHERE, may_be_null, play, table, told_wrong
 from tests.system.harness import Program, System
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 SECONDS = 40.0
 """How long the agents take calls. The last disposition comes 20 s later, and is found within 25 s more."""

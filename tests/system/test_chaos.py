@@ -18,6 +18,8 @@ from tests.system.chaos.runner import Runner
 from tests.system.chaos.scenarios import SCENARIOS
 from tests.tools import skip_without
 
+pytestmark = pytest.mark.verify
+
 EVENT = Published("e", b"{}")
 WRONG = Published("w", b"{", fate="invalid_event")
 ONCE, TWICE = Arrived(1, (1.0,)), Arrived(1, (1.0, 2.0))

@@ -18,6 +18,8 @@ from tests.system.chaos.scenarios import Scenario
 from tests.system.chaos.stage import QUEUES, Stage
 from tests.tools import skip_without
 
+pytestmark = pytest.mark.verify
+
 CALM = replace(SHORT, events=40)
 THREE = [Scenario("worker", name, terminated) for name in ("a", "b", "c")]
 

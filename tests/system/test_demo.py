@@ -20,7 +20,7 @@ import pytest
 
 from tests.system.harness import connect, crm_sync, environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120), pytest.mark.verify]
 
 WITHIN: Final = 30.0
 ENDS_WITHIN: Final = 8.0

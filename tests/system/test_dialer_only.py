@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.harness import crm_sync, environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(60), pytest.mark.verify]
 
 WITHIN: Final = 20.0
 CALL: Final = "V1201405090000012345"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.system.harness import EXIT_WITHIN, System, Worker, crm_sync, environment, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 
 async def replay_all(system: System) -> None:

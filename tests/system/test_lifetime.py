@@ -150,7 +150,7 @@ class TestCrashes:
         deaths = 0
         while deaths < 40:
             before = await asked()
-            worker = system.spawn(measured=False, vicidial__timeout="30s", drain="1s")
+            worker = system.spawn(vicidial__timeout="30s", drain="1s")
             await eventually(lambda before=before: asked_again_or_buried(before), 20)
             if await system.depth("dead-letters"):
                 break

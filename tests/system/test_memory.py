@@ -7,7 +7,7 @@ import pytest
 
 from tests.system.harness import System, Worker, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 LIMIT = 192
 """MiB, as in `k8s/base/deployment.yaml`."""

@@ -13,7 +13,7 @@ import pytest
 from tests.broker.raw import SHORT_TEXTS, RawMessage, short, sized, table
 from tests.system.harness import System, Worker, call_ended, crm_sync, environment, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 ODD = short(b"\xe9" * 110)
 TEXTS = dict.fromkeys(SHORT_TEXTS, ODD)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.system.harness import Program, System, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 OLD, NEW = "Dialer-Pass-1", "Changed-Pass-2"
 EVENTS = 1000

@@ -10,7 +10,7 @@ import pytest
 
 from tests.system.harness import EXIT_WITHIN, System, crm_sync, environment, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 LETTERS = 300
 KILLS = 10
@@ -33,7 +33,7 @@ async def bury(system: System, count: int) -> list[dict[str, Any]]:
 async def replay(system: System, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(*crm_sync(), "dead-letters", "replay", *arguments),
-        env=environment(system.settings(), measured=False),
+        env=environment(system.settings()),
         stdout=DEVNULL,
     )
 

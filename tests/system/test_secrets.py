@@ -10,7 +10,7 @@ import pytest
 from tests.system.chaos.proxy import Proxy
 from tests.system.harness import Program, System, Worker, call_ended, crm_sync, environment, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 DIALER = "D1aler&Pass/w0rd<+%"
 BROKER = "guest"

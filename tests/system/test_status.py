@@ -13,7 +13,7 @@ import pytest
 
 from tests.system.harness import System, Worker, crm_sync, environment, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 
 async def status(port: int, *options: str) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from tests.adapters.raw import closed_port
 from tests.otlp import Collector, Span
 from tests.system.harness import ROOT, Program, System, Worker, call_ended, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 PASSWORD = "Tr4ced-Dialer_Pass"
 SIGNING = "whsec_" + base64.b64encode(b"a key that no span may hold").decode()

@@ -159,7 +159,7 @@ class Stage:
         for name, value in self._settings.items():
             known = {"folder": self.folder, "port": self.broker.port}
             chosen[name] = None if value is None else value.format(**known)
-        worker = self.system.spawn(measured=False, **chosen)
+        worker = self.system.spawn(**chosen)
         self.workers.append(worker)
         return worker
 
