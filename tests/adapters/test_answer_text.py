@@ -40,10 +40,10 @@ BEFORE: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("text", [ROW, ERROR, "MySQL connect ERROR: 2002", "V|José|\n"])
 @pytest.mark.parametrize("before", BEFORE)
-def test_what_has_no_meaning_is_dropped(before: str, text: str) -> None:
-    assert text_of(BEFORE[before] + text.encode()) == text
+def test_what_has_no_meaning_is_dropped(before: str) -> None:
+    texts = [ROW, ERROR, "MySQL connect ERROR: 2002", "V|José|\n"]
+    assert [text_of(BEFORE[before] + text.encode()) for text in texts] == texts
 
 
 @pytest.mark.parametrize("before", BEFORE)
@@ -55,17 +55,18 @@ def test_it_is_dropped_from_each_line(before: str) -> None:
 WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 
 
-@pytest.mark.parametrize("before", ["", "\ufeff", "\ufeff\ufeff", "\n \ufeff"])
 @pytest.mark.parametrize("encoding", WIDE)
-@pytest.mark.parametrize("text", [ROW, ERROR, "V|José Müller|SALE\n", "1000|Łukasz 山田|SALES|8|Y\n"])
-def test_wide_encodings_are_known_by_what_they_look_like(text: str, encoding: str, before: str) -> None:
-    assert text_of((before + text).encode(encoding)) == text
+def test_wide_encodings_are_known_by_what_they_look_like(encoding: str) -> None:
+    texts = [ROW, ERROR, "V|José Müller|SALE\n", "1000|Łukasz 山田|SALES|8|Y\n"]
+    for before in ("", "\ufeff", "\ufeff\ufeff", "\n \ufeff"):
+        assert [text_of((before + text).encode(encoding)) for text in texts] == texts, before
 
 
-@pytest.mark.parametrize("before", [b"\n", b"\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b" \xef\xbb\xbf"])
 @pytest.mark.parametrize("encoding", WIDE)
-def test_they_are_known_behind_bytes_of_another_file(encoding: str, before: bytes) -> None:
-    assert text_of(before + ERROR.encode(encoding)).rstrip() == ERROR.rstrip()
+def test_they_are_known_behind_bytes_of_another_file(encoding: str) -> None:
+    others = [b"\n", b"\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b" \xef\xbb\xbf"]
+    read = {before: text_of(before + ERROR.encode(encoding)).rstrip() for before in others}
+    assert read == dict.fromkeys(others, ERROR.rstrip())
 
 
 def test_a_database_of_another_charset_is_read_as_mysql_means_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulators.recordings import Exchange, load
+from simulators.recordings import load
 from worker.core.scrub import Scrubber
 from worker.vicidial.answers import excerpt
 
@@ -117,14 +117,14 @@ def test_it_is_cut_off() -> None:
     assert len(excerpt("x" * 500, SCRUB)) == 201
 
 
-@pytest.mark.parametrize("exchange", load(), ids=lambda each: f"{each.group}/{each.name}")
-def test_what_was_sent_is_not_shown_of_a_recorded_error(exchange: Exchange) -> None:
-    if "ERROR" not in exchange.body:
-        return
-    shown = excerpt(exchange.body, Scrubber([]), len(exchange.body) + 1)
-    assert "|" not in shown
-    if (password := exchange.query.get("pass")) and len(password) > 3:
-        assert password not in shown
+def test_what_was_sent_is_not_shown_of_any_recorded_error() -> None:
+    wrong = []
+    for exchange in load():
+        shown = excerpt(exchange.body, Scrubber([]), len(exchange.body) + 1)
+        password = exchange.query.get("pass", "")
+        if "ERROR" in exchange.body and ("|" in shown or (len(password) > 3 and password in shown)):
+            wrong.append(f"{exchange.group}/{exchange.name}: {shown}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_time_grows_with_the_size_and_no_faster() -> None:

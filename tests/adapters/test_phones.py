@@ -68,10 +68,10 @@ AROUND = [
 ]
 
 
-@pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_phone_number_is_masked_wherever_it_stands_in_a_text(number: str, around: str) -> None:
-    assert shown(error=around.format(number))["error"] == around.format(NUMBERS[number])
+def test_a_phone_number_is_masked_wherever_it_stands_in_a_text(number: str) -> None:
+    masked = [shown(error=around.format(number))["error"] for around in AROUND]
+    assert masked == [around.format(NUMBERS[number]) for around in AROUND]
 
 
 @pytest.mark.parametrize(

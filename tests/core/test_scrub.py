@@ -50,15 +50,16 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("before", ["", " ", "|6666|", "pass=", "pass%3D", "\\", "\x00", "ÿþ", "x%"])
 @pytest.mark.parametrize("how", SPELLINGS)
-def test_a_secret_is_replaced_whole_however_its_letters_are_written(how: str, before: str) -> None:
+def test_a_secret_is_replaced_whole_however_its_letters_are_written(how: str) -> None:
     spelled = SPELLINGS[how](SECRET)
-    shown = Scrubber([SECRET])(f"{before}{spelled}|BAD|")
-    assert "***" in shown
-    assert shown.endswith("|BAD|") or before == "pass="  # all of the parameter is replaced
-    left = shown.removesuffix("|BAD|").removeprefix(before).replace("***", "")
-    assert len(left) <= (12 if how == "base64" else 6)  # what base64 mixes it with, or stands between letters
+    for before in ("", " ", "|6666|", "pass=", "pass%3D", "\\", "\x00", "ÿþ", "x%"):
+        shown = Scrubber([SECRET])(f"{before}{spelled}|BAD|")
+        assert "***" in shown, before
+        assert shown.endswith("|BAD|") or before == "pass="  # all of the parameter is replaced
+        left = shown.removesuffix("|BAD|").removeprefix(before).replace("***", "")
+        # What base64 mixes it with, or stands between letters.
+        assert len(left) <= (12 if how == "base64" else 6), before
 
 
 @pytest.mark.parametrize("how", [how for how in SPELLINGS if "base64" not in how and "digits" not in how])

@@ -197,7 +197,7 @@ async def test_a_thousand_events_arrive_once_each(system: System) -> None:
         worker = await system.start()
         events = await system.calls(1000)
         await system.publish_all(events)
-        await eventually(lambda: len(worker.settled()) == 1000, 20)
+        await eventually(lambda: len(worker.settled()) == 1000, 90)
         assert (await system.dialer.report())["max_concurrent"] <= 8
     finally:
         system.dialer.end()

@@ -25,6 +25,7 @@ async def test_no_secret_is_written_anywhere(system: System) -> None:
     try:
         worker = await system.start(
             vicidial__url=dialer.url,
+            vicidial__timeout="1s",
             vicidial__password=DIALER,
             vicidial__ready_within="500ms",
             sink__url=f"{system.crm.url}?key={TOKEN}",

@@ -152,6 +152,7 @@ class Stage:
             "broker__url": f"amqp://guest:guest@127.0.0.1:{self.broker.port}/",
             "vicidial__url": _behind(self.system.dialer.url, self.dialer),
             "sink__url": _behind(self.system.crm.url, self.crm),
+            "vicidial__timeout": "1s",
             "sink__timeout": "2s",
             "vicidial__ready_within": "6s",  # the dialer knows every call sooner, and is asked every second
             "max_in_flight": str(IN_FLIGHT),
