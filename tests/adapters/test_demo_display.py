@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from simulators.broker import NoBrokerError
 from simulators.crm import Received
 from simulators.demo import stage
+from simulators.demo.__main__ import app
 from simulators.demo.chronicle import Chronicle, News
 from simulators.demo.display import LiveDisplay, PlainDisplay, head, sentence, table
 from simulators.demo.scenario import (
@@ -32,7 +33,6 @@ from simulators.demo.scenario import (
 )
 from simulators.demo.summary import Letter, Result, differences, specimen, summary, what_next
 from simulators.demo.worker_process import WorkerEnded, worker_process
-from worker.cli import app
 from worker.core.events import EventType, Inbound, decode
 from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings, BrokerSettings, RetrySettings
@@ -432,7 +432,7 @@ def test_without_any_broker_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPat
         yield url
 
     monkeypatch.setattr(stage, "find_broker", none)
-    done = CliRunner().invoke(app, ["demo"])
+    done = CliRunner().invoke(app)
     assert done.exit_code == 1
     assert "No RabbitMQ was found. Install it." in done.output
 
@@ -450,6 +450,6 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(stage, "find_broker", somewhere)
     monkeypatch.setattr(stage, "_connected", never)
     monkeypatch.setattr(stage, "DEADLINE", 0.1)
-    done = CliRunner().invoke(app, ["demo"])
+    done = CliRunner().invoke(app)
     assert done.exit_code == 1
     assert "this took longer than 0 seconds, so it was given up" in done.output
