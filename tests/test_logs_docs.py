@@ -310,7 +310,7 @@ def settled_lines() -> list[MutableMapping[str, Any]]:
     with capture_logs() as lines:
         for event in events:
             for disposition, error in ends:
-                outcome = Outcome(Stage.DELIVER, event, None, "200", error, disposition, seconds)
+                outcome = Outcome(disposition, Stage.DELIVER, event, None, "200", error, seconds)
                 inbound = Inbound(b"", "", now, {}, message_id="m")
                 reporter.settled(inbound, outcome, 0.1)
     return lines

@@ -57,7 +57,7 @@ def full() -> Channel:
     return channel
 
 
-async def suspended(task: asyncio.Task[None]) -> None:
+async def suspended(task: asyncio.Task[object]) -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert not task.done()
@@ -107,7 +107,7 @@ async def test_a_cancellation_waits_until_what_was_delivered_is_acknowledged(ful
     delivery = delivery_on(full)
     settler = Settler(BrokerPublisher(), build_topology(BrokerCommandSettings()))
     inbound = delivery.inbound("work")
-    outcome = Outcome(disposition=Ack())
+    outcome = Outcome(Ack())
     task = asyncio.create_task(settler.settle(delivery, inbound, outcome, EventType.CALL_ENDED))
     await suspended(task)
     task.cancel()

@@ -104,7 +104,7 @@ def test_a_delivered_event_is_one_line(configured: Configure) -> None:
     lines = configured()
     reporter = Reporter(Metrics())
     event = replace(EVENT, occurred_at=datetime.now(UTC) - timedelta(seconds=30))
-    reporter.settled(inbound(), Outcome(Stage.DELIVER, event, None, "200", None, Ack(), SECONDS), 0.25)
+    reporter.settled(inbound(), Outcome(Ack(), Stage.DELIVER, event, None, "200", None, SECONDS), 0.25)
     [line] = lines()
     assert datetime.fromisoformat(line.pop("timestamp")).utcoffset() == timedelta(0)
     assert 30 <= line.pop("age_seconds") < 40
@@ -128,7 +128,7 @@ def test_a_retried_event_is_one_line_with_the_reason_and_the_tier(configured: Co
     lines = configured()
     error = NotReady("the dialer says CALL NOT FOUND")
     retry = Retry(timedelta(seconds=30), 3, error.label, str(error))
-    outcome = Outcome(Stage.ENRICH, AGENT, None, "", error, retry, {Stage.ENRICH: 0.001})
+    outcome = Outcome(retry, Stage.ENRICH, AGENT, None, "", error, {Stage.ENRICH: 0.001})
     Reporter(Metrics()).settled(inbound(3), outcome, 0.002)
     [line] = lines()
     del line["timestamp"]
@@ -152,7 +152,7 @@ def test_a_retried_event_is_one_line_with_the_reason_and_the_tier(configured: Co
 def test_a_dead_letter_is_a_warning_with_its_reason(configured: Configure) -> None:
     lines = configured()
     dead = DeadLetter(Reason.REJECTED_BY_SINK, "the webhook answered 422: ''")
-    outcome = Outcome(Stage.DELIVER, EVENT, None, "", None, dead, SECONDS)
+    outcome = Outcome(dead, Stage.DELIVER, EVENT, None, "", None, SECONDS)
     Reporter(Metrics()).settled(inbound(2), outcome, 0.25)
     [line] = lines()
     assert (line["level"], line["outcome"], line["reason"]) == ("warning", "dead_letter", "rejected_by_sink")
@@ -176,7 +176,7 @@ def test_an_event_that_cannot_be_understood_is_named_by_what_id_it_has(
         decode(message)
     dead = DeadLetter(Reason.INVALID_EVENT, str(refused.value))
     metrics = Metrics()
-    Reporter(metrics).settled(message, Outcome(error=refused.value, disposition=dead), 0.001)
+    Reporter(metrics).settled(message, Outcome(dead, error=refused.value), 0.001)
     [line] = lines()
     assert (line["event_id"], line["event_type"], line["stage"]) == (event_id, None, "decode")
     assert "call_id" not in line
@@ -202,7 +202,7 @@ def test_an_error_that_nobody_foresaw_is_shown_with_its_traceback(
 ) -> None:
     lines = configured()
     decided = disposition or DeadLetter(Reason.ATTEMPTS_EXHAUSTED, "unexpected KeyError")
-    outcome = Outcome(Stage.ENRICH, EVENT, None, "", raised(KeyError(f"key {SECRET}")), decided, {})
+    outcome = Outcome(decided, Stage.ENRICH, EVENT, None, "", raised(KeyError(f"key {SECRET}")), {})
     Reporter(Metrics()).settled(inbound(), outcome, 0.1)
     [line] = lines()
     assert line["level"] == "error"
@@ -216,7 +216,7 @@ def test_an_error_that_was_foreseen_has_no_traceback(configured: Configure) -> N
     lines = configured()
     error = raised(EnrichmentUnavailable("refused", FailureKind.REFUSED))
     retry = Retry(timedelta(minutes=10), 1, "dialer_refused", "refused")
-    Reporter(Metrics()).settled(inbound(), Outcome(Stage.ENRICH, EVENT, error=error, disposition=retry), 0.1)
+    Reporter(Metrics()).settled(inbound(), Outcome(retry, Stage.ENRICH, EVENT, error=error), 0.1)
     [line] = lines()
     assert (line["level"], "exception" in line) == ("warning", False)
 
@@ -482,7 +482,7 @@ def test_no_line_of_an_event_a_request_or_a_change_is_left_out(configured: Confi
     retry = Retry(timedelta(seconds=5), 2, "dialer_outage", "down")
     closed = BreakerStatus("dialer", State.OPEN, "down", timedelta(0), timedelta(seconds=1))
     for _ in range(3):
-        reporter.settled(inbound(), Outcome(Stage.ENRICH, EVENT, disposition=retry), 0.1)
+        reporter.settled(inbound(), Outcome(retry, Stage.ENRICH, EVENT), 0.1)
         reporter.asked(DialerRequest("callid_info", (("call_id", CALL),), "dialer_refused", 0.1))
         reporter.breaker(closed)
     assert [line["event"] for line in lines()] == ["event_settled", "dialer_request", "circuit_open"] * 3
@@ -494,7 +494,7 @@ def test_the_traceback_of_an_event_is_shown_once_a_minute_and_its_line_always(co
     reporter = Reporter(Metrics())
     retry = Retry(timedelta(seconds=5), 2, "unexpected", "unexpected KeyError")
     for text in ("a", SECRET, "b"):
-        outcome = Outcome(Stage.ENRICH, EVENT, error=raised(KeyError(text)), disposition=retry)
+        outcome = Outcome(retry, Stage.ENRICH, EVENT, error=raised(KeyError(text)))
         reporter.settled(inbound(), outcome, 0.1)
         clock.now += 30
     first, repeat, later = (line["exception"] for line in lines())
@@ -690,7 +690,7 @@ def test_what_is_settled_is_counted(configured: Configure) -> None:
     fresh = replace(EVENT, occurred_at=datetime.now(UTC) - timedelta(seconds=30))
     settled: list[tuple[Event | None, Disposition]] = [(fresh, Ack()), (fresh, Ack()), (AGENT, retry)]
     for event, disposition in [*settled, (EVENT, dead), (None, Ack())]:
-        outcome = Outcome(Stage.DELIVER, event, disposition=disposition, seconds=SECONDS)
+        outcome = Outcome(disposition, Stage.DELIVER, event, seconds=SECONDS)
         reporter.settled(inbound(), outcome, 0.3)
     reporter.asked(DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.02))
     seen = samples(metrics)

@@ -105,7 +105,7 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
 
 
 def decided(disposition: Disposition, error: Exception | None = None) -> Outcome:
-    return Outcome(Stage.DELIVER, EVENT, None, "200", error, disposition)
+    return Outcome(disposition, Stage.DELIVER, EVENT, None, "200", error)
 
 
 # --- the span of a message
@@ -212,7 +212,7 @@ def test_a_message_that_can_not_be_decoded_is_named_by_the_id_that_it_claims(tra
     with traced.tracing.work(QUEUE, EVENTS, message) as span:
         error = InvalidEvent("unknown event type")
         error.event_id = "evt-9"
-        span.decided(Outcome(error=error, disposition=DeadLetter(Reason.INVALID_EVENT, str(error))))
+        span.decided(Outcome(DeadLetter(Reason.INVALID_EVENT, str(error)), error=error))
     found = attributes_of(*traced.spans.values())
     assert found["crm_sync.event.id"] == "evt-9"
     assert "crm_sync.event.type" not in found

@@ -75,19 +75,19 @@ class Scripted(Pipeline):
         self.now = self.most = 0
 
     async def process(self, inbound: Inbound) -> Outcome:
-        outcome = Outcome(stage=Stage.ENRICH, enrichment=self.enrichment)
+        event, error = None, None
         try:
-            outcome.event = decode(inbound)
-        except InvalidEvent as error:
-            outcome.error = error
+            event = decode(inbound)
+        except InvalidEvent as raised:
+            error = raised
         self.seen.append(inbound)
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            outcome.disposition = await self.act(inbound)
+            disposition = await self.act(inbound)
         finally:
             self.now -= 1
-        return outcome
+        return Outcome(disposition, Stage.ENRICH, event, self.enrichment, error=error)
 
 
 @dataclass

@@ -67,11 +67,13 @@ async def test_a_queue_that_is_deleted_is_declared_and_consumed_again(bench: Ben
 class RudeSettler(Settler):
     """Makes the broker close the channel, by acknowledging what was never delivered."""
 
-    async def settle(self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType) -> None:
+    async def settle(
+        self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType
+    ) -> Outcome:
         if inbound.body == b"rude" and not delivery.message.redelivered:
             await delivery.message.channel.basic_ack(99_999)
             await asyncio.sleep(5)
-        await super().settle(delivery, inbound, outcome, queue)
+        return await super().settle(delivery, inbound, outcome, queue)
 
 
 async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:

@@ -254,7 +254,7 @@ class TestNoSuccessorNoAcknowledgement:
         settler = Settler(BrokerPublisher(), bench.topology)
         async with bench.held(bench.queue()) as delivery:
             inbound = delivery.inbound(bench.topology.work_exchange)
-            outcome = Outcome(disposition=await bury(inbound))
+            outcome = Outcome(await bury(inbound))
             with pytest.raises(PublishError, match="no connection"):
                 await settler.settle(delivery, inbound, outcome, CALLS)
             assert not delivery.settled
@@ -269,7 +269,7 @@ class TestNoSuccessorNoAcknowledgement:
         async with bench.held(bench.queue()) as delivery:
             await delivery.message.channel.close()
             inbound = delivery.inbound(bench.topology.work_exchange)
-            outcome = Outcome(disposition=await bury(inbound))
+            outcome = Outcome(await bury(inbound))
             with pytest.raises(PublishError, match="acknowledgement"):
                 await settler.settle(delivery, inbound, outcome, CALLS)
         assert (await bench.take_dead()).body == CALL
@@ -330,7 +330,7 @@ class TestCancellation:
             await eventually(lambda: bench.pipeline.now == 1)
         assert (await bench.take(bench.queue())).redelivered
 
-    async def begin(self, bench: Bench) -> tuple[SlowPublisher, asyncio.Task[None], Any]:
+    async def begin(self, bench: Bench) -> tuple[SlowPublisher, asyncio.Task[Outcome], Any]:
         await bench.publish(CALL)
         publisher = SlowPublisher()
         _ = await publisher.attach(bench.connection)
@@ -338,7 +338,7 @@ class TestCancellation:
         delivery = Delivery(await (await channel.get_underlay_channel()).basic_get(bench.queue()))
         inbound = delivery.inbound(bench.topology.work_exchange)
         settler = Settler(publisher, bench.topology)
-        outcome = Outcome(disposition=await bury(inbound))
+        outcome = Outcome(await bury(inbound))
         task = asyncio.create_task(settler.settle(delivery, inbound, outcome, CALLS))
         await publisher.entered.wait()
         return publisher, task, delivery

@@ -1,7 +1,7 @@
 """The way of one event: decode, enrich, build, deliver; and the decision where a step fails."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
@@ -17,17 +17,30 @@ from worker.core.window import Window
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of one inbound: the disposition, and what a log line wants to know."""
+class _Progress:
+    """How far one inbound has got: what is known of it even if a step fails."""
 
     stage: Stage = Stage.DECODE
-    """The step that was reached: the one that failed where it was put off or given up."""
+    event: Event | None = None
+    enrichment: Enrichment | None = None
+    seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of one inbound: the disposition, and what the log and the copies need.
+
+    The disposition has no default: code that forgets to decide acknowledges nothing.
+    """
+
+    disposition: Disposition
+    stage: Stage = Stage.DECODE
+    """The last step that was begun; the one that failed if there is an error."""
     event: Event | None = None
     enrichment: Enrichment | None = None
     detail: str = ""
     error: Exception | None = None
-    disposition: Disposition = field(default_factory=Ack)
-    seconds: dict[Stage, float] = field(default_factory=dict)
+    seconds: Mapping[Stage, float] = field(default_factory=dict)
 
     @property
     def event_id(self) -> str | None:
@@ -71,48 +84,50 @@ class Pipeline:
         self._timer = timer
 
     async def process(self, inbound: Inbound) -> Outcome:
-        """Take one inbound as far as it gets and decide what becomes of it.
+        """Process one inbound as far as possible, and decide what becomes of it.
 
-        Never raises but on cancellation, which is not a disposition: the
-        inbound is then left as it was.
+        Raises nothing but `CancelledError`, which is not a disposition: the inbound is then left as it was.
         """
-        outcome = Outcome()
+        progress = _Progress()
+        disposition: Disposition
+        detail, error = "", None
         try:
-            await self._advance(inbound, outcome)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong is the policy's to decide
-            outcome.error = error
-            event = outcome.event
-            to_blame = event is None or self._breakers.failed(error, event.id)
-            outcome.disposition = self._policy.decide(
-                error,
+            disposition, detail = await self._advance(inbound, progress)
+        except Exception as raised:  # noqa: BLE001 - the policy decides, whatever went wrong
+            error, event = raised, progress.event
+            disposition = self._policy.decide(
+                raised,
                 attempt=inbound.attempt,
                 age=self._age(inbound, event),
-                to_blame=to_blame,
+                to_blame=event is None or self._breakers.failed(raised, event.id),
             )
-        return outcome
+        return Outcome(
+            disposition, progress.stage, progress.event, progress.enrichment, detail, error, progress.seconds
+        )
 
-    async def _advance(self, inbound: Inbound, outcome: Outcome) -> None:
-        event = outcome.event = decode(inbound, self._zone)
+    async def _advance(self, inbound: Inbound, progress: _Progress) -> tuple[Ack | Duplicate, str]:
+        """Return how it ended well, and the sink's receipt in words."""
+        event = progress.event = decode(inbound, self._zone)
         if event in self._window:
-            outcome.disposition = Duplicate()
-            return
-        outcome.stage = Stage.ENRICH
+            return Duplicate(), ""
+        progress.stage = Stage.ENRICH
         self._breakers.check(event.type)
         started = self._timer()
         try:
-            outcome.enrichment = carried(inbound, event) or await self._enrich(event, inbound)
+            progress.enrichment = carried(inbound, event) or await self._enrich(event, inbound)
         finally:
-            outcome.seconds[Stage.ENRICH] = self._timer() - started
-        payload = build_payload(event, outcome.enrichment)
-        outcome.stage = Stage.DELIVER
-        self._breakers.check_sink()  # it may have closed during the look-up
+            progress.seconds[Stage.ENRICH] = self._timer() - started
+        payload = build_payload(event, progress.enrichment)
+        progress.stage = Stage.DELIVER
+        self._breakers.check_sink()  # it may have opened during the look-up
         started = self._timer()
         try:
-            outcome.detail = (await self._sink.deliver(payload)).detail
+            receipt = await self._sink.deliver(payload)
             self._window.add(event)
             self._breakers.delivered()
         finally:
-            outcome.seconds[Stage.DELIVER] = self._timer() - started
+            progress.seconds[Stage.DELIVER] = self._timer() - started
+        return Ack(), receipt.detail
 
     async def _enrich(self, event: Event, inbound: Inbound) -> Enrichment:
         accept_incomplete = not self._policy.still_waits(self._age(inbound, event))

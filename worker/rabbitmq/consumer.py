@@ -237,7 +237,7 @@ class Consumer:
         with self._tracing.work(self._topology.work_queues[kind], delivery.exchange, inbound) as span:
             outcome = await self._pipeline.process(inbound)
             span.decided(outcome)
-            await self._settler.settle(delivery, inbound, outcome, kind)
+            outcome = await self._settler.settle(delivery, inbound, outcome, kind)
             self._observer.settled(inbound, outcome, time.perf_counter() - started)
         if outcome.error is not None:  # its frames hold the parsed event, in a circle with it
             outcome.error.__traceback__ = None

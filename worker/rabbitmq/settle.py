@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,7 +44,9 @@ class Settler:
         self._topology = topology
         self._held = 0
 
-    async def settle(self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType) -> None:
+    async def settle(
+        self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType
+    ) -> Outcome:
         """Make the successor and acknowledge; a cancellation waits until that is done.
 
         `queue` tells which work queue the inbound came from: a copy finds its
@@ -51,7 +54,7 @@ class Settler:
 
         Where the queue of the copy is full, it holds the inbound and tries again,
         so that intake comes to a halt. Where the message can't be copied, it goes to the
-        dead letters, and the outcome says so.
+        dead letters, and the outcome that is returned says so.
 
         Raises `PublishError` where there is no successor: the inbound is then
         not acknowledged, and comes back. So it does where the acknowledgement
@@ -59,14 +62,14 @@ class Settler:
         """
         if isinstance(outcome.disposition, Ack | Duplicate):
             await self._shielded(delivery.acknowledge())  # the sink's word was the successor
-            return
-        if isinstance(delivery.body, DroppedBody):
+        elif isinstance(delivery.body, DroppedBody):
             await self._shielded(delivery.dead_letter())
-            return
-        try:
-            await self._copy(delivery, inbound, outcome, queue)
-        except MessageRefused as error:
-            await self._bury_without_its_properties(delivery, inbound, outcome, queue, error)
+        else:
+            try:
+                await self._copy(delivery, inbound, outcome, queue)
+            except MessageRefused as error:
+                return await self._bury_without_its_properties(delivery, inbound, outcome, queue, error)
+        return outcome
 
     async def _copy(self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType) -> None:
         exchange, ours = self._exchange_for(outcome), _our_headers(inbound, outcome)
@@ -74,15 +77,17 @@ class Settler:
 
     async def _bury_without_its_properties(
         self, delivery: Delivery, inbound: Inbound, outcome: Outcome, queue: EventType, error: MessageRefused
-    ) -> None:
+    ) -> Outcome:
         """Bury the body with our headers alone, or else have the broker move the message as it is."""
         if isinstance(outcome.disposition, Retry):
-            outcome.disposition = DeadLetter(Reason.INVALID_EVENT, f"it can't be copied for a retry: {error}")
+            reason = f"it can't be copied for a retry: {error}"
+            outcome = replace(outcome, disposition=DeadLetter(Reason.INVALID_EVENT, reason))
         bare = Copy(delivery.body, Properties(), _our_headers(inbound, outcome))
         try:
             await self._succeed_once_there_is_room(delivery, self._topology.dead_letters, queue, bare)
         except MessageRefused:
             await self._shielded(delivery.dead_letter())
+        return outcome
 
     def _exchange_for(self, outcome: Outcome) -> str:
         tier = outcome.disposition.tier if isinstance(outcome.disposition, Retry) else None
