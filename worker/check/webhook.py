@@ -14,7 +14,7 @@ from worker.check.finding import Finding, in_the_clear
 from worker.core.signature import ADVICE, is_well_known, key_of
 from worker.settings import Settings, SinkSettings
 from worker.sinks import webhook
-from worker.sinks.answer import UnreadableAnswer
+from worker.sinks.webhook import UnreadableAnswer
 
 RENEW_WITHIN = 14
 """Days before the end of a certificate from which on that is a warning."""

@@ -34,6 +34,8 @@ _ESCAPED = re.compile(rf"[%&\\{INVISIBLE}]")
 _ESCAPED_IN_ASCII = re.compile(r"[%&\\\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
 """In a text without any of these, each letter is written as it is."""
 _SHORT_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
+_BEGINNING, _LONGEST_SPELLED = 8192, 1024
+"""How much of a text is looked at, and how long a secret may be in whatever spelling, in characters."""
 _NOT_IN_WORDS = re.compile(r"[\W_]+")
 
 
@@ -81,6 +83,11 @@ class Scrubber:
         if self._spelled is None:
             self._spelled = self._pattern(lambda secret: _BETWEEN.join(map(_spellings, secret)))
         return _PARAMETER.sub("***", self._spelled.sub("***", text))
+
+    def beginning(self, text: str) -> str:
+        """Return the beginning of a text without any secret, nor the first part of one at its end."""
+        known = self(text[: _BEGINNING + _LONGEST_SPELLED])
+        return known if len(text) <= _BEGINNING else known[:-_LONGEST_SPELLED]
 
     def holds(self, text: str) -> bool:
         """Return whether a long secret is in the text once all but letters and digits is left out.

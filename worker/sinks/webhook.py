@@ -1,29 +1,44 @@
 """Delivering to the CRM's webhook, as the Standard Webhooks specification says.
 
 A delivery whose outcome is unknown (a timeout, a lost connection) may have
-arrived; it is made again with the same `webhook-id`, by which the receiver
+arrived. It is made again with the same `webhook-id`, by which the receiver
 drops repeats. aiohttp repeats no POST by itself.
 
 The status line of an answer decides, whatever comes behind it; the body is
-only wanted for the text of a refusal.
+only wanted for the text of a rejection. aiohttp refuses some answers whole:
+two lengths, a body behind a 204, a head that breaks off. But the request
+arrived, so the server's answer must not get lost: `Protocol` keeps the bytes
+in which an answer begins, and the status is read from them if aiohttp can't
+read it.
 """
 
 import asyncio
 import base64
 import json
+import math
+import re
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, Self
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict, MultiMapping
+from typing_extensions import override
 from yarl import URL
 
-from worker import __version__
+from worker import http
 from worker.core.errors import DeliveryRejected, DeliveryUnavailable, FailureKind
 from worker.core.payload import Payload
 from worker.core.ports import Receipt
@@ -31,15 +46,16 @@ from worker.core.scrub import Scrubber
 from worker.core.signature import key_of, sign
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import SinkSettings
-from worker.sinks.answer import LARGEST, Answer, Connector, Response, UnreadableAnswer
-from worker.sinks.retry_after import retry_after
 
+LARGEST = 64 * 1024
+"""How many bytes are read of a head, and of a body."""
+
+_STATUS_LINE = re.compile(rb"[\s\xef\xbb\xbf]*HTTP/[\d.]+[ \t]+(\d{3})(?!\d)[^\n]*\n?", re.IGNORECASE)
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 EXCERPT = 500
-"""How much of a refusal's body is kept, in bytes."""
+"""How much of the body of a rejection is shown, in bytes."""
 _BODY_SECONDS = 1.0
 _SHORTEST_PATH = 8
-_SCRUBBED, _LONGEST_SPELLED = 8192, 1024
-"""How much of a refusal is looked at, and how long a secret can be in whatever spelling, in bytes."""
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 _TRY_AGAIN = frozenset({408, 425})
@@ -50,22 +66,126 @@ _HAS_IT_ALREADY = 409
 
 def open_session(settings: SinkSettings, connections: int) -> aiohttp.ClientSession:
     """Open the HTTP session for the webhook, with every limit set. The caller closes it."""
-    seconds = settings.timeout.total_seconds()
-    return aiohttp.ClientSession(
-        connector=Connector(limit=connections, keepalive_timeout=30),
+    return http.open_session(
+        settings.timeout,
+        Connector(limit=connections, keepalive_timeout=30),
+        {"content-type": "application/json", "Accept-Encoding": "identity"},
+        longest_line=LARGEST,
         response_class=Response,
-        # The total bounds every part of a request; bounds of their own would only cost timers.
-        timeout=aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=None, sock_read=None),
-        headers={
-            "User-Agent": f"crm-sync/{__version__}",
-            "content-type": "application/json",
-            "Accept-Encoding": "identity",
-        },
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        max_line_size=LARGEST,
-        max_field_size=LARGEST,
     )
+
+
+# --- answers, whatever comes behind the status line
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The server's answer: its status, and as much of the rest as could be read."""
+
+    status: int
+    headers: MultiMapping[str]
+    body: bytes = b""
+
+    @classmethod
+    def read(cls, data: bytes) -> Self | None:
+        """Read the status from the bytes of an answer. Return None if they hold no final status."""
+        at = 0
+        while (line := _STATUS_LINE.match(data, at)) is not None:
+            end = _END_OF_HEAD.search(data, line.end() - 1)
+            status = int(line[1])
+            if status >= 200:
+                head, body = (line.end(), len(data)) if end is None else (line.end(), end.end())
+                return cls(status, _fields(data[head:body].splitlines()), data[body:])
+            if end is None:
+                break
+            at = end.end()
+        return None
+
+    def field(self, name: str) -> str | None:
+        """Return a header's value, of several joined by commas, as RFC 9110, 5.3, says; None without any."""
+        return ", ".join(self.headers.getall(name, ())) or None
+
+
+def _fields(lines: Iterable[bytes]) -> MultiMapping[str]:
+    fields = CIMultiDict[str]()
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon:
+            fields.add(name.strip(), value.strip())
+    return fields
+
+
+class UnreadableAnswer(Exception):
+    """Bytes of an answer came, and aiohttp could not read them. `answer` is None without a status line."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        """Hold what could be read all the same."""
+        super().__init__()
+        self.answer = answer
+
+
+class Protocol(ResponseHandler):
+    """aiohttp's reader of one connection. Keeps the first bytes of the present answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start without a request."""
+        super().__init__(loop)
+        self.first = bytearray()
+
+    @override
+    def is_connected(self) -> bool:
+        """Return whether a request can be sent. Not if an answer came that nobody had asked for."""
+        return super().is_connected() and not self._buffer
+
+    @override
+    def set_response_params(self, **parameters: Any) -> None:
+        """Start a request."""
+        self.first.clear()
+        super().set_response_params(**parameters)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Keep what came, and let aiohttp read it."""
+        if len(self.first) < LARGEST:
+            self.first += data[: LARGEST - len(self.first)]
+        super().data_received(data)
+
+    @override
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Pass a head on. Close after a 204 that announces a body: nobody knows if one will come."""
+        message, _ = data
+        if message.code == 204 and (message.chunked or message.headers.get("Content-Length", "0") != "0"):
+            self.force_close()
+        super().feed_data(data, size)
+
+
+class Response(aiohttp.ClientResponse):
+    """A response that raises `UnreadableAnswer` if bytes of it came before it failed."""
+
+    @override
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the head. Raises what aiohttp does if nothing came, or not in time."""
+        protocol = connection.protocol
+        try:
+            return await super().start(connection)
+        except (aiohttp.ClientError, OSError) as error:
+            first = bytes(protocol.first) if isinstance(protocol, Protocol) else b""
+            answer = Answer.read(first)
+            if answer is None and (not first or isinstance(error, TimeoutError)):
+                raise
+            raise UnreadableAnswer(answer) from error
+
+
+class Connector(aiohttp.TCPConnector):
+    """Opens connections that `Protocol` reads."""
+
+    def __init__(self, **parameters: Any) -> None:  # noqa: ANN401 - as they are aiohttp's
+        """Accept what aiohttp's connector accepts."""
+        super().__init__(**parameters)
+        self._factory = partial(Protocol, loop=self._loop)  # type: ignore[assignment]  # not covariant
+
+
+# --- the sink
 
 
 class WebhookSink:
@@ -79,7 +199,10 @@ class WebhookSink:
         now: Callable[[], float] = time.time,
         tracing: Tracing = UNTRACED,
     ) -> None:
-        """Take the session from `open_session`, and who is told of each try: `2xx`, …, `no_answer`."""
+        """Use a session of `open_session`.
+
+        `observe` is called once a request with what came of it: `2xx`, …, or `no_answer`.
+        """
         if settings.url is None:
             raise ValueError("sink.url is required for a webhook")
         url = settings.url.get_secret_value()
@@ -106,24 +229,16 @@ class WebhookSink:
                 "the webhook's answer is not HTTP, or breaks off before its status; check sink.url",
                 answered=True,
             ) from error
-        except TimeoutError as error:
-            raise DeliveryUnavailable(
-                f"the webhook did not answer within {self._timeout.total_seconds():g} s"
-            ) from error
-        except aiohttp.ClientSSLError as error:
-            raise DeliveryUnavailable(
-                "the webhook's TLS certificate can't be verified; check sink.url"
-            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DeliveryUnavailable(
-                f"the webhook can't be reached ({type(error).__name__}); check sink.url and the network"
+                http.describe_failure(error, "the webhook", "sink.url", self._timeout)
             ) from error
         finally:
             self._observe(seen)
-        return self._judge(answer)
+        return self._receipt(answer)
 
     async def ping(self) -> Answer:
-        """POST what means nothing, signed like any payload, and return the answer.
+        """POST a ping, signed like any payload, and return the answer.
 
         Raises what aiohttp does: an `OSError`, such as a timeout, or an `aiohttp.ClientError`; and
         `UnreadableAnswer` for an answer without a status.
@@ -166,7 +281,8 @@ class WebhookSink:
             headers["webhook-signature"] = sign(self._key, payload.id, timestamp, payload.body)
         return headers
 
-    def _judge(self, answer: Answer) -> Receipt:
+    def _receipt(self, answer: Answer) -> Receipt:
+        """Return the receipt that an answer stands for, or raise the error that it stands for."""
         status = answer.status
         if 200 <= status < 300 or status == _HAS_IT_ALREADY:
             return Receipt(str(status))
@@ -188,19 +304,17 @@ class WebhookSink:
         raise DeliveryRejected(f"the webhook answered {status}{where}: {self._excerpt(answer)}")
 
     def _excerpt(self, answer: Answer) -> str:
-        """Return the beginning of the body, without what only the CRM and this worker may know."""
+        """Return the beginning of the body, without secrets."""
         encoding = (answer.field("Content-Encoding") or "identity").strip().lower()
         body = _decoded(answer.body, encoding)
         if body is None:
             return f"(its body could not be decoded; it is encoded as {encoding[:20]!r})"
-        text = self._scrub(body[:_SCRUBBED].decode("utf-8", "replace"))
-        if len(body) > _SCRUBBED:
-            text = text[:-_LONGEST_SPELLED]  # it may end within a secret
+        text = self._scrub.beginning(body.decode("utf-8", "replace"))
         return repr(text.encode()[:EXCERPT].decode("utf-8", "ignore"))
 
 
 def _target(url: str) -> tuple[URL, str | None]:
-    """Split the user and password off an address, which is else requested exactly as it is written."""
+    """Return an address exactly as it is written but for user and password, and the header for these."""
     login, at, _ = urlsplit(url).netloc.rpartition("@")
     if not at:
         return URL(url, encoded=True), None
@@ -218,7 +332,7 @@ def _host(location: str | None) -> str:
 
 
 def _secrets(settings: SinkSettings) -> list[str]:
-    """List what an answer may repeat and nobody else may see; the whole path too, as it can be a key."""
+    """Return what an answer may repeat and nobody else may see; also the whole path, as it can be a key."""
     url = "" if settings.url is None else settings.url.get_secret_value()
     parts = urlsplit(url)
     paths = {unquote(parts.path), unquote(f"{parts.path}?{parts.query}")}
@@ -226,7 +340,7 @@ def _secrets(settings: SinkSettings) -> list[str]:
 
 
 def _decoded(body: bytes, encoding: str) -> bytes | None:
-    """Undo an encoding that was not asked for; no more of it than is shown."""
+    """Undo an encoding that was not asked for, up to `LARGEST` bytes. Return None if it can't be undone."""
     if encoding == "identity":
         return body
     if encoding in {"gzip", "x-gzip", "deflate"}:
@@ -242,7 +356,7 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     """
     body = bytearray()
     if response.status < 300 and response.content.is_eof():
-        return b""  # it has arrived as a whole, and nobody wants to read it
+        return b""  # it has arrived as a whole, and is not needed
     with suppress(TimeoutError, aiohttp.ClientError, OSError):
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in response.content.iter_any():
@@ -250,3 +364,68 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
                 if len(body) > LARGEST:
                     break
     return bytes(body)
+
+
+# --- Retry-After
+
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+
+_SECONDS_OF = {
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+_ALONE = re.compile(r"\+?(\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+_WITH_UNIT = re.compile(r"(?<![\d.:-])(\d+(?:\.\d*)?|\.\d+) *([a-z]+)", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d):(\d\d(?:\.\d*)?)", re.ASCII)
+_EPOCH = (1e9, 1e11)
+"""Such a number is a time, in seconds since 1970: as a wait it would be 31 years and more."""
+
+
+def retry_after(value: str | None, now: float) -> timedelta | None:
+    """Return how long `Retry-After` asks to wait at time `now`, at most an hour; None if it can't be read.
+
+    RFC 9110, 10.2.3, has seconds and HTTP dates. Also read are fractions and units (`1.5`, `2 minutes`,
+    `1m30s`, `PT30S`, `00:05:00`), ISO 8601 times, and seconds or milliseconds since 1970. The longest of
+    several values, separated by commas, counts. A fraction of a second is rounded up.
+    """
+    text = (value or "").strip(" \t\"';").lower()
+    parts = [part.strip() for part in text.split(",")]
+    each = [wait for part in parts for wait in (_duration(part, now), _date(part, now)) if wait is not None]
+    whole = _duration(text, now)
+    if whole is None and not each:
+        whole = _date(text, now)
+    waits = each if whole is None else [whole, *each]
+    return min(timedelta(seconds=min(max(waits), 1e6)), LONGEST_RETRY_AFTER) if waits else None
+
+
+def _duration(text: str, now: float) -> float | None:
+    if (clock := _CLOCK.fullmatch(text)) is not None:
+        seconds = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
+    elif (alone := _ALONE.fullmatch(text)) is not None:
+        seconds = float(alone[1])
+        for epoch in (seconds, seconds / 1000):
+            if _EPOCH[0] <= epoch < _EPOCH[1]:
+                return max(0.0, epoch - now)
+    else:
+        found = [
+            float(number) * _SECONDS_OF[unit]
+            for number, unit in _WITH_UNIT.findall(text)
+            if unit in _SECONDS_OF
+        ]
+        if not found:
+            return None
+        seconds = sum(found)
+    return float(math.ceil(min(seconds, _EPOCH[0])))
+
+
+def _date(text: str, now: float) -> float | None:
+    """Parse an HTTP date in any of its three forms, or one of ISO 8601; without a zone it is in UTC."""
+    iso = re.sub(r" ?(utc|gmt)$", "z", text).upper()
+    for read, written in ((datetime.fromisoformat, iso), (parsedate_to_datetime, text)):
+        with suppress(ValueError, TypeError, OverflowError, IndexError):
+            when = read(written)
+            return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now)
+    return None

@@ -411,7 +411,6 @@ _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd
 _TAG = re.compile(r"<[^<>]*>")
 _ERROR = re.compile(r"error:|login incorrect", re.IGNORECASE)
 _DIGITS = re.compile(r"\d{7,}")
-_SEEN, _LONGEST_SPELLED = 8192, 1024
 
 
 def excerpt(body: str, scrub: Scrubber, limit: int = 200) -> str:
@@ -425,10 +424,7 @@ def excerpt(body: str, scrub: Scrubber, limit: int = 200) -> str:
     """
     if _NOT_TEXT.search(body) is not None:
         return f"({len(body)} characters, not all of them text)"
-    known = scrub(body[: _SEEN + _LONGEST_SPELLED])
-    if len(body) > _SEEN:
-        known = known[:-_LONGEST_SPELLED]  # it may end within a secret
-    text = " ".join(_said(_plain(line)) for line in known.split("\n"))
+    text = " ".join(_said(_plain(line)) for line in scrub.beginning(body).split("\n"))
     text = " ".join(scrub(text).split())
     if scrub.holds(text):
         return "(not shown, as it may hold a secret)"

@@ -25,7 +25,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from worker import __version__
+from worker import http
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import EnrichmentUnavailable, FailureKind, LoginRefused, ProcessingError
 from worker.core.ports import DialerRequest
@@ -50,7 +50,7 @@ from worker.vicidial.lookup import SingleFlight
 _DROPPED_FROM_PASSWORDS = re.compile(r"[^-_0-9a-zA-Z]")
 """What VICIdial drops from a password before it compares it, and before it repeats it in an error."""
 
-_LONGEST_HEADER, _MOST_HEADERS = 32 * 1024, 256
+_LONGEST_LINE, _MOST_HEADERS = 32 * 1024, 256
 """Limits of an answer's head: generous, as a site's own headers say nothing of the answer."""
 
 NO_CALL = "M0000000000000000000"
@@ -67,17 +67,12 @@ _T = TypeVar("_T")
 
 def open_session(settings: VicidialSettings) -> aiohttp.ClientSession:
     """Open the HTTP session for the dialer, with every limit set. The caller closes it."""
-    seconds = settings.timeout.total_seconds()
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=settings.max_concurrency, keepalive_timeout=30),
-        # The total bounds every part of a request; bounds of their own would only cost timers.
-        timeout=aiohttp.ClientTimeout(total=seconds, connect=None, sock_connect=None, sock_read=None),
-        headers={"User-Agent": f"crm-sync/{__version__}", "Accept-Encoding": ACCEPTED},
-        auto_decompress=False,  # aiohttp refuses an answer whole for a coding that it does not know
-        max_line_size=_LONGEST_HEADER,
-        max_field_size=_LONGEST_HEADER,
+    return http.open_session(
+        settings.timeout,
+        aiohttp.TCPConnector(limit=settings.max_concurrency, keepalive_timeout=30),
+        {"Accept-Encoding": ACCEPTED},
+        longest_line=_LONGEST_LINE,
         max_headers=_MOST_HEADERS,
-        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -281,26 +276,20 @@ def _failure(error: Exception, timeout: timedelta, *, answered: bool) -> Enrichm
 
     Once a byte of an answer has arrived, the dialer can be reached, whatever is wrong with the answer.
     """
-    within = f"within {timeout.total_seconds():g} s"
     match error:
-        case TimeoutError():
-            what = "the dialer's answer was not complete" if answered else "the dialer did not answer"
-            return EnrichmentUnavailable(f"{what} {within}")
-        case aiohttp.ClientSSLError():
-            return EnrichmentUnavailable("the dialer's TLS certificate can't be verified; check vicidial.url")
+        case TimeoutError() if answered:
+            what = f"was not complete within {timeout.total_seconds():g} s"
+            return EnrichmentUnavailable(f"the dialer's answer {what}")
         case aiohttp.ClientResponseError():
-            return undecodable(f"it is no valid HTTP ({_complaint(error.message)})")
+            return undecodable(f"it is no valid HTTP ({_parser_message(error.message)})")
         case _ if answered:
-            return EnrichmentUnavailable(
-                f"the dialer's answer broke off ({type(error).__name__}); {CHECK_SERVER}"
-            )
+            name = type(error).__name__
+            return EnrichmentUnavailable(f"the dialer's answer broke off ({name}); {CHECK_SERVER}")
         case _:
-            return EnrichmentUnavailable(
-                f"the dialer can't be reached ({type(error).__name__}); check vicidial.url and the network"
-            )
+            return EnrichmentUnavailable(http.describe_failure(error, "the dialer", "vicidial.url", timeout))
 
 
-def _complaint(message: str) -> str:
+def _parser_message(message: str) -> str:
     """Return what the HTTP parser says, without the bytes of the answer that it quotes."""
     words = " ".join(message.partition("b'")[0].partition('b"')[0].split()).rstrip(":")
     return words if _WORDS.fullmatch(words) else "malformed"
