@@ -25,8 +25,8 @@ from worker.commands.asyncapi import as_yaml, asyncapi
 from worker.core.retry import format_delay
 from worker.observe.metrics import Metrics
 from worker.settings import BrokerCommandSettings, Settings
-from worker.settings.load import SECRETS_DIR, leaves
-from worker.settings.tree import LONGEST_DRAIN, PREFIX
+from worker.settings.load import SECRETS_DIR
+from worker.settings.tree import LONGEST_DRAIN, PREFIX, leaves
 from worker.settings.types import LONGEST_REQUEST, Delays, Duration, DurationOrNone, RequestTimeout, Statuses
 
 FOLDER = Path(__file__).parent

@@ -20,8 +20,7 @@ from simulators.dialer.alone import DEFAULT_PORT, serve_alone
 from worker.commands.common import printable
 from worker.commands.terminal import say, silence_libraries, stop_with
 from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
-from worker.settings.address import checked_broker_url
-from worker.settings.types import parse_duration
+from worker.settings.types import checked_broker_url, parse_duration
 
 _ALONE = "The dialer alone"
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.settings.loading import DIALER, REQUIRED, SECRET, Loader, leaf, problems, variable
-from worker.settings.address import checked_broker_url, checked_url
-from worker.settings.types import LARGEST_SECRET, parse_duration
+from worker.settings.types import LARGEST_SECRET, checked_broker_url, checked_url, parse_duration
 
 CRM = "https://crm.example/hooks/calls"
 BROKER = "amqp://user:password@broker.example/"

@@ -583,6 +583,30 @@ def test_a_queue_needs_no_address(loaded: Loader) -> None:
     assert (sink.url, sink.exchange) == (None, "theirs")
 
 
+@pytest.mark.parametrize(
+    ("environment", "tree", "problem"),
+    [
+        ({}, {"gates": {}}, "gates: is now called circuit_breakers"),
+        ({}, {"gates": {"probe_max": "1m"}}, "gates: is now called circuit_breakers"),
+        (
+            {"CRM_SYNC_GATES__PROBE_MAX": "1m"},
+            None,
+            "CRM_SYNC_GATES__PROBE_MAX: is now called CRM_SYNC_CIRCUIT_BREAKERS__PROBE_MAX",
+        ),
+        (
+            {"crm_sync_gates__refused_probe": "1m"},
+            None,
+            "crm_sync_gates__refused_probe: is now called CRM_SYNC_CIRCUIT_BREAKERS__REFUSED_PROBE",
+        ),
+        ({}, {"gates.probe_max": "1m"}, "gates.probe_max: is now called circuit_breakers.probe_max"),
+    ],
+)
+def test_the_old_name_of_a_setting_is_an_error_that_says_the_new_one(
+    loaded: Loader, environment: dict[str, str], tree: dict[str, object] | None, problem: str
+) -> None:
+    assert problems(loaded, REQUIRED | environment, tree=tree) == [problem]
+
+
 # --- the commands that only talk to the broker ----------------------------------------------------
 
 

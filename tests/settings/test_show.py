@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from worker.settings import BrokerCommandSettings, HttpSettings, Settings, load
-from worker.settings.explain import masked_address
-from worker.settings.load import peek, variables
-from worker.settings.show import in_force
+from worker.settings.load import peek, sources, variables
+from worker.settings.show import in_force, masked_address
 
 SECRET = "hunter2-hunter2"
 SIGNING_SECRET = "whsec_" + base64.b64encode(2 * SECRET.encode()).decode()
@@ -38,7 +37,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shown(config: Path) -> dict[str, tuple[str, str]]:
-    return {each.name: (each.value, each.source) for each in in_force(load(Settings, config), config)}
+    return {
+        each.name: (each.value, each.source) for each in in_force(load(Settings, config), sources(config))
+    }
 
 
 def test_each_setting_is_shown_with_the_source_that_wins(config: Path, tmp_path: Path) -> None:
@@ -75,13 +76,13 @@ def test_addresses_are_shown_without_what_may_be_a_key(config: Path) -> None:
 
 
 def test_every_setting_is_shown_once_and_a_secret_not_once_more_for_its_file(config: Path) -> None:
-    names = [each.name for each in in_force(load(Settings, config), config)]
+    names = [each.name for each in in_force(load(Settings, config), sources(config))]
     secrets = {path for path in variables().values() if path.endswith("_file")}
     assert names == sorted(set(variables().values()) - secrets)
 
 
 def test_the_commands_that_only_talk_to_the_broker_have_fewer(config: Path) -> None:
-    names = {each.name for each in in_force(load(BrokerCommandSettings, config), config)}
+    names = {each.name for each in in_force(load(BrokerCommandSettings, config), sources(config))}
     assert {"broker.url", "sink.kind"} < names
     assert "vicidial.user" not in names
 

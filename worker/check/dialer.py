@@ -20,7 +20,7 @@ from worker.core.errors import (
     ProcessingError,
 )
 from worker.settings import Settings, VicidialSettings
-from worker.settings.explain import masked_address
+from worker.settings.show import masked_address
 from worker.vicidial import client as dialer
 from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.clock import LARGEST_SKEW, DialerTimes, Version

@@ -14,6 +14,7 @@ from worker.commands.common import ConfigOption, load_or_exit, out, printable, t
 from worker.commands.terminal import say, show_table, talk_to_broker
 from worker.core.scrub import Scrubber
 from worker.settings import Settings, SettingsError, load
+from worker.settings.load import sources
 from worker.settings.show import DEFAULT, InForce, in_force
 
 _LOOKS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.FAILED: ("✗", "red")}
@@ -57,7 +58,7 @@ def check(
     chosen = _load_for_json(config) if as_json else load_or_exit(Settings, config)
     scrub = Scrubber(chosen.secrets())
     findings = talk_to_broker(chosen, lambda _stop: _find(chosen, scrub, ping=ping, quiet=as_json))
-    shown = list(in_force(chosen, config)) if settings or as_json else []
+    shown = list(in_force(chosen, sources(config))) if settings or as_json else []
     if as_json:
         _write(findings, shown)
     else:

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import typer
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.live import Live
 from rich.text import Text
 
@@ -20,9 +19,8 @@ from worker.commands.common import ConfigOption, out, to_json
 from worker.commands.picture import Look, Status, draw, judge
 from worker.commands.terminal import say
 from worker.settings import HttpSettings
-from worker.settings.explain import masked_address
 from worker.settings.load import peek
-from worker.settings.tree import PREFIX
+from worker.settings.show import masked_address
 
 WITHIN = 10.0
 """Seconds that a worker may take to answer."""
@@ -37,12 +35,10 @@ _WHERE = (
 )
 
 
-class _HttpPart(BaseSettings):
+class _HttpPart(BaseModel):
     """Where a worker listens; the rest of the settings is not looked at, so no secret is needed."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore", hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     http: HttpSettings = Field(default={}, validate_default=True)
 

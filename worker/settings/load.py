@@ -1,4 +1,4 @@
-"""Loading the tree: the environment wins over the secrets directory, and that over the YAML file.
+"""Load the tree: the environment wins over the secrets directory, and that over the YAML file.
 
 Variables are named `CRM_SYNC_<SECTION>__<NAME>`. A secret can stand in a file
 instead: `…_FILE` names one, or `CRM_SYNC_SECRETS_DIR` names a directory with
@@ -11,32 +11,31 @@ Every problem is named at once, and nothing is opened but those files.
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource
 
-from worker.settings.as_written import NamedTwice, read_yaml
-from worker.settings.explain import explain
-from worker.settings.tree import PREFIX, Settings
+from worker.settings.show import explain
+from worker.settings.tree import PREFIX, Settings, leaves
+from worker.settings.types import NamedTwice, read_yaml
 
 SECRETS_DIR = PREFIX + "SECRETS_DIR"
 
 _SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 """Variables that Kubernetes gives to every pod for each service beside it; `…_PORT` is told by its value."""
 
-_T = TypeVar("_T", bound=BaseSettings)
+_T = TypeVar("_T", bound=BaseModel)
 
 
 class SettingsError(Exception):
     """Settings that can't be used; `problems` names each, with what would be right."""
 
     def __init__(self, problems: list[str]) -> None:
-        """Take one line for each problem."""
+        """Make the error; `problems` has one line for each."""
         super().__init__("\n".join(problems))
         self.problems = problems
 
@@ -63,15 +62,15 @@ def load(kind: type[_T], config: Path | None = None) -> _T:
 
 
 def peek(kind: type[_T], config: Path | None = None) -> _T | None:
-    """Load the settings of one kind where they are right, whatever is wrong with others; else `None`."""
+    """Return the settings of one kind if they are right, whatever is wrong with others; else `None`."""
     return _load(kind, config, [])
 
 
 def sources(config: Path | None = None) -> dict[str, str]:
-    """Tell of each setting that is given, by its path, which source wins; the others have their default.
+    """Return the source of each setting that is given, by its path; the others have their default.
 
-    That is the name of a variable (of a secret in a file, the variable that names the file or the secrets
-    directory), or the YAML file.
+    A source is the name of a variable (for a secret in a file, the variable that names the file or the
+    secrets directory), or the YAML file.
     """
     return _origins(_read(config, []), config)
 
@@ -85,23 +84,10 @@ def _read(config: Path | None, problems: list[str]) -> _Given:
 
 def _load(kind: type[_T], config: Path | None, problems: list[str]) -> _T | None:
     given = _read(config, problems)
-
-    class Loaded(kind):  # type: ignore[misc, valid-type]  # the sources differ from one call to the next
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            environment = EnvSettingsSource(settings_cls)
-            environment.env_vars = {name.lower(): os.environ[name] for name in given.environment.values()}
-            return (
-                environment,
-                InitSettingsSource(settings_cls, _nested(given.files)),
-                InitSettingsSource(settings_cls, _nested(given.yaml)),
-            )
-
+    values = given.yaml | given.files | {path: os.environ[name] for path, name in given.environment.items()}
     settings: _T | None = None
     try:
-        settings = Loaded()
+        settings = kind.model_validate(_nested(values))
     except ValidationError as error:
         problems += explain(error, dict(leaves(Settings)), _origins(given, config))
     return settings
@@ -115,17 +101,8 @@ def _origins(given: _Given, config: Path | None) -> dict[str, str]:
 
 
 def variables() -> dict[str, str]:
-    """Give the name of each environment variable, with the setting that it sets."""
+    """Return the path of each setting by the name of its variable."""
     return {PREFIX + path.upper().replace(".", "__"): path for path, _ in leaves(Settings)}
-
-
-def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk the tree's settings: each one's path, such as `broker.url`, and its field."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field
 
 
 def _weaker(source: Mapping[str, Any], stronger: Iterable[str]) -> dict[str, Any]:
@@ -147,7 +124,7 @@ def _nested(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read the file as a setting's path and value each; one with nothing after it is not given."""
+    """Return what the file gives, by path; a setting with nothing after its name is not given."""
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError) as error:
@@ -200,7 +177,7 @@ def _read_secrets_dir(problems: list[str]) -> dict[str, Path]:
 
 
 def _read_environment(problems: list[str]) -> dict[str, str]:
-    """Find the variables that are set, each with the path of its setting."""
+    """Return the path of each variable's setting, for the variables that are set."""
     known = variables()
     found: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
@@ -213,19 +190,23 @@ def _read_environment(problems: list[str]) -> dict[str, str]:
 
 
 def _is_link(name: str, value: str) -> bool:
-    """Tell what Kubernetes sets where a service's name begins with `crm-sync`."""
+    """Return whether Kubernetes set it, for a service whose name begins with `crm-sync`."""
     is_port = name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
     return is_port or _SERVICE_LINK.fullmatch(name) is not None
 
 
 _RENAMED = {"gates": "circuit_breakers"}
-"""The sections of the settings that were renamed, by their old names."""
+"""The sections that were renamed: the new name by the old one."""
 
 
 def _no_such(name: str, known: Iterable[str]) -> str:
+    """Return the problem of an unknown setting, named by its path or its variable, with what may be meant."""
+    is_variable = name.upper().startswith(PREFIX)
     for old, new in _RENAMED.items():
-        if name == old or name.startswith((f"{old}.", f"{PREFIX}{old.upper()}__")):
-            renamed = name.replace(old, new, 1).replace(old.upper(), new.upper(), 1)
-            return f"{name}: is now called {renamed}"
-    close = difflib.get_close_matches(name.upper() if name.upper().startswith(PREFIX) else name, known, 1)
+        if is_variable and name.upper().startswith(f"{PREFIX}{old.upper()}__"):
+            rest = name[len(PREFIX + old) :].upper()
+            return f"{name}: is now called {PREFIX}{new.upper()}{rest}"
+        if name == old or name.startswith(f"{old}."):
+            return f"{name}: is now called {new}{name.removeprefix(old)}"
+    close = difflib.get_close_matches(name.upper() if is_variable else name, known, 1)
     return f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")

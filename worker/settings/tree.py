@@ -4,24 +4,15 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from typing_extensions import override
 
 from worker.core.events import EventType
 from worker.core.signature import SECRET_PREFIX, key_of
 from worker.core.window import LARGEST as LARGEST_WINDOW
-from worker.settings.address import (
-    checked_broker_url,
-    checked_url,
-    passwords,
-    path_segments,
-    query_values,
-    users,
-)
 from worker.settings.types import (
     Delays,
     Duration,
@@ -31,9 +22,15 @@ from worker.settings.types import (
     RequestTimeout,
     Statuses,
     Zone,
+    checked_broker_url,
+    checked_url,
+    passwords,
+    path_segments,
+    query_values,
     read_secret,
     required,
     secret_or_file,
+    users,
     visible,
 )
 
@@ -328,16 +325,10 @@ class LogSettings(_Section):
     mask_phone_numbers: bool = Field(default=True, description="Show only a phone number's last two digits.")
 
 
-class BrokerCommandSettings(BaseSettings):
+class BrokerCommandSettings(BaseModel):
     """What the commands that only talk to the broker need; the rest of the tree is not looked at."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        frozen=True,
-        extra="ignore",
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     broker: BrokerSettings = Field(default={}, validate_default=True)
     sink: SinkNames = Field(default={}, validate_default=True)
@@ -360,7 +351,7 @@ class BrokerCommandSettings(BaseSettings):
 class Settings(BrokerCommandSettings):
     """All settings of the worker."""
 
-    model_config = SettingsConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     vicidial: VicidialSettings = Field(default={}, validate_default=True)
     sink: SinkSettings = Field(default={}, validate_default=True)
@@ -383,3 +374,12 @@ class Settings(BrokerCommandSettings):
         if value > LONGEST_DRAIN:
             raise ValueError("must be at most 25m, as RabbitMQ gives up on a consumer after 30")
         return value
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk the tree's settings: each one's path, such as `broker.url`, and its field."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field

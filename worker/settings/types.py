@@ -1,19 +1,19 @@
-"""The kinds of value that settings have: durations, names, lists, zones and secrets from files."""
+"""The types of settings: durations, names, lists, zones, secrets, addresses; and YAML that stays text."""
 
 import ipaddress
 import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
-from pydantic_settings import NoDecode
-
-from worker.settings.as_written import read_yaml
+from typing_extensions import override
 
 LONGEST_REQUEST = timedelta(minutes=2)
 """An event makes up to four requests to the dialer and one to the CRM, and settling it may wait for ten
@@ -118,10 +118,8 @@ DurationOrNone = Annotated[timedelta, BeforeValidator(parse_duration)]
 """A duration of which 0 turns something off."""
 Duration = Annotated[DurationOrNone, AfterValidator(_longer_than_nothing)]
 RequestTimeout = Annotated[Duration, AfterValidator(_within_a_request)]
-Delays = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_parse_list), AfterValidator(_ascending)]
-Statuses = Annotated[
-    frozenset[Annotated[str, AfterValidator(_status)]], NoDecode, BeforeValidator(_parse_list)
-]
+Delays = Annotated[tuple[Duration, ...], BeforeValidator(_parse_list), AfterValidator(_ascending)]
+Statuses = Annotated[frozenset[Annotated[str, AfterValidator(_status)]], BeforeValidator(_parse_list)]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Exchange = Annotated[str, AfterValidator(_exchange)]
 Host = Annotated[str, AfterValidator(_host)]
@@ -171,3 +169,156 @@ def read_secret(path: Path) -> str:
     if not text:
         raise ValueError(f"{path} is empty")
     return text
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+_SHORTEST_KEY = 8
+"""In characters: a segment of a path that is shorter is a word and no key."""
+
+_WRONG = (
+    (
+        r"[\x00-\x20\x7f-\xa0\u2000-\u200f\u2028-\u202f\u205f-\u2060\u3000\ufeff]",
+        "holds a blank or a line break",
+    ),
+    (r"[^\x21-\x7e]", "holds a letter that is not ASCII; write a host's name as xn--…, and elsewhere %XX"),
+    (r"""["<>\\^`{|}]""", "holds a sign that no address has, such as a quote or a brace; write it as %XX"),
+    (r"%(?![0-9A-Fa-f]{2})", "holds a % without two hexadecimal digits behind it; write the sign as %25"),
+    (r"#", "holds a #, and what stands behind it would not be sent; write the sign as %23"),
+    (r"\?$", "ends with a ? and has no query; leave it out"),
+)
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
+
+def checked_url(url: str, schemes: tuple[str, ...], example: str) -> str:
+    """Return the address without the blanks around it. Raises `ValueError` if it can't be used as it is.
+
+    No error repeats any of the address, as it can hold a password.
+    """
+    url = url.strip("\ufeff \t\r\n")
+    for pattern, wrong in _WRONG:
+        if re.search(pattern, url):
+            raise ValueError(wrong)
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in schemes and parts.port != 0 and _is_host(parts.hostname or "")
+    except ValueError:  # whose text can repeat the password
+        parts, usable = urlsplit(""), False
+    if not usable:
+        raise ValueError(f"is not an address such as {example} (write special characters as %XX)")
+    if "@" in parts.path + parts.query and not ("http" in schemes and "." in (parts.hostname or "")):
+        raise ValueError("holds an @ behind its host; in a password, write / as %2F, ? as %3F and @ as %40")
+    return url
+
+
+def _is_host(name: str) -> bool:
+    if ":" in name:
+        return ipaddress.ip_address(name).version == 6
+    return all(map(_LABEL.fullmatch, name.removesuffix(".").split(".")))
+
+
+def checked_broker_url(url: str) -> str:
+    """Return a broker's address as `checked_url` does. Its login and query must work as they are, too."""
+    url = checked_url(url, ("amqp", "amqps"), "amqp://user:password@broker.example:5672/vhost")
+    parts = urlsplit(url)
+    if "@" in parts.netloc and not (parts.username and parts.password):
+        raise ValueError("names a user without a password, or a password without a user")
+    seen = set()
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _BROKER_QUERY:
+            raise ValueError(f"has a query of which only {', '.join(_BROKER_QUERY)} are known")
+        right, words = _BROKER_QUERY[name]
+        if name in seen or not right(value):
+            raise ValueError(f"has a query in which {name} must be {words}, once")
+        seen.add(name)
+    if parts.scheme == "amqp" and seen & _ONLY_TLS:
+        raise ValueError(f"has {min(seen & _ONLY_TLS)} in its query, which is for amqps:// only")
+    return url
+
+
+def _whole_number(most: int) -> tuple[Callable[[str], object], str]:
+    def right(value: str) -> bool:
+        return re.fullmatch(r"[0-9]{1,4}", value) is not None and 1 <= int(value) <= most
+
+    return right, f"a whole number of seconds from 1 to {most}"
+
+
+_FILE = (lambda value: Path(value).is_file(), "the path of a file that exists")
+_BROKER_QUERY: Mapping[str, tuple[Callable[[str], object], str]] = {
+    "heartbeat": _whole_number(600),
+    "timeout": _whole_number(600),
+    "name": (str.isprintable, "text"),
+    "auth": (lambda value: value.lower() in {"plain", "external"}, "plain or external"),
+    "cafile": _FILE,
+    "capath": (lambda value: Path(value).is_dir(), "the path of a directory that exists"),
+    "certfile": _FILE,
+    "keyfile": _FILE,
+    "no_verify_ssl": (lambda value: value in {"0", "1"}, "0 or 1"),
+}
+"""What the broker's library knows, and takes as nonsense where it is not exactly this."""
+_ONLY_TLS = frozenset({"cafile", "capath", "certfile", "keyfile", "no_verify_ssl"})
+
+
+def passwords(url: str) -> Iterator[str]:
+    """Yield the password of an address: as written, as meant, and behind the user as HTTP sends it."""
+    parts = urlsplit(url)
+    if parts.password:
+        yield from (parts.password, unquote(parts.password))
+        yield unquote(f"{parts.username or ''}:{parts.password}")  # a scrubber finds the base64 of it, too
+
+
+def users(url: str) -> Iterator[str]:
+    """Yield the user of an address, as written and as meant: some services take a key for one."""
+    user = urlsplit(url).username or ""
+    yield from (user, unquote(user))
+
+
+def path_segments(url: str) -> Iterator[str]:
+    """Yield each long part of the path, as written and as meant."""
+    for segment in urlsplit(url).path.split("/"):
+        if len(segment) >= _SHORTEST_KEY:
+            yield from (segment, unquote(segment))
+
+
+def query_values(url: str) -> Iterator[str]:
+    """Yield each value of the query, as written and as meant; a query may also be nothing but a key."""
+    for pair in urlsplit(url).query.split("&"):
+        name, equals, value = pair.partition("=")
+        value = value if equals else name
+        yield from (value, unquote(value), unquote_plus(value))
+
+
+# --- YAML -----------------------------------------------------------------------------------------
+
+
+class NamedTwice(yaml.MarkedYAMLError):
+    """A name stands twice in one mapping, so that one of its values would be lost without a word."""
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Takes an unquoted value for text, but for nothing at all, which is null."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Insist on names that differ."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise NamedTwice(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+_AsWritten.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag.endswith((":null", ":merge"))]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever stands there
+    """Parse a document of which every value is text, null, a list or a mapping. Raises `yaml.YAMLError`.
+
+    YAML 1.1 takes `0100` for 64, `12:30` for 750 and `no` for false. A setting is text until its own type
+    parses it, as it is in a variable.
+    """
+    return yaml.load(text, Loader=_AsWritten)  # noqa: S506 - a kind of SafeLoader
