@@ -25,6 +25,9 @@ from worker.observe.report import Reporter
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEST_NAME = re.compile(r"`(test_\w+\.py)((?:::\w+)+)`")
+FILE_NAME = re.compile(
+    r"`((?:worker|simulators|tests|docs|core|rabbitmq|vicidial|sinks|observe|check|commands)/[\w/]+\.py)`"
+)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([\w-]+))?\)")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$")
@@ -56,6 +59,20 @@ def tests_there() -> dict[str, set[str]]:
 def test_every_test_that_is_named_exists(document: Path, tests_there: dict[str, set[str]]) -> None:
     named = TEST_NAME.findall(document.read_text(encoding="utf-8"))
     assert [f"{file}{name}" for file, name in named if name not in tests_there.get(file, set())] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_of_ours_that_is_named_exists(document: Path) -> None:
+    """The architecture page names files below `worker/`, the others from the root."""
+    named = FILE_NAME.findall(document.read_text(encoding="utf-8"))
+    assert [name for name in named if not any((ROOT / top / name).exists() for top in ("", "worker"))] == []
+
+
+def test_one_event_passes_through_at_most_14_files() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w/]+\.py)` \|", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) == len({file for _, file in rows}) <= 14
 
 
 def test_every_invariant_names_tests() -> None:
