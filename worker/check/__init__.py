@@ -1,9 +1,9 @@
-"""What `crm-sync check` finds out: whether a worker with these settings could do its work from here.
+"""`crm-sync check`: whether a worker with these settings could do its work from here.
 
-Beside `worker.app`, the only room that knows every other. It changes nothing:
-it declares nothing, publishes only what no queue gets, and asks the dialer for
-a call and an agent that can't exist. The CRM gets a ping where that is asked
-for, else nothing.
+Like `worker.app` it imports every adapter. It changes nothing: it declares
+nothing, publishes only what reaches no queue, and asks the dialer for a call
+and an agent that can't exist. The CRM gets a ping if that is asked for, else
+nothing.
 """
 
 import asyncio
@@ -28,17 +28,16 @@ LOCK_SAFE_PROBE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Checks that follow one another, each only where the one before it makes it possible."""
+    """Checks that run one after another, each only if the one before makes it possible."""
 
     subjects: tuple[str, ...]
     findings: AsyncGenerator[Finding]
 
 
 async def run(settings: Settings, *, ping: bool = False) -> AsyncIterator[Finding]:
-    """Check everything at the same time; give one finding a subject, in a fixed order.
+    """Check everything at the same time. Yield one finding for each subject, in a fixed order.
 
-    What can't be tried is left out: without a broker, nothing is said of its
-    alarms. With `ping`, one is posted to the webhook.
+    What can't be tried is left out: without a broker there is no finding about its alarms.
     """
     yield check_settings(settings)
     tasks = [asyncio.ensure_future(_within_deadline(group)) for group in _groups(settings, ping=ping)]
@@ -67,7 +66,7 @@ async def _within_deadline(group: _Group) -> list[Finding]:
     try:
         async with asyncio.timeout(DEADLINE), aclosing(group.findings) as findings:
             async for finding in findings:
-                found.append(finding)  # noqa: PERF401 - what there is by the deadline is kept
+                found.append(finding)  # noqa: PERF401 - keep what there is by the deadline
     except TimeoutError:
         names = [finding.name for finding in found]
         late = next((subject for subject in group.subjects if subject not in names), None)
@@ -78,7 +77,7 @@ async def _within_deadline(group: _Group) -> list[Finding]:
 
 
 def check_settings(settings: Settings) -> Finding:
-    """Look at what no setting says by itself; each by itself is known to be right."""
+    """Check combinations of settings; each setting by itself is known to be valid."""
     slowest = settings.vicidial.timeout
     if settings.sink.kind == "webhook":
         slowest = max(slowest, settings.sink.timeout)

@@ -1,15 +1,24 @@
-"""Whether the broker can be reached, lets us in, takes messages, and stands as the settings want it."""
+"""Checks that the broker can be reached, accepts the login, has the right topology, and takes messages.
+
+It declares, publishes and consumes nothing.
+"""
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+import secrets
+import shlex
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 import aiormq
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from pydantic import SecretStr
 
 from worker.check.finding import Finding
-from worker.check.permissions import check_permissions
 from worker.core.errors import PublishError
 from worker.rabbitmq.connection import BROKER_ERRORS, address, connect, explain
 from worker.rabbitmq.publisher import BrokerPublisher
@@ -27,9 +36,9 @@ from worker.settings import Settings
 OLDEST = (3, 10)
 """The first RabbitMQ whose quorum queues have a TTL and dead-letter at least once."""
 UNCOUNTED_FROM = (4, 3)
-"""From this one on, giving a message back (`basic.nack`) does not count towards the delivery limit.
+"""From this version on a requeued message (`basic.nack`) does not count towards the delivery limit.
 
-The end of a channel or a connection does in every version, also a clean one.
+The end of a channel or a connection counts in every version, also a clean one.
 """
 
 _BLOCKED_AFTER = 5.0
@@ -37,14 +46,16 @@ _NAME = "crm-sync check"
 
 
 async def check_broker(settings: Settings) -> AsyncGenerator[Finding]:
-    """Connect and log in; try the permissions; compare what stands there with the settings; publish."""
+    """Connect and log in, try the permissions, compare the topology with the settings, and publish."""
     topology = build_topology(settings)
     try:
         async with connect(settings.broker.url, _NAME) as connection:
             yield about_version(*_server(connection), address(settings.broker.url))
             yield await check_permissions(connection, settings)
             yield await _check_topology(connection, topology)
-        async with connect(settings.broker.url, _NAME) as connection:  # an alarm makes it deaf
+        async with connect(
+            settings.broker.url, _NAME
+        ) as connection:  # an alarm blocks a connection that has published
             yield await _check_alarms(connection, topology)
     except BROKER_ERRORS as error:
         where = address(settings.broker.url)
@@ -58,7 +69,7 @@ def _server(connection: AbstractConnection) -> tuple[str, str]:
 
 
 def about_version(product: str, version: str, where: str) -> Finding:
-    """Say which broker it is, and what its version implies for the counting of redeliveries."""
+    """Return which broker it is, and how its version counts redeliveries."""
     text = f"{product} {version} at {where}, logged in"
     found = re.match(r"(\d+)\.(\d+)", version)
     if product != "RabbitMQ" or found is None:
@@ -83,7 +94,7 @@ def _advice(error: BaseException) -> list[str]:
 
 
 async def _check_topology(connection: AbstractConnection, topology: Topology) -> Finding:
-    """Name each difference from the settings; what is missing is none, as run declares it."""
+    """List the differences from the settings. What is missing is no difference, as run declares it."""
     try:
         standing = await inspect(connection, topology)
         differing = await differences(connection, topology, missing=False)
@@ -101,7 +112,7 @@ async def _check_topology(connection: AbstractConnection, topology: Topology) ->
 
 
 async def _check_alarms(connection: AbstractConnection, topology: Topology) -> Finding:
-    """Publish what no queue gets: in an alarm the broker then neither answers nor listens any more."""
+    """Publish a message that reaches no queue: during an alarm the broker does not answer it."""
     publisher = BrokerPublisher()
     try:
         async with asyncio.timeout(_BLOCKED_AFTER):
@@ -116,7 +127,7 @@ async def _check_alarms(connection: AbstractConnection, topology: Topology) -> F
 
 
 async def check_queue(settings: Settings) -> AsyncGenerator[Finding]:
-    """Look whether the outbound exchange stands, or would be declared."""
+    """Check whether the outbound exchange exists, or would be declared."""
     name = build_topology(settings).outbound_exchange
     try:
         async with connect(settings.broker.url, _NAME) as connection:
@@ -125,3 +136,111 @@ async def check_queue(settings: Settings) -> AsyncGenerator[Finding]:
         yield Finding.of("sink", f"exchange {name}: {explain(error)}", problems=_advice(error))
         return
     yield Finding.of("sink", f"exchange {name} {'stands' if stands else 'is missing; run declares it'}")
+
+
+# --- permissions
+
+_WITHIN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """One permission, what it is needed for, and an operation that is refused without it.
+
+    The refusal has to name `name`, as some operations need two permissions.
+    """
+
+    permission: Literal["configure", "write", "read"]
+    what: str
+    name: str
+    operation: Callable[[AbstractChannel], Awaitable[None]]
+
+
+async def check_permissions(connection: AbstractConnection, settings: Settings) -> Finding:
+    """Try to configure, write and read.
+
+    RabbitMQ checks permissions before it looks whether a thing exists. So each is tried on a name that
+    nothing has: the answer is a refusal, or that there is no such thing. Which operation needs which
+    permission: https://www.rabbitmq.com/docs/access-control#authorisation
+    """
+    user, vhost = _login(settings.broker.url)
+    namespace = settings.broker.namespace
+    others = _outside_namespace(settings)
+    lacking = [
+        f"{each.permission} {each.what}"
+        for each in _tries(namespace, others)
+        if await _is_refused(connection, each)
+    ]
+    if not lacking:
+        names = ", ".join([f"{namespace}.*", *others])
+        return Finding.of("permissions", f"user {user} may configure, write and read {names}")
+    pattern = _pattern(namespace, list(others))
+    command = shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, user, pattern, pattern, pattern])
+    text = f"user {user} may not {', nor '.join(lacking)}"
+    return Finding.of("permissions", text, problems=[f"have the broker's administrator run: {command}"])
+
+
+def _outside_namespace(settings: Settings) -> dict[str, Literal["read", "write"]]:
+    """Return the exchanges outside the namespace, which others may own, and the permission needed on each."""
+    found: dict[str, Literal["read", "write"]] = {settings.broker.events_exchange: "read"}
+    if settings.sink.kind == "queue":
+        found[build_topology(settings).outbound_exchange] = "write"
+    return {
+        name: need for name, need in found.items() if not name.startswith(f"{settings.broker.namespace}.")
+    }
+
+
+def _tries(namespace: str, others: dict[str, Literal["read", "write"]]) -> list[_Try]:
+    ours, nothing = f"{namespace}.*", f"{namespace}.check.{secrets.token_hex(4)}"
+    tries = [
+        _Try("configure", ours, nothing, partial(_delete, nothing)),
+        _Try("write", ours, nothing, partial(_bind, nothing, "amq.topic")),
+        _Try("read", ours, nothing, partial(_get, nothing)),
+    ]
+    for name, need in others.items():
+        operation = (
+            partial(_bind, nothing, name) if need == "read" else partial(_bind_exchange, name, nothing)
+        )
+        tries.append(_Try(need, name, name, operation))
+    return tries
+
+
+async def _is_refused(connection: AbstractConnection, tried: _Try) -> bool:
+    try:
+        with suppress(aiormq.exceptions.ChannelNotFoundEntity):
+            async with connection.channel() as channel:
+                await tried.operation(channel)
+    except aiormq.exceptions.ChannelAccessRefused as error:
+        return f"'{tried.name}'" in str(error)
+    return False
+
+
+async def _delete(queue: str, channel: AbstractChannel) -> None:
+    await channel.queue_delete(queue, timeout=_WITHIN)
+
+
+async def _get(queue: str, channel: AbstractChannel) -> None:
+    await (await channel.get_queue(queue, ensure=False)).get(fail=False, timeout=_WITHIN)
+
+
+async def _bind(queue: str, exchange: str, channel: AbstractChannel) -> None:
+    """Bind a queue that does not exist, which needs write on it, then read on the exchange."""
+    await (await channel.get_queue(queue, ensure=False)).bind(exchange, queue, timeout=_WITHIN)
+
+
+async def _bind_exchange(exchange: str, source: str, channel: AbstractChannel) -> None:
+    """Bind an exchange to a source that does not exist, which needs write on the exchange."""
+    await (await channel.get_exchange(exchange, ensure=False)).bind(source, source, timeout=_WITHIN)
+
+
+def _login(url: SecretStr) -> tuple[str, str]:
+    """Return the user and the virtual host of an address."""
+    parts = urlsplit(url.get_secret_value())
+    return unquote(parts.username or "guest"), unquote(parts.path[1:]) or "/"
+
+
+def _pattern(namespace: str, others: list[str]) -> str:
+    """Return the pattern of everything in the namespace and of the names beside it."""
+    ours, *names = (re.sub(r"[^\w-]", r"\\\g<0>", name) for name in (namespace, *others))
+    ours += r"\..*"
+    return f"^({'|'.join([ours, *names])})$" if names else f"^{ours}"

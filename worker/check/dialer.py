@@ -1,10 +1,10 @@
-"""Whether the dialer can be reached, lets us in, answers what it will be asked, and knows the time."""
+"""Checks that the dialer can be reached, accepts the login, answers each function, and knows the time."""
 
-import re
 import shlex
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
@@ -24,22 +24,19 @@ from worker.settings.show import masked_address
 from worker.vicidial import client as dialer
 from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.clock import LARGEST_SKEW, DialerTimes, Version
-from worker.vicidial.guard import MOST_FAILURES
+from worker.vicidial.guard import DROPPED_BY_VICIDIAL, MOST_FAILURES
 
 NO_CAMPAIGN = "CRMSYNC0"
-"""A campaign that no dialer has, yet none refuses to look for."""
+"""A campaign that no dialer has, and that none refuses to look for."""
 
 CONSUMER_TIMEOUT = 1800.0
 """Seconds for which RabbitMQ lets a consumer hold a message, unless its administrator says otherwise."""
 _AGENT_API = "agc/api.php"
-_DROPPED = re.compile(r"[^-_0-9a-zA-Z]")
 _NO_TIMES = DialerTimes(None)
-
-LookUp = Callable[[], Awaitable[object]]
 
 
 async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
-    """Ask for the version, which needs no login; then for what can't exist, with each function.
+    """Ask for the version, which needs no login; then try each function with an id that can't exist.
 
     A refused login is not tried a second time: ten of them lock the API user.
     """
@@ -66,6 +63,28 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
     yield check_clock(version, chosen, now)
 
 
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """One of the dialer's functions, a look-up that tries it, and what is lost if it fails."""
+
+    name: str
+    look_up: Callable[[], Awaitable[object]]
+    loss: str = ""
+    """Empty for a function that is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a function can't be used."""
+
+    function: _Function
+    reason: str
+
+    def __str__(self) -> str:
+        loss = f"; until then {self.function.loss}" if self.function.loss else ""
+        return f"{self.function.name}: {self.reason}{loss}"
+
+
 async def _check_functions(
     client: dialer.DialerClient, settings: VicidialSettings, version: Version
 ) -> Finding:
@@ -73,83 +92,74 @@ async def _check_functions(
     if version.agent_api or urlsplit(settings.url).path.endswith(_AGENT_API):
         advice = "vicidial.url is the agent API; set it to the address of vicidial/non_agent_api.php"
         return Finding.of("dialer", text, problems=[advice], warnings=warnings)
-    needed, optional = _needed(client), _optional(client, settings)
-    answered, troubles = await _try_each(needed, {name: look_up for name, (look_up, _) in optional.items()})
-    problems = [f"{name}: {troubles[name]}" for name in needed if name in troubles]
-    losses = [
-        f"{name}: {troubles[name]}; until then {loss}"
-        for name, (_, loss) in optional.items()
-        if name in troubles
-    ]
+    answered, failures = await _try_each(_functions(client, settings))
+    problems = [str(failure) for failure in failures if not failure.function.loss]
+    losses = [str(failure) for failure in failures if failure.function.loss]
     if answered:
         text += f"; may ask {', '.join(answered)}"
     return Finding.of("dialer", text, problems=problems, warnings=[*losses, *warnings])
 
 
-def _needed(client: dialer.DialerClient) -> dict[str, LookUp]:
-    return {
-        "callid_info": partial(client.callid_info, NO_CALL, _NO_TIMES),
-        "agent_campaigns": partial(client.agent_campaigns, NO_AGENT),
-    }
-
-
-def _optional(client: dialer.DialerClient, settings: VicidialSettings) -> dict[str, tuple[LookUp, str]]:
-    """Give the extra functions that are switched on, with what is lost without each."""
+def _functions(client: dialer.DialerClient, settings: VicidialSettings) -> list[_Function]:
+    """Return the needed functions, then the optional ones that are switched on."""
     today = datetime.now(UTC).date().isoformat()
     search = (("agent_user", NO_AGENT), ("date", today))
-    every: dict[str, tuple[LookUp, str]] = {
-        "recording_lookup": (
-            partial(client.recording_lookup, search, _NO_TIMES),
-            "recordings are null",
+    needed = [
+        _Function("callid_info", partial(client.callid_info, NO_CALL, _NO_TIMES)),
+        _Function("agent_campaigns", partial(client.agent_campaigns, NO_AGENT)),
+    ]
+    optional = [
+        _Function(
+            "recording_lookup", partial(client.recording_lookup, search, _NO_TIMES), "recordings are null"
         ),
-        "campaigns_list": (
+        _Function(
+            "campaigns_list",
             partial(client.campaigns_list, NO_CAMPAIGN),
             "campaigns have no names, and dashes in their ids can't be told",
         ),
-        "user_details": (
+        _Function(
+            "user_details",
             partial(client.user_details, NO_AGENT),
             "full_name, access_level and user_group are null",
         ),
-    }
-    return {name: each for name, each in every.items() if getattr(settings, name)}
+    ]
+    return [*needed, *(function for function in optional if getattr(settings, function.name))]
 
 
-async def _try_each(
-    needed: dict[str, LookUp], optional: dict[str, LookUp]
-) -> tuple[list[str], dict[str, str]]:
-    """Return which functions were answered, and what is wrong with each other.
+async def _try_each(functions: Iterable[_Function]) -> tuple[list[str], list[_Failure]]:
+    """Return the names of the functions that were answered, and the failures of the others.
 
     After a refused login nothing more is tried, and after an outage only what is needed.
     """
     answered: list[str] = []
-    troubles: dict[str, str] = {}
+    failures: list[_Failure] = []
     refused = failed = False
-    for function, look_up in (needed | optional).items():
-        if function in optional and (refused or failed):
+    for function in functions:
+        if function.loss and (refused or failed):
             continue
         if refused:
-            troubles[function] = "not tried, since refused logins lock the API user"
-        elif (trouble := await _trouble_with(look_up)) is None:
-            answered.append(function)
+            failures.append(_Failure(function, "not tried, since refused logins lock the API user"))
+        elif (error := await _try(function)) is None:
+            answered.append(function.name)
         else:
-            troubles[function] = str(trouble)
-            refused = trouble.kind is FailureKind.REFUSED and not isinstance(trouble, FunctionRefused)
-            failed |= trouble.kind is FailureKind.OUTAGE
-    return answered, troubles
+            failures.append(_Failure(function, str(error)))
+            refused = error.kind is FailureKind.REFUSED and not isinstance(error, FunctionRefused)
+            failed |= error.kind is FailureKind.OUTAGE
+    return answered, failures
 
 
-async def _trouble_with(look_up: LookUp) -> EnrichmentUnavailable | None:
-    """Give what went wrong; not finding anything, or refusing the id, is how it ought to end."""
+async def _try(function: _Function) -> EnrichmentUnavailable | None:
+    """Return why a function failed. Nothing found, or an id that is refused, is the expected answer."""
     with suppress(NotReady, EnrichmentRejected):
         try:
-            await look_up()
+            await function.look_up()
         except EnrichmentUnavailable as error:
             return error
     return None
 
 
 def describe(version: Version, settings: VicidialSettings) -> str:
-    """Say which version answered."""
+    """Return which version answered."""
     if version.version is None:
         return f"something at {masked_address(settings.url)} answers, but tells no version"
     return f"VICIdial {version.version}, build {version.build or 'unknown'}"
@@ -171,7 +181,7 @@ def check_clock(version: Version, settings: VicidialSettings, now: float) -> Fin
                 f"vicidial.timezone ({zone.key}) is at {utc(expected)} now, so times may be wrong; check it"
             )
     if version.epoch is not None:
-        skew = round(version.epoch + 0.5 - now)  # it is told in whole seconds, cut off
+        skew = round(version.epoch + 0.5 - now)  # whole seconds, rounded down
         text += f", {abs(skew)} s {'behind' if skew < 0 else 'ahead of'} this host's"
         if abs(skew) > LARGEST_SKEW:
             warnings.append("set both by NTP: the age of an event is measured between the two")
@@ -179,14 +189,14 @@ def check_clock(version: Version, settings: VicidialSettings, now: float) -> Fin
 
 
 def about_settings(settings: VicidialSettings) -> list[str]:
-    """Say what VICIdial would make of the settings without telling anybody."""
+    """Return warnings about settings that are valid, but that VICIdial misreads or that are risky."""
     advice = []
     values = {
         "vicidial.user": settings.user,
         "vicidial.password": settings.password.get_secret_value(),
     }
     for name, value in values.items():
-        if _DROPPED.search(value):
+        if DROPPED_BY_VICIDIAL.search(value):
             advice.append(
                 f"{name} has characters that VICIdial drops silently: all but letters, digits, - and _;"
                 " give the API user one without them"
@@ -202,9 +212,9 @@ def about_settings(settings: VicidialSettings) -> list[str]:
 
 
 def about_waiting(answer_seconds: float, max_in_flight: int) -> list[str]:
-    """Warn if events could wait for a dialer this slow until RabbitMQ takes them back.
+    """Return a warning if events could wait for a dialer this slow until RabbitMQ takes them back.
 
-    Each event asks at least twice, and a slow dialer is asked one thing at a time.
+    Each event sends at least two requests, and a slow dialer gets one at a time.
     """
     longest = 2 * max_in_flight * answer_seconds
     if longest <= CONSUMER_TIMEOUT:
@@ -220,6 +230,6 @@ def about_waiting(answer_seconds: float, max_in_flight: int) -> list[str]:
 
 
 def utc(offset: timedelta) -> str:
-    """Write an offset such as `UTC-05:00`."""
+    """Return an offset as text, such as `UTC-05:00`."""
     minutes = round(offset.total_seconds() / 60)
     return f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class Level(StrEnum):
-    """How bad it is, from the best to the worst."""
+    """How bad a finding is, from the best to the worst."""
 
     OK = "ok"
     WARNING = "warning"
@@ -28,24 +28,24 @@ class Finding:
 
     @classmethod
     def of(cls, name: str, text: str, *, problems: Sequence[str] = (), warnings: Sequence[str] = ()) -> Self:
-        """Judge by what was found: a problem makes it failed, else a warning makes it one."""
+        """Return a finding whose level follows from the worst of its advice: a problem is a failure."""
         level = Level.FAILED if problems else Level.WARNING if warnings else Level.OK
         return cls(name, level, text, (*problems, *warnings))
 
     def with_warnings(self, warnings: Sequence[str]) -> Self:
-        """Return it with these warnings besides; they make no failure of what is well."""
+        """Return a copy with more warnings."""
         level = Level.WARNING if warnings and self.level is Level.OK else self.level
         return replace(self, level=level, advice=(*self.advice, *warnings))
 
 
 def worst(findings: Iterable[Finding]) -> Level:
-    """Give the worst level of all; of none, that all is well."""
+    """Return the worst level; OK if there are no findings."""
     order = list(Level)
     return max((finding.level for finding in findings), key=order.index, default=Level.OK)
 
 
 def in_the_clear(url: str) -> bool:
-    """Tell whether what goes to an address leaves this host and is not encrypted."""
+    """Return whether what is sent to an address leaves this host unencrypted."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     local = host in ("localhost", "::1") or host.startswith("127.")

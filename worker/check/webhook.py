@@ -1,4 +1,4 @@
-"""Whether the CRM's webhook can be reached, its certificate is good, and, if wanted, how it takes a ping."""
+"""Checks that the CRM's webhook can be reached, that its certificate is good, and how it answers a ping."""
 
 import asyncio
 import socket
@@ -10,30 +10,29 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from worker.check.finding import Finding, in_the_clear
+from worker.check.finding import Finding, Level, in_the_clear
 from worker.core.signature import ADVICE, is_well_known, key_of
 from worker.settings import Settings, SinkSettings
 from worker.sinks import webhook
-from worker.sinks.webhook import UnreadableAnswer
 
 RENEW_WITHIN = 14
-"""Days before the end of a certificate from which on that is a warning."""
+"""Days before a certificate expires from which on that is a warning."""
 _LARGEST_SKEW = 60
-"""Seconds. Receivers take a signature for five minutes, as Standard Webhooks advises."""
+"""Seconds. Receivers accept a signature for five minutes, as Standard Webhooks advises."""
 _CONNECT_TIMEOUT = 10.0
 _NO_PINGS = frozenset({400, 404, 405, 415, 422, 501})
 _REFUSED = frozenset({401, 403})
 
 
 def is_secure(settings: SinkSettings) -> bool:
-    """Tell whether deliveries go through TLS."""
+    """Return whether deliveries use TLS."""
     return settings.url is not None and urlsplit(settings.url.get_secret_value()).scheme == "https"
 
 
 async def check_webhook(settings: Settings, *, ping: bool) -> AsyncGenerator[Finding]:
-    """Look the host up, connect, for https verify its certificate; with `ping` post one, else nothing."""
+    """Resolve the host, connect, verify its certificate if it is https, and post a ping if `ping`."""
     if settings.sink.url is None:
-        raise AssertionError  # the settings insist on it
+        raise AssertionError  # the settings require it
     parts = urlsplit(settings.sink.url.get_secret_value())
     host, secure = parts.hostname or "", is_secure(settings.sink)
     port = parts.port or (443 if secure else 80)
@@ -48,7 +47,7 @@ async def check_webhook(settings: Settings, *, ping: bool) -> AsyncGenerator[Fin
         if secure:
             certificate = await _check_certificate(writer, host)
             yield certificate
-            ping = ping and certificate.level != "failed"
+            ping = ping and certificate.level is not Level.FAILED
     finally:
         writer.transport.abort()
     if ping:
@@ -83,7 +82,7 @@ def _reached(settings: SinkSettings, writer: asyncio.StreamWriter) -> Finding:
 
 
 async def _check_certificate(writer: asyncio.StreamWriter, host: str) -> Finding:
-    """Verify it, as a delivery does, and look when it ends."""
+    """Verify the certificate as a delivery does, and see when it expires."""
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             await writer.start_tls(ssl.create_default_context(), server_hostname=host)
@@ -102,7 +101,7 @@ async def _check_certificate(writer: asyncio.StreamWriter, host: str) -> Finding
 
 
 def about_end(host: str, seconds: float) -> Finding:
-    """Say for how long the certificate of a host is good."""
+    """Return for how long the certificate of a host is valid."""
     days = int(seconds // 86400)
     text = f"the certificate of {host} is verified, and good for {days} day{'' if days == 1 else 's'} more"
     late = days < RENEW_WITHIN
@@ -114,7 +113,7 @@ async def _ping(settings: SinkSettings) -> Finding:
     async with webhook.open_session(settings, 1) as session:
         try:
             answer = await webhook.WebhookSink(settings, session).ping()
-        except UnreadableAnswer:
+        except webhook.UnreadableAnswer:
             text = "the receiver's answer is not HTTP"
             return Finding.of("ping", text, problems=["check the host and the port in sink.url"])
         except (aiohttp.ClientError, OSError) as error:
@@ -125,7 +124,7 @@ async def _ping(settings: SinkSettings) -> Finding:
 
 
 def about_answer(status: int, date: str | None, now: float) -> Finding:
-    """Say what the receiver's answer to a ping means; `date` is the clock that it shows."""
+    """Return what the receiver's answer to a ping means; `date` is its `Date` header."""
     text = f"the receiver answered {status}"
     problems, warnings = [], []
     if status in _REFUSED:

@@ -44,11 +44,8 @@ from worker.vicidial.answers import (
     undecodable,
 )
 from worker.vicidial.clock import DialerTimes, Version, read_version
-from worker.vicidial.guard import Guard, LockoutGuard
+from worker.vicidial.guard import DROPPED_BY_VICIDIAL, Guard, LockoutGuard
 from worker.vicidial.lookup import SingleFlight
-
-_DROPPED_FROM_PASSWORDS = re.compile(r"[^-_0-9a-zA-Z]")
-"""What VICIdial drops from a password before it compares it, and before it repeats it in an error."""
 
 _LONGEST_LINE, _MOST_HEADERS = 32 * 1024, 256
 """Limits of an answer's head: generous, as a site's own headers say nothing of the answer."""
@@ -168,7 +165,7 @@ class DialerClient:
         self._forms = _forms(settings)
         self._addresses = {name: URL(settings.url).extend_query(form) for name, form in self._forms.items()}
         password = settings.password.get_secret_value()
-        self._secrets |= {settings.user, password, _DROPPED_FROM_PASSWORDS.sub("", password)}
+        self._secrets |= {settings.user, password, DROPPED_BY_VICIDIAL.sub("", password)}
         self._scrub = Scrubber(self._secrets, shortest=1)
 
     async def _measured(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:

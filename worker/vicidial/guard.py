@@ -56,8 +56,8 @@ LOCK = 15 * 60 * 1.02
 VICIdial's 15 minutes and 18 s more: it notes its logins in whole seconds, and may count one a while after we
 stopped waiting for it.
 """
-_DROPPED = re.compile(r"[^-_0-9a-zA-Z]")
-"""What VICIdial drops from a password before it compares it: with or without, it is the same password."""
+DROPPED_BY_VICIDIAL = re.compile(r"[^-_0-9a-zA-Z]")
+"""What VICIdial drops from a user or password before it compares it, and before it repeats it in an error."""
 _LONGER = 2.1
 """How much longer each wait without a file is; after two of 5 minutes, the first try was 15 minutes ago."""
 
@@ -221,7 +221,7 @@ class LockoutGuard:
         return True
 
     def _fingerprint(self, password: str) -> bytes:
-        sent = _DROPPED.sub("", password).encode()
+        sent = DROPPED_BY_VICIDIAL.sub("", password).encode()
         return hashlib.blake2b(sent, key=self._key, digest_size=16).digest()
 
 
