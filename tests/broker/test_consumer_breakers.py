@@ -145,7 +145,7 @@ class Scene:
     def trip_sink(self) -> None:
         """Open the sink's breaker; as its waits are short, it probes soon."""
         while self.state() in {State.CLOSED, State.RECOVERING}:
-            self.breakers.failed(SINK_DOWN, "another")
+            self.breakers.sink_failed(SINK_DOWN, "another")
 
     def retries(self) -> list[tuple[str, int]]:
         """Give the label and the next attempt of each event that was put off."""

@@ -9,16 +9,11 @@ from worker.core.breaker import BreakerStatus, State
 from worker.core.breakers import FUNCTIONS, CircuitBreakers
 from worker.core.errors import (
     CircuitOpen,
-    DeliveryRejected,
     DeliveryUnavailable,
-    EnrichmentRejected,
     EnrichmentUnavailable,
     FailureKind,
     FunctionRefused,
     LoginRefused,
-    NotReady,
-    NotReadyReason,
-    ProcessingError,
 )
 from worker.core.events import EventType
 
@@ -86,7 +81,7 @@ def open_again(breakers: CircuitBreakers, clock: Clock) -> None:
     for _ in range(FULL):
         for function in FUNCTIONS.values():
             breakers.answered(function)
-            breakers.delivered()
+            breakers.sink_answered()
     assert states(breakers) == {}
 
 
@@ -161,7 +156,7 @@ def test_a_missing_permission_holds_up_only_the_events_that_need_it(
 def test_a_sink_that_refuses_us_or_is_busy_holds_up_all(
     breakers: CircuitBreakers, kind: EventType, error: DeliveryUnavailable
 ) -> None:
-    assert not breakers.failed(error, "e1")
+    assert not breakers.sink_failed(error, "e1")
     assert states(breakers) == {"sink": State.OPEN}
     breakers.check_function(FUNCTIONS[kind])
     for each in KINDS:
@@ -170,18 +165,18 @@ def test_a_sink_that_refuses_us_or_is_busy_holds_up_all(
 
 
 def test_the_sinks_own_wait_is_honoured(breakers: CircuitBreakers) -> None:
-    breakers.failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
+    breakers.sink_failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
     assert breakers.next_change_in() == 77
 
 
 def test_outages_of_both_types_of_events_count_together(breakers: CircuitBreakers) -> None:
     for fails in (call_fails, agent_fails, call_fails, agent_fails):
         fails(breakers, DIALER_DOWN)
-        breakers.failed(SINK_DOWN, "e1")
+        breakers.sink_failed(SINK_DOWN, "e1")
     assert states(breakers) == {}
     call_fails(breakers, DIALER_DOWN)
     assert states(breakers) == {"dialer": State.OPEN}
-    breakers.failed(SINK_DOWN, "e1")
+    breakers.sink_failed(SINK_DOWN, "e1")
     assert states(breakers) == {"dialer": State.OPEN, "sink": State.OPEN}
 
 
@@ -196,61 +191,17 @@ def test_an_outage_that_no_event_met_counts_too(breakers: CircuitBreakers, clock
 def test_an_outage_among_successes_is_held_against_the_event(breakers: CircuitBreakers) -> None:
     for _ in range(3):
         breakers.answered("callid_info")
-        breakers.delivered()
-    assert [call_fails(breakers, DIALER_DOWN), breakers.failed(SINK_DOWN, "e1")] == [True, True]
-    assert [call_fails(breakers, DIALER_DOWN), breakers.failed(SINK_DOWN, "e1")] == [False, False]
-
-
-def test_what_becomes_of_a_question_to_the_dialer_is_recorded_once_by_who_asked_it(
-    breakers: CircuitBreakers,
-) -> None:
-    """However many events wait for it, and whoever asks afterwards whether it counts."""
-    error = EnrichmentUnavailable("the dialer can't be reached")
-    assert call_fails(breakers, error) is False
-    for error.to_blame in (True, False):
-        assert [breakers.failed(error, f"e{number}") for number in range(100)] == [error.to_blame] * 100
-    assert states(breakers) == {}
-
-
-OTHERS = [
-    EnrichmentRejected("1234"),
-    NotReady("not found", NotReadyReason.RECORD),
-    RuntimeError("a bug of ours"),
-    ProcessingError("any"),
-]
-
-
-@pytest.mark.parametrize("error", OTHERS)
-def test_what_says_nothing_of_a_dependency_changes_nothing_and_is_the_events_own(
-    breakers: CircuitBreakers, clock: Clock, error: Exception
-) -> None:
-    breakers.login_refused(LOGIN_REFUSED, A_WHILE)
-    breakers.failed(SINK_REFUSED, "e1")
-    begin_to_probe(breakers, clock)
-    before = breakers.status()
-    assert breakers.failed(error, "e2")
-    assert breakers.status() == before
-
-
-def test_an_event_that_was_turned_away_is_not_to_blame(breakers: CircuitBreakers) -> None:
-    for _ in range(100):
-        assert not breakers.failed(CircuitOpen("sink: 403"), "e1")
-    assert states(breakers) == {}
-
-
-def test_a_payload_that_the_sink_refuses_shows_that_it_works(breakers: CircuitBreakers, clock: Clock) -> None:
-    breakers.failed(SINK_REFUSED, "e1")
-    begin_to_probe(breakers, clock)
-    assert breakers.failed(DeliveryRejected("422"), "e2")
-    assert states(breakers) == {"sink": State.RECOVERING}
+        breakers.sink_answered()
+    assert [call_fails(breakers, DIALER_DOWN), breakers.sink_failed(SINK_DOWN, "e1")] == [True, True]
+    assert [call_fails(breakers, DIALER_DOWN), breakers.sink_failed(SINK_DOWN, "e1")] == [False, False]
 
 
 def test_a_firewall_that_refuses_one_event_among_others_closes_nothing(breakers: CircuitBreakers) -> None:
     verdicts = []
     for number in range(200):
-        breakers.delivered()
+        breakers.sink_answered()
         if number % 10 == 9:
-            verdicts.append(breakers.failed(SINK_REFUSED, "odd"))
+            verdicts.append(breakers.sink_failed(SINK_REFUSED, "odd"))
     assert verdicts == [False] + [True] * 19
     assert states(breakers) == {}
 
@@ -344,7 +295,7 @@ def test_the_same_event_refused_again_after_our_own_question_was_answered_is_to_
 
 def test_an_event_is_told_of_every_closed_gate_in_its_way(breakers: CircuitBreakers) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
-    breakers.failed(SINK_REFUSED, "e1")
+    breakers.sink_failed(SINK_REFUSED, "e1")
     agent_fails(breakers, FunctionRefused("no permission"))
     with pytest.raises(CircuitOpen) as raised:
         breakers.check(AGENTS)
@@ -359,7 +310,7 @@ def test_an_event_is_told_of_every_closed_gate_in_its_way(breakers: CircuitBreak
 
 
 def test_insisting_when_the_wait_is_over_begins_to_probe(breakers: CircuitBreakers, clock: Clock) -> None:
-    breakers.failed(SINK_REFUSED, "e1")
+    breakers.sink_failed(SINK_REFUSED, "e1")
     clock.now += 2 * REFUSED_PROBE
     breakers.check(CALLS)
     assert states(breakers) == {"sink": State.HALF_OPEN}
@@ -376,7 +327,7 @@ def test_while_the_dialer_is_probed_events_are_turned_away(breakers: CircuitBrea
 def test_a_sink_that_is_probed_wants_a_single_event_of_any_type_that_passes(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
-    breakers.failed(SINK_REFUSED, "e1")
+    breakers.sink_failed(SINK_REFUSED, "e1")
     assert [breakers.probing(kind) for kind in KINDS] == [False, False]
     clock.now += 2 * REFUSED_PROBE
     assert [breakers.probing(kind) for kind in KINDS] == [True, True], "the question itself begins it"
@@ -389,7 +340,7 @@ def test_the_next_change_is_that_of_the_gate_whose_wait_is_over_first(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
-    breakers.failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
+    breakers.sink_failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
     assert breakers.next_change_in() == 77
     clock.now += 100
     assert breakers.next_change_in() == 0, "due, and not begun"
@@ -420,7 +371,7 @@ def test_where_there_is_no_room_an_event_need_not_wait_but_is_turned_away(breake
 def test_the_room_of_the_dialers_and_the_sinks_gate_is_for_all_events_together(
     breakers: CircuitBreakers, clock: Clock, busy: EventType, name: str
 ) -> None:
-    breakers.login_refused(LOGIN_REFUSED, A_WHILE) if name == "dialer" else breakers.failed(
+    breakers.login_refused(LOGIN_REFUSED, A_WHILE) if name == "dialer" else breakers.sink_failed(
         SINK_REFUSED, "e1"
     )
     begin_to_probe(breakers, clock)
@@ -428,13 +379,13 @@ def test_the_room_of_the_dialers_and_the_sinks_gate_is_for_all_events_together(
     assert [breakers.at_capacity(kind) for kind in KINDS] == [False, False]
     breakers.begin(busy)
     assert [breakers.at_capacity(kind) for kind in KINDS] == [True, True]
-    breakers.delivered()
+    breakers.sink_answered()
     assert [breakers.at_capacity(kind) for kind in KINDS] == [True, True], "it ramps up from one"
     breakers.end(busy)
     assert breakers.in_work == 0
     assert [breakers.at_capacity(kind) for kind in KINDS] == [False, False]
     breakers.answered(FUNCTIONS[busy])
-    breakers.delivered()
+    breakers.sink_answered()
     breakers.begin(CALLS)
     assert not breakers.at_capacity(AGENTS)
     breakers.begin(AGENTS)
@@ -496,7 +447,7 @@ def test_it_is_all_open_only_when_the_last_gate_is(breakers: CircuitBreakers, cl
 def test_the_seconds_since_a_circuit_open_are_told_by_its_name(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
-    breakers.failed(SINK_REFUSED, "e1")
+    breakers.sink_failed(SINK_REFUSED, "e1")
     clock.now += 12.5
     assert [breakers.open_seconds(name) for name in NAMES] == [0.0, 12.5, 0.0, 0.0]
 

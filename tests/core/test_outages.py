@@ -23,8 +23,8 @@ from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentUnavailable,
     FailureKind,
-    ProcessingError,
     Reason,
+    Unavailable,
 )
 from worker.core.retry import RetryPolicy
 
@@ -306,12 +306,13 @@ class World:
     def decide(
         self, where: str, message: Message, kind: FailureKind, wait: timedelta | None, *, to_blame: bool
     ) -> None:
-        error: ProcessingError = (
+        error: Unavailable = (
             EnrichmentUnavailable("down", kind)
             if where == "dialer"
             else DeliveryUnavailable("down", kind, wait)
         )
-        decision = POLICY.decide(error, attempt=message.attempt, age=SECOND, to_blame=to_blame)
+        error.to_blame = to_blame
+        decision = POLICY.decide(error, attempt=message.attempt, age=SECOND)
         if isinstance(decision, Retry):
             self.attempts = max(self.attempts, decision.attempt)
             copy = replace(message, attempt=decision.attempt)

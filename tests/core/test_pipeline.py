@@ -10,9 +10,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from worker.core.breaker import State
 from worker.core.breakers import CircuitBreakers
 from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import (
+    CircuitOpen,
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentRejected,
@@ -23,7 +25,7 @@ from worker.core.errors import (
     NotReadyReason,
     Reason,
 )
-from worker.core.events import Event, Inbound
+from worker.core.events import Event, EventType, Inbound
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Receipt
@@ -125,7 +127,7 @@ class World:
         if isinstance(self.enricher.answer, EnrichmentUnavailable):
             self.enricher.answer.to_blame = True
         for _ in range(3):
-            self.breakers.delivered()
+            self.breakers.sink_answered()
 
     async def process(self, inbound: Inbound = CALL) -> Outcome:
         return await self.pipeline.process(inbound)
@@ -325,6 +327,58 @@ async def test_an_outage_uses_up_an_attempt_only_while_others_succeed() -> None:
         assert (alone.attempt, beside_others.attempt) == (1, 2)
 
 
+async def test_what_became_of_a_request_to_the_dialer_is_recorded_only_by_who_sent_it() -> None:
+    """However many events wait for it."""
+    error = EnrichmentUnavailable("the dialer can't be reached")
+    world = World(error)
+    for error.to_blame, attempt in ((True, 2), (False, 1)):
+        for _ in range(100):
+            outcome = await world.process()
+            assert outcome.disposition == Retry(DELAYS[0], attempt, "dialer_outage", str(error))
+    assert world.breakers.status() == breakers().status()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EnrichmentRejected("1234"),
+        NotReady("not found"),
+        CircuitOpen("dialer: 403"),
+        RuntimeError("a bug of ours"),
+    ],
+)
+async def test_what_says_nothing_of_a_dependency_changes_no_breaker(error: Exception) -> None:
+    world = World(error)
+    world.breakers.functions["callid_info"].failed(FailureKind.REFUSED, "no permission")
+    world.breakers.sink.failed(FailureKind.REFUSED, "403")
+    for breaker in (world.breakers.functions["callid_info"], world.breakers.sink):
+        breaker.probe_now()
+    world.breakers.functions["callid_info"].capacity()
+    world.breakers.functions["callid_info"].probed()
+    assert world.breakers.probing(EventType.CALL_ENDED)
+
+    def states() -> list[State]:
+        return [each.state for each in world.breakers.status()]
+
+    before = states()
+    outcome = await world.process()
+    assert (outcome.error, states()) == (error, before)
+
+
+async def test_an_event_that_was_turned_away_uses_up_no_attempt() -> None:
+    outcome = await World(CircuitOpen("dialer: 403")).process(replace(CALL, attempt=3))
+    assert outcome.disposition == Retry(DELAYS[0], 3, "circuit_open", "dialer: 403")
+
+
+async def test_a_payload_that_the_sink_refuses_for_good_shows_that_it_works() -> None:
+    world = World(failure=DeliveryRejected("422"))
+    world.breakers.sink.failed(FailureKind.REFUSED, "403")
+    world.breakers.sink.probe_now()
+    outcome = await world.process()
+    assert outcome.disposition == DeadLetter(Reason.REJECTED_BY_SINK, "422")
+    assert world.breakers.sink.state is State.RECOVERING
+
+
 async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
     world = World(failure=DeliveryUnavailable("403", FailureKind.REFUSED))
     await world.process()
@@ -340,7 +394,7 @@ async def test_a_sink_whose_gate_closes_during_the_look_up_is_spared_and_the_ans
     world = World()
 
     async def closes_meanwhile(event: Event, *, accept_incomplete: bool) -> Enrichment:
-        world.breakers.failed(DeliveryUnavailable("403", FailureKind.REFUSED), event.id)
+        world.breakers.sink_failed(DeliveryUnavailable("403", FailureKind.REFUSED), event.id)
         return FOUND
 
     world.enricher.enrich = closes_meanwhile  # type: ignore[method-assign]

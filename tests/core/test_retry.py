@@ -23,6 +23,7 @@ from worker.core.errors import (
     NotReady,
     NotReadyReason,
     Reason,
+    Unavailable,
 )
 from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, LookAgain, RetryPolicy, describe, format_delay
 
@@ -36,6 +37,15 @@ class LabelledError(Exception):
     """Somebody else's error that happens to have a label."""
 
     label = "theirs"
+
+
+def decide(
+    policy: RetryPolicy, error: Exception, *, attempt: int, age: timedelta, to_blame: bool = True
+) -> Retry | DeadLetter:
+    """Let the policy decide about an error that the circuit breaker has judged."""
+    if isinstance(error, Unavailable):
+        error.to_blame = to_blame
+    return policy.decide(error, attempt=attempt, age=age)
 
 
 UNEXPECTED = (RuntimeError("password=hunter2"), LabelledError("password=hunter2"))
@@ -56,7 +66,7 @@ UNEXPECTED = (RuntimeError("password=hunter2"), LabelledError("password=hunter2"
 def test_what_no_retry_would_help_is_dead_lettered_at_the_first_attempt(
     error: Exception, reason: Reason
 ) -> None:
-    assert POLICY.decide(error, attempt=1, age=timedelta(0)) == DeadLetter(reason, "no")
+    assert decide(POLICY, error, attempt=1, age=timedelta(0)) == DeadLetter(reason, "no")
 
 
 # --- what counts as an attempt --------------------------------------------------------------------
@@ -71,7 +81,7 @@ COUNTED = (
 
 @pytest.mark.parametrize("error", COUNTED, ids=repr)
 def test_the_tiers_are_climbed_one_an_attempt_and_the_last_repeats(error: Exception) -> None:
-    decisions = [POLICY.decide(error, attempt=attempt, age=MINUTE) for attempt in range(1, 12)]
+    decisions = [decide(POLICY, error, attempt=attempt, age=MINUTE) for attempt in range(1, 12)]
     assert [(decision.tier, decision.attempt) for decision in decisions if isinstance(decision, Retry)] == [
         (DELAYS[min(attempt - 1, 4)], attempt + 1) for attempt in range(1, 12)
     ]
@@ -97,7 +107,7 @@ def test_the_tiers_are_climbed_one_an_attempt_and_the_last_repeats(error: Except
 def test_used_up_attempts_are_dead_lettered_with_the_last_error(
     error: Exception, reason: Reason, text: str, attempt: int
 ) -> None:
-    decision = POLICY.decide(error, attempt=attempt, age=MINUTE)
+    decision = decide(POLICY, error, attempt=attempt, age=MINUTE)
     assert decision == DeadLetter(reason, f"{text} (attempt {attempt} of 12)")
 
 
@@ -105,7 +115,7 @@ def test_used_up_attempts_are_dead_lettered_with_the_last_error(
 def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
     name = type(error).__name__
     assert describe(error) == f"unexpected {name}; the worker's log has the traceback"
-    decision = POLICY.decide(error, attempt=1, age=MINUTE)
+    decision = decide(POLICY, error, attempt=1, age=MINUTE)
     assert decision == Retry(DELAYS[0], 2, "unexpected", describe(error))
 
 
@@ -126,7 +136,7 @@ def test_after_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probe
     error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
 ) -> None:
     for to_blame in (False, True):
-        decision = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=to_blame)
+        decision = decide(POLICY, error, attempt=attempt, age=MINUTE, to_blame=to_blame)
         assert decision == Retry(DELAYS[0], attempt, error.label, str(error))
 
 
@@ -144,10 +154,10 @@ def test_after_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probe
 def test_an_outage_or_a_refusal_costs_an_attempt_only_if_the_event_is_to_blame(
     error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
 ) -> None:
-    decision = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=False)
+    decision = decide(POLICY, error, attempt=attempt, age=MINUTE, to_blame=False)
     tier = DELAYS[2] if error.label == "sink_refused" else DELAYS[0]
     assert decision == Retry(tier, attempt, error.label, str(error))
-    counted = POLICY.decide(error, attempt=attempt, age=MINUTE, to_blame=True)
+    counted = decide(POLICY, error, attempt=attempt, age=MINUTE, to_blame=True)
     assert isinstance(counted, DeadLetter) or counted.attempt == attempt + 1
 
 
@@ -156,13 +166,13 @@ def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:
     error = DeliveryUnavailable("answered 403", FailureKind.REFUSED)
     tiers = []
     for attempt in range(1, 6):
-        decision = POLICY.decide(error, attempt=attempt, age=MINUTE)
+        decision = decide(POLICY, error, attempt=attempt, age=MINUTE)
         assert isinstance(decision, Retry)
         tiers.append(decision.tier)
     assert tiers == [2 * MINUTE, 2 * MINUTE, 2 * MINUTE, 10 * MINUTE, 60 * MINUTE]
     for delays, first in (((SECOND, 3 * SECOND), 3 * SECOND), ((10 * MINUTE,), 10 * MINUTE)):
         policy = replace(POLICY, delays=delays)
-        decision = policy.decide(error, attempt=1, age=MINUTE, to_blame=False)
+        decision = decide(policy, error, attempt=1, age=MINUTE, to_blame=False)
         assert decision == Retry(first, 1, "sink_refused", "answered 403")
 
 
@@ -172,7 +182,7 @@ def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:
 def test_an_answer_that_nobody_can_read_and_an_unexpected_error_count_whatever_the_gate_says(
     error: Exception,
 ) -> None:
-    decisions = [POLICY.decide(error, attempt=4, age=MINUTE, to_blame=blame) for blame in (False, True)]
+    decisions = [decide(POLICY, error, attempt=4, age=MINUTE, to_blame=blame) for blame in (False, True)]
     assert decisions[0] == decisions[1]
     assert isinstance(decisions[0], Retry)
     assert (decisions[0].tier, decisions[0].attempt) == (DELAYS[3], 5)
@@ -206,7 +216,7 @@ ERRORS = (
 def test_a_refusing_or_busy_dependency_never_costs_an_event_an_attempt(
     policy: RetryPolicy, error: Exception, attempt: int, age: timedelta
 ) -> None:
-    decision = policy.decide(error, attempt=attempt, age=age, to_blame=False)
+    decision = decide(policy, error, attempt=attempt, age=age, to_blame=False)
     assert isinstance(decision, Retry)
     assert decision.attempt == attempt
 
@@ -215,7 +225,7 @@ def test_a_refusing_or_busy_dependency_never_costs_an_event_an_attempt(
 def test_the_attempt_never_falls_and_the_tier_is_one_of_the_delays(
     policy: RetryPolicy, error: Exception, attempt: int, age: timedelta, *, to_blame: bool
 ) -> None:
-    decision = policy.decide(error, attempt=attempt, age=age, to_blame=to_blame)
+    decision = decide(policy, error, attempt=attempt, age=age, to_blame=to_blame)
     if isinstance(decision, Retry):
         look_again = LookAgain.within(policy.ready_within)
         assert decision.tier in (*policy.delays, look_again.often, look_again.later)
@@ -227,11 +237,11 @@ def test_the_attempt_never_falls_and_the_tier_is_one_of_the_delays(
 def test_a_failure_that_counts_ends_after_the_given_number_of_attempts(
     policy: RetryPolicy, error: Exception, age: timedelta
 ) -> None:
-    attempt, decision = 1, policy.decide(error, attempt=1, age=age)
+    attempt, decision = 1, decide(policy, error, attempt=1, age=age)
     while isinstance(decision, Retry):
         assert decision.attempt == attempt + 1
         attempt += 1
-        decision = policy.decide(error, attempt=attempt, age=age)
+        decision = decide(policy, error, attempt=attempt, age=age)
     assert attempt == policy.max_attempts
 
 
@@ -241,7 +251,7 @@ def test_a_failure_that_counts_ends_after_the_given_number_of_attempts(
 def look_ups(policy: RetryPolicy, first: timedelta, latency: timedelta) -> list[timedelta]:
     """Give how old an event is at each look-up, until it is given up."""
     ages = [first]
-    while isinstance(decision := policy.decide(NotReady("not found"), attempt=1, age=ages[-1]), Retry):
+    while isinstance(decision := decide(policy, NotReady("not found"), attempt=1, age=ages[-1]), Retry):
         assert decision.attempt == 1
         ages.append(ages[-1] + decision.tier + latency)
     assert decision == DeadLetter(Reason.NOT_FOUND, "not found")
@@ -314,9 +324,8 @@ class Simulated:
         for _ in range(CALLS):
             ready, age, looks = disposition(chance), 0.0, 1
             while age < ready:
-                decision = POLICY.decide(
-                    NotReady("DISPO", NotReadyReason.FINAL_STATUS), attempt=1, age=timedelta(seconds=age)
-                )
+                error = NotReady("DISPO", NotReadyReason.FINAL_STATUS)
+                decision = decide(POLICY, error, attempt=1, age=timedelta(seconds=age))
                 assert isinstance(decision, Retry)
                 age += decision.tier.total_seconds() + LATENCY
                 looks += 1
@@ -363,7 +372,7 @@ def test_a_call_that_is_dispositioned_when_its_event_comes_takes_one_request() -
 @pytest.mark.parametrize("age", [timedelta(0), 15 * MINUTE, timedelta(days=30)])
 def test_what_was_found_and_is_not_final_is_never_dead_lettered(age: timedelta) -> None:
     """The pipeline delivers it once it has waited enough, also where the clock ticks in between."""
-    decision = POLICY.decide(NotReady("INCALL", NotReadyReason.FINAL_STATUS), attempt=1, age=age)
+    decision = decide(POLICY, NotReady("INCALL", NotReadyReason.FINAL_STATUS), attempt=1, age=age)
     assert isinstance(decision, Retry)
     assert decision.label == "not_final"
 

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from worker.core.breaker import BreakerStatus, CircuitBreaker, State
 from worker.core.errors import (
     CircuitOpen,
-    DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentUnavailable,
     FailureKind,
@@ -225,29 +224,15 @@ class CircuitBreakers:
                 if breaker.state is State.HALF_OPEN:
                     breaker.failed(FailureKind.OUTAGE, str(error))
 
-    def delivered(self) -> None:
-        """Record that the sink took a payload."""
+    def sink_answered(self) -> None:
+        """Record that the sink accepted a payload, or refused one for good: it works."""
         self.sink.succeeded()
 
-    def failed(self, error: Exception, event: str) -> bool:
-        """Record why a step for an event failed. Return whether it counts as an attempt of the event.
-
-        How a question to the dialer ended was recorded already, once, by who asked it.
-        """
-        match error:
-            case DeliveryRejected():
-                self.sink.succeeded()
-            case EnrichmentUnavailable():
-                return error.to_blame
-            case CircuitOpen():
-                return False
-            case DeliveryUnavailable():
-                return self.sink.failed(
-                    error.kind, str(error), error.retry_after, event=event, answered=error.answered
-                )
-            case _:  # it says nothing of any dependency
-                pass
-        return True
+    def sink_failed(self, error: DeliveryUnavailable, event: str) -> bool:
+        """Record why the sink did not accept a payload. Return whether it counts as an attempt."""
+        return self.sink.failed(
+            error.kind, str(error), error.retry_after, event=event, answered=error.answered
+        )
 
     def open_seconds(self, name: str) -> float:
         """Give the seconds since a breaker opened, 0 where it is open."""

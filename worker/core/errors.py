@@ -6,13 +6,14 @@ step failed::
     ProcessingError
     ├── InvalidEvent            the producer's message can't be understood
     ├── EnrichmentRejected      the dialer will never answer for this id
-    ├── EnrichmentUnavailable   the dialer could not, or would not, answer now
-    │   ├── FunctionRefused     it refuses one function, and may allow others
-    │   └── LoginRefused        it refuses the user or the password: never send them again at once
+    ├── DeliveryRejected        the sink will never accept this payload
     ├── NotReady                the dialer has no final answer yet
     ├── CircuitOpen             a dependency is in trouble, and the event is not tried now
-    ├── DeliveryRejected        the sink will never take this payload
-    └── DeliveryUnavailable     the sink could not, or would not, take it now
+    └── Unavailable             a dependency could not, or would not, do its part
+        ├── EnrichmentUnavailable   the dialer did not answer
+        │   ├── FunctionRefused     it refuses one function, and may allow others
+        │   └── LoginRefused        it refuses the user or the password: never send them again at once
+        └── DeliveryUnavailable     the sink did not accept the payload
 
 The enricher goes on without what an optional function would have answered::
 
@@ -98,25 +99,58 @@ class EnrichmentRejected(ProcessingError):
     label = "rejected_by_dialer"
 
 
-class EnrichmentUnavailable(ProcessingError):
-    """The dialer gave no usable answer; a later look-up may succeed.
+class DeliveryRejected(ProcessingError):
+    """The sink refuses this payload for good."""
 
-    `to_blame` is whether that counts as an attempt of the event. Whoever sent the request sets it.
+    label = "rejected_by_sink"
+
+
+class NotReady(ProcessingError):
+    """The dialer does not know the call or agent yet, or what it knows is not final."""
+
+    def __init__(self, message: str, reason: NotReadyReason = NotReadyReason.RECORD) -> None:
+        """Store the scrubbed text and what the answer lacks."""
+        super().__init__(message)
+        self.reason = reason
+        self.label = str(reason)
+
+
+class CircuitOpen(ProcessingError):
+    """A dependency is in trouble, or too slow: the event, received before that was known, is put off."""
+
+    label = "circuit_open"
+
+
+class Unavailable(ProcessingError):
+    """A dependency could not, or would not, do its part now; a later try may succeed.
+
+    Attributes:
+        kind: What kind of failure it is.
+        to_blame: Whether it counts as an attempt of the event. Whoever sent the request sets it to what
+            the circuit breaker decided.
     """
 
-    def __init__(self, message: str, kind: FailureKind = FailureKind.OUTAGE) -> None:
-        """Take the scrubbed text and the kind of trouble."""
+    def __init__(self, message: str, kind: FailureKind, dependency: str) -> None:
+        """Store the scrubbed text and the kind of failure."""
         super().__init__(message)
         self.kind = kind
         self.to_blame = kind is FailureKind.UNREADABLE
-        self.label = f"dialer_{kind}"
+        self.label = f"{dependency}_{kind}"
+
+
+class EnrichmentUnavailable(Unavailable):
+    """The dialer gave no usable answer."""
+
+    def __init__(self, message: str, kind: FailureKind = FailureKind.OUTAGE) -> None:
+        """Store the scrubbed text and the kind of failure."""
+        super().__init__(message, kind, "dialer")
 
 
 class FunctionRefused(EnrichmentUnavailable):
     """The dialer refuses this one function; the login is good, and other functions may be allowed."""
 
     def __init__(self, message: str) -> None:
-        """Take the text that tells the operator what to change."""
+        """Store the text, which says what the operator has to change."""
         super().__init__(message, FailureKind.REFUSED)
 
 
@@ -124,37 +158,16 @@ class LoginRefused(EnrichmentUnavailable):
     """The dialer refuses the user or the password. Ten of these lock the user."""
 
     def __init__(self, message: str) -> None:
-        """Take the text that tells the operator what to change."""
+        """Store the text, which says what the operator has to change."""
         super().__init__(message, FailureKind.REFUSED)
 
 
-class NotReady(ProcessingError):
-    """The dialer does not know the call or agent yet, or what it knows is not final."""
+class DeliveryUnavailable(Unavailable):
+    """The sink did not accept the payload.
 
-    def __init__(self, message: str, reason: NotReadyReason = NotReadyReason.RECORD) -> None:
-        """Take the scrubbed text and what the answer lacks."""
-        super().__init__(message)
-        self.reason = reason
-        self.label = str(reason)
-
-
-class CircuitOpen(ProcessingError):
-    """A dependency is in trouble, or too slow: the event, taken in before that was known, is put off."""
-
-    label = "circuit_open"
-
-
-class DeliveryRejected(ProcessingError):
-    """The sink refuses this payload for good."""
-
-    label = "rejected_by_sink"
-
-
-class DeliveryUnavailable(ProcessingError):
-    """The sink did not take the payload; a later delivery may succeed.
-
-    `retry_after` is how long the sink asked us to wait, where it did;
-    `answered` is true where it was there, and said something to this payload.
+    Attributes:
+        retry_after: How long the sink asked us to wait, if it did.
+        answered: Whether it was there, and answered this payload.
     """
 
     def __init__(
@@ -165,12 +178,10 @@ class DeliveryUnavailable(ProcessingError):
         *,
         answered: bool = False,
     ) -> None:
-        """Take the scrubbed text, the kind of trouble and the wait that was asked for."""
-        super().__init__(message)
+        """Store the scrubbed text, the kind of failure and the wait that was asked for."""
+        super().__init__(message, kind, "sink")
         self.answered = answered
-        self.kind = kind
         self.retry_after = retry_after
-        self.label = f"sink_{kind}"
 
 
 class LeftOut(Exception):

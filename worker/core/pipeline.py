@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from worker.core.breakers import CircuitBreakers
 from worker.core.disposition import Ack, Disposition, Duplicate, Stage
-from worker.core.errors import InvalidEvent, NotReady
+from worker.core.errors import DeliveryRejected, DeliveryUnavailable, InvalidEvent, NotReady
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import build_payload, unknown_call
-from worker.core.ports import Enricher, Sink
+from worker.core.payload import Payload, build_payload, unknown_call
+from worker.core.ports import Enricher, Receipt, Sink
 from worker.core.records import CallEnrichment, Enrichment, enrichment_from_json
 from worker.core.retry import RetryPolicy
 from worker.core.window import Window
@@ -94,13 +94,9 @@ class Pipeline:
         try:
             disposition, detail = await self._advance(inbound, progress)
         except Exception as raised:  # noqa: BLE001 - the policy decides, whatever went wrong
-            error, event = raised, progress.event
-            disposition = self._policy.decide(
-                raised,
-                attempt=inbound.attempt,
-                age=self._age(inbound, event),
-                to_blame=event is None or self._breakers.failed(raised, event.id),
-            )
+            error = raised
+            age = self._age(inbound, progress.event)
+            disposition = self._policy.decide(raised, attempt=inbound.attempt, age=age)
         return Outcome(
             disposition, progress.stage, progress.event, progress.enrichment, detail, error, progress.seconds
         )
@@ -122,9 +118,7 @@ class Pipeline:
         self._breakers.check_sink()  # it may have opened during the look-up
         started = self._timer()
         try:
-            receipt = await self._sink.deliver(payload)
-            self._window.add(event)
-            self._breakers.delivered()
+            receipt = await self._deliver(payload, event)
         finally:
             progress.seconds[Stage.DELIVER] = self._timer() - started
         return Ack(), receipt.detail
@@ -138,6 +132,19 @@ class Pipeline:
                 raise
             found = unknown_call(event)
         return found
+
+    async def _deliver(self, payload: Payload, event: Event) -> Receipt:
+        try:
+            receipt = await self._sink.deliver(payload)
+        except DeliveryUnavailable as error:
+            error.to_blame = self._breakers.sink_failed(error, event.id)
+            raise
+        except DeliveryRejected:
+            self._breakers.sink_answered()
+            raise
+        self._breakers.sink_answered()
+        self._window.add(event)
+        return receipt
 
     def _age(self, inbound: Inbound, event: Event | None) -> timedelta:
         return self._now() - (event.occurred_at if event else inbound.first_seen)

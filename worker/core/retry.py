@@ -27,6 +27,7 @@ from worker.core.errors import (
     NotReadyReason,
     ProcessingError,
     Reason,
+    Unavailable,
 )
 
 LOOK_AGAIN = timedelta(seconds=10)
@@ -38,12 +39,6 @@ LOOK_AGAIN_OFTEN = timedelta(minutes=1)
 AFTER_REFUSAL = timedelta(minutes=2)
 """The first tier after a refusal of the sink is the longest up to this: only what others do meanwhile shows
 whether the event alone is refused, and a breaker that the refusal closed stays so for longer."""
-
-_FINAL: dict[type[Exception], Reason] = {
-    InvalidEvent: Reason.INVALID_EVENT,
-    EnrichmentRejected: Reason.REJECTED_BY_DIALER,
-    DeliveryRejected: Reason.REJECTED_BY_SINK,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +79,28 @@ class RetryPolicy:
     max_attempts: int
     ready_within: timedelta
 
-    def decide(
-        self, error: Exception, *, attempt: int, age: timedelta, to_blame: bool = True
-    ) -> Retry | DeadLetter:
-        """Decide about an event that failed in its `attempt`th attempt, `age` after it happened.
+    def decide(self, error: Exception, *, attempt: int, age: timedelta) -> Retry | DeadLetter:
+        """Decide what becomes of an event that failed in its `attempt`th attempt, `age` after it happened.
 
-        `to_blame` is what the breaker of the dependency decided about an outage or a refusal: whether it
-        counts as an attempt of the event. A request to come back later never does; an answer that
-        nobody can read and an unexpected error always do.
+        This is the one place that decides by the class of the error. Whether an outage or a refusal counts as
+        an attempt is in the error already (`to_blame`); an unexpected error always does.
         """
-        if (reason := _FINAL.get(type(error))) is not None:
-            return DeadLetter(reason, str(error))
-        if isinstance(error, NotReady):
-            return self._look_again(error, attempt, age)
-        if isinstance(error, CircuitOpen):
-            return Retry(self.delays[0], attempt, error.label, str(error))
-        if isinstance(error, EnrichmentUnavailable | DeliveryUnavailable):
-            counts = error.kind is FailureKind.UNREADABLE or (to_blame and error.kind is not FailureKind.BUSY)
-            if not counts:
-                return Retry(self._first_tier(error), attempt, error.label, str(error))
-        return self._next_attempt(error, attempt)
+        match error:
+            case InvalidEvent():
+                decision: Retry | DeadLetter = DeadLetter(Reason.INVALID_EVENT, str(error))
+            case EnrichmentRejected():
+                decision = DeadLetter(Reason.REJECTED_BY_DIALER, str(error))
+            case DeliveryRejected():
+                decision = DeadLetter(Reason.REJECTED_BY_SINK, str(error))
+            case NotReady():
+                decision = self._look_again(error, attempt, age)
+            case CircuitOpen():
+                decision = Retry(self.delays[0], attempt, error.label, str(error))
+            case Unavailable() if not _counts(error):
+                decision = Retry(self._first_tier(error), attempt, error.label, str(error))
+            case _:
+                decision = self._next_attempt(error, attempt)
+        return decision
 
     def _first_tier(self, error: Exception) -> timedelta:
         """Return the shortest tier: after a refusal of the sink, one on which others have time to succeed."""
@@ -126,6 +123,13 @@ class RetryPolicy:
         tier = max(self.delays[min(attempt, len(self.delays)) - 1], self._first_tier(error))
         label = error.label if isinstance(error, ProcessingError) else "unexpected"
         return Retry(tier, attempt + 1, label, text)
+
+
+def _counts(error: Unavailable) -> bool:
+    """Return whether it uses up an attempt: a request to come back later never does."""
+    if error.kind is FailureKind.UNREADABLE:
+        return True
+    return error.to_blame and error.kind is not FailureKind.BUSY
 
 
 def _exhausted(error: Exception) -> Reason:
