@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command as build
 
-from worker.commands.common import Command, Group, VersionOption
+from worker.commands.options import Command, Group, VersionOption
 
 
 class Place(NamedTuple):

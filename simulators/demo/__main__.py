@@ -3,7 +3,7 @@
 import typer
 
 from simulators.demo.command import demo
-from worker.commands.common import Command
+from worker.commands.options import Command
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command(cls=Command)(demo)

@@ -17,8 +17,9 @@ from simulators.demo.summary import differences, specimen, summary, what_next
 from simulators.demo.worker_process import WorkerEnded
 from simulators.dialer import StandInDialer
 from simulators.dialer.alone import DEFAULT_PORT, serve_alone
-from worker.commands.common import printable
-from worker.commands.terminal import say, silence_libraries, stop_with
+from worker.commands.broker import silence_libraries
+from worker.commands.common import printable, stop_with
+from worker.commands.terminal import say
 from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
 from worker.settings.types import checked_broker_url, parse_duration
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from worker import __version__
 from worker.cli import app
-from worker.commands import common, letters, terminal
+from worker.commands import broker, common, letters, terminal
 from worker.commands.picture import Look
 from worker.core.events import EventType
 from worker.core.scrub import Scrubber
@@ -197,7 +197,7 @@ def test_what_others_wrote_is_escaped_in_json(command: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("text", ["id a:100:b", ":ok: :+1: [bold]x[/bold]", "[link=x]"])
 def test_text_is_shown_as_it_is_on_a_terminal(text: str) -> None:
-    for console in (common.out, common.err):
+    for console in (terminal.out, terminal.err):
         with console.capture() as shown:
             console.print(text, markup=False)
         assert shown.get() == f"{text}\n"
@@ -226,7 +226,7 @@ def test_a_broker_that_falls_silent_is_an_outage_and_no_stop(capsys: pytest.Capt
 
     settings = BrokerCommandSettings()
     with pytest.raises(typer.Exit) as ended:
-        terminal.talk_to_broker(settings, work)
+        broker.talk_to_broker(settings, work)
     assert ended.value.exit_code == 1
     assert "the broker at 127.0.0.1:5672: " in (said := capsys.readouterr().err)
     assert "silent" in said
@@ -239,7 +239,7 @@ def test_a_signal_is_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
         await asyncio.sleep(10)
 
     with pytest.raises(typer.Exit):
-        terminal.talk_to_broker(BrokerCommandSettings(), work)
+        broker.talk_to_broker(BrokerCommandSettings(), work)
     assert capsys.readouterr().err == "crm-sync: stopped\n"
 
 

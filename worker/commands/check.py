@@ -10,8 +10,10 @@ from rich.table import Table
 
 from worker import check as checks
 from worker.check import Finding, Level
-from worker.commands.common import ConfigOption, load_or_exit, out, printable, to_json
-from worker.commands.terminal import say, show_table, talk_to_broker
+from worker.commands.broker import talk_to_broker
+from worker.commands.common import load_or_exit, printable, to_json
+from worker.commands.options import ConfigOption
+from worker.commands.terminal import out, say, show_table
 from worker.core.scrub import Scrubber
 from worker.settings import Settings, SettingsError, load
 from worker.settings.load import sources

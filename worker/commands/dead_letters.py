@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.commands.common import Command, ConfigOption, Group, err, load_or_exit, printable
+from worker.commands.broker import talk_to_broker
+from worker.commands.common import load_or_exit, printable, stop_with
 from worker.commands.export import write_lines
 from worker.commands.letters import Plan, Summary, describe, show_letters
+from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.settling import finish, look_through, opened, settle_letters
-from worker.commands.terminal import progress, say, stop_with, talk_to_broker
+from worker.commands.terminal import err, progress, say
 from worker.core.errors import Reason
 from worker.core.events import EventType
 from worker.rabbitmq.dead_letters import UNKNOWN, Letter, Selection, discarding, record, replaying

@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from worker.commands.common import Command
-from worker.commands.terminal import stop_with
+from worker.commands.common import stop_with
+from worker.commands.options import Command
 
 _HOW_TO_GET_IT = (
     "the demo's simulators are not installed here: the service goes without them. "

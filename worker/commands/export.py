@@ -10,8 +10,7 @@ from typing import Any
 
 import typer
 
-from worker.commands.common import to_json
-from worker.commands.terminal import stop_with
+from worker.commands.common import stop_with, to_json
 
 Write = Callable[[dict[str, Any]], None]
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from sys import intern
 from typing import Any
 
-from worker.commands.common import out, printable
-from worker.commands.terminal import age, moment, say, show_table
+from worker.commands.common import printable
+from worker.commands.terminal import age, moment, out, say, show_table
 from worker.core.events import EventType
 from worker.rabbitmq.dead_letters import Letter
 

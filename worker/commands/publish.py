@@ -14,8 +14,10 @@ import aiormq
 import typer
 from aio_pika.abc import AbstractConnection
 
-from worker.commands.common import Command, ConfigOption, Group, err, load_or_exit, printable
-from worker.commands.terminal import progress, say, stop_with, talk_to_broker
+from worker.commands.broker import talk_to_broker
+from worker.commands.common import load_or_exit, printable, stop_with
+from worker.commands.options import Command, ConfigOption, Group
+from worker.commands.terminal import err, progress, say
 from worker.core.errors import InvalidEvent, PublishError
 from worker.core.events import EventType
 from worker.rabbitmq.connection import connect

@@ -7,7 +7,8 @@ import typer
 import uvloop
 
 from worker import app
-from worker.commands.common import ConfigOption, fail, load_or_exit
+from worker.commands.common import fail, load_or_exit
+from worker.commands.options import ConfigOption
 from worker.commands.tracing import open_or_exit, tracing_or_exit
 from worker.core.tracing import UNTRACED
 from worker.observe import log

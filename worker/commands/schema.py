@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from worker.commands.asyncapi import as_yaml, asyncapi
-from worker.commands.common import ConfigOption, load_or_exit
+from worker.commands.common import load_or_exit
+from worker.commands.options import ConfigOption
 from worker.core.payload import schemas
 from worker.settings import BrokerCommandSettings
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import aiormq
 import typer
 
-from worker.commands.common import fail, printable
-from worker.commands.terminal import progress, say, stop_with, talk_to_broker
+from worker.commands.broker import talk_to_broker
+from worker.commands.common import fail, printable, stop_with
+from worker.commands.terminal import progress, say
 from worker.core.errors import PublishError
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.dead_letters import Act, DeadLetters, Letter, Selection, Tally, hold, settle

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.live import Live
 from rich.text import Text
 
-from worker.commands.common import ConfigOption, out, to_json
+from worker.commands.common import to_json
+from worker.commands.options import ConfigOption
 from worker.commands.picture import Look, Status, draw, judge
-from worker.commands.terminal import say
+from worker.commands.terminal import out, say
 from worker.settings import HttpSettings
 from worker.settings.load import peek
 from worker.settings.show import masked_address

@@ -1,16 +1,13 @@
-"""What the operator sees: tables, progress, ages; and the way to the broker and back, with clear errors."""
+"""Output of the commands: tables, lines, progress bars, ages and times."""
 
-import asyncio
-import logging
-import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol
 
 import typer
-import uvloop
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -23,16 +20,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from worker.commands.common import err, fail, out, printable
-from worker.rabbitmq.connection import BROKER_ERRORS, SILENT, address, explain, is_being_cancelled
-from worker.settings import BrokerCommandSettings
+from worker.commands.common import printable
 
 A_HANDFUL = 20
 """Up to so many steps are done before a progress bar could be read."""
 
 _LOOK_AGAIN = 0.1
 
-_T = TypeVar("_T")
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Show(Protocol):
@@ -41,60 +37,6 @@ class Show(Protocol):
     def __call__(self, done: int, note: str = "") -> None:
         """Show it, unless that was done just now."""
         ...
-
-
-def stop_with(headline: str, *details: str, status: int = 1) -> NoReturn:
-    """Say what is wrong and what to do, and exit."""
-    fail(headline, list(details))
-    raise typer.Exit(status)
-
-
-def talk_to_broker(
-    settings: BrokerCommandSettings,
-    work: Callable[[asyncio.Event], Awaitable[_T]],
-    *,
-    careful: bool = False,
-) -> _T:
-    """Run what talks to the broker; every trouble with it becomes a sentence and exit status 1.
-
-    Ctrl-C ends it at once. Where it is `careful`, the first Ctrl-C sets the
-    event that it is given, so that it can finish what it is at.
-    """
-    silence_libraries()
-    try:
-        return uvloop.run(_until_signal(work, careful=careful))
-    except typer.Exit:
-        raise
-    except asyncio.CancelledError:
-        stop_with("stopped")
-    except BROKER_ERRORS as error:
-        stop_with(f"the broker at {address(settings.broker.url)}: {explain(error)}")
-
-
-async def _until_signal(work: Callable[[asyncio.Event], Awaitable[_T]], *, careful: bool) -> _T:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-
-    def on_signal() -> None:
-        if main is not None and (stop.is_set() or not careful):
-            main.cancel()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        return await work(stop)
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        raise ConnectionError(SILENT) from None  # so ends what waits for a broker that fell silent
-
-
-def silence_libraries() -> None:
-    """Say each trouble once, in our own words."""
-    for name in ("aiormq", "aio_pika"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:

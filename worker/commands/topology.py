@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from worker.commands.common import ConfigOption, load_or_exit
-from worker.commands.terminal import say, show_table, stop_with, talk_to_broker
+from worker.commands.broker import talk_to_broker
+from worker.commands.common import load_or_exit, stop_with
+from worker.commands.options import ConfigOption
+from worker.commands.terminal import say, show_table
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.topology import (
     Exchange,
