@@ -18,6 +18,7 @@ FUNCTION_LIMIT = 50
 
 ADAPTERS = frozenset({"rabbitmq", "vicidial", "sinks", "observe"})
 KNOW_EVERY_ROOM = frozenset({"worker.app", "worker.check"})
+INSTALLERS = ("apt-get", "docker")
 CORE_LIBRARIES = frozenset({"pydantic", "pydantic_core", "typing_extensions"})
 MAY_IMPORT = {
     "core": {"core"},
@@ -128,6 +129,25 @@ def the_worker_imports_no_simulator(house: House) -> Iterator[str]:
             yield f"{module.path} imports simulators, which the service goes without"
 
 
+def the_worker_installs_nothing(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        texts = (each.value for each in ast.walk(module.tree) if isinstance(each, ast.Constant))
+        named = " ".join(text for text in texts if isinstance(text, str))
+        if room_of(name) is not None and (tools := [tool for tool in INSTALLERS if tool in named]):
+            yield f"{module.path} names {', '.join(tools)}; the service installs nothing"
+
+
+def a_test_file_belongs_to_make_test_or_to_make_verify(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        marks = [each for each in ast.walk(module.tree) if isinstance(each, ast.Attribute)]
+        marked = sum(each.attr == "verify" and ast.unparse(each) == "pytest.mark.verify" for each in marks)
+        whole = [each for each in module.tree.body if ast.unparse(each).startswith("pytestmark = ")]
+        if name.startswith("tests.") and marked > sum(
+            "pytest.mark.verify" in ast.unparse(each) for each in whole
+        ):
+            yield f"{module.path} marks some of its tests with verify; mark the file, or move them"
+
+
 def no_arrows_run_in_a_circle(house: House) -> Iterator[str]:
     graph = {name: module.ours - {name} for name, module in house.items() if room_of(name) is not None}
     try:
@@ -157,6 +177,8 @@ RULES: tuple[Rule, ...] = (
     each_room_imports_only_what_it_may,
     only_the_composition_root_knows_every_room,
     the_worker_imports_no_simulator,
+    the_worker_installs_nothing,
+    a_test_file_belongs_to_make_test_or_to_make_verify,
     no_arrows_run_in_a_circle,
     no_function_is_too_long,
     the_system_tests_import_nothing_of_the_worker,
@@ -194,6 +216,9 @@ BROKEN_HOUSE = {
     "from worker.vicidial import client\nfrom worker.observe import log\n",
     "worker/cli.py": "from worker.app import run",
     "worker/attic/x.py": "",
+    "worker/observe/tools.py": "run(['apt-get', 'install', 'x'])",
+    "tests/core/test_it.py": "@pytest.mark.verify\ndef test_x(): ...",
+    "tests/core/test_all.py": "pytestmark = [pytest.mark.system, pytest.mark.verify]",
     "tests/system/test_it.py": "import worker.app",
 }
 EXPECTED = [
@@ -206,6 +231,8 @@ EXPECTED = [
     f"worker/sinks/web.py imports worker.vicidial; sinks may import {sorted(MAY_IMPORT['sinks'])}",
     "worker/commands/all.py imports every adapter; only ['worker.app', 'worker.check'] may",
     "worker/sinks/web.py imports simulators, which the service goes without",
+    "worker/observe/tools.py names apt-get; the service installs nothing",
+    "tests/core/test_it.py marks some of its tests with verify; mark the file, or move them",
     "worker/rabbitmq/consumer.py:1 f has 50 lines; it must be under 50",
     "tests/system/test_it.py imports worker.app; system tests see it from outside",
 ]

@@ -11,12 +11,12 @@ import typer
 from pydantic import SecretStr
 
 from simulators.broker import BrokerError
+from simulators.demo.dialer_only import DEFAULT_PORT, serve_alone
 from simulators.demo.display import Display, make_display
-from simulators.demo.stage import DemoError, play
-from simulators.demo.summary import differences, specimen, summary, what_next
+from simulators.demo.runner import DemoError, play
+from simulators.demo.summary import differences, sample, summary, what_next
 from simulators.demo.worker_process import WorkerEnded
 from simulators.dialer import StandInDialer
-from simulators.dialer.alone import DEFAULT_PORT, serve_alone
 from worker.commands.broker import silence_libraries
 from worker.commands.common import printable, stop_with
 from worker.commands.terminal import say
@@ -197,6 +197,6 @@ async def _until_signal(broker: str | None, display: Display, signals: list[sign
     display.console.print(summary(result))
     if differences(result):
         return False
-    display.console.print(specimen(result, "demo-02"))
+    display.console.print(sample(result, "demo-02"))
     display.console.print(what_next())
     return True

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from simulators.demo.chronicle import Chronicle, News, Row, Tone
+from simulators.demo.progress import News, Progress, Row, Tone
 from simulators.demo.scenario import Delivered
 
 WIDE = 100
@@ -40,8 +40,8 @@ def table(rows: Sequence[Row], now: datetime, width: int) -> Table:
     for row in rows:
         ending = _ending(row, now, wide=width >= WIDE)
         started = Text("✓", "green") if row.received else Text("·", "dim")
-        what = Text(row.story.what, "" if row.received else "dim")
-        drawn.add_row(started, what, row.story.subject, _dialer(row), ending)
+        what = Text(row.case.what, "" if row.received else "dim")
+        drawn.add_row(started, what, row.case.subject, _dialer(row), ending)
     return drawn
 
 
@@ -68,7 +68,7 @@ def _ending(row: Row, now: datetime, *, wide: bool) -> Text:
 
 
 def _delivered(row: Row, *, wide: bool) -> Text:
-    remark = row.story.ending.remark if isinstance(row.story.ending, Delivered) else ""
+    remark = row.case.ending.remark if isinstance(row.case.ending, Delivered) else ""
     remark = remark or (f"{row.looks} looks" if row.looks > 1 else "")
     text = Text("✓ delivered" if remark and not wide else f"✓ delivered {row.status}", "green")
     return text.append(f", {remark}") if remark else text
@@ -128,8 +128,8 @@ class Display(ABC):
 
     @abstractmethod
     @contextmanager
-    def showing(self, chronicle: Chronicle) -> Iterator[None]:
-        """Show the chronicle as it grows, and as it was in the end."""
+    def showing(self, progress: Progress) -> Iterator[None]:
+        """Show the progress as it grows, and as it was in the end."""
 
 
 class PlainDisplay(Display):
@@ -148,12 +148,12 @@ class PlainDisplay(Display):
             self.console.print(sentence(news), soft_wrap=True)
 
     @contextmanager
-    def showing(self, chronicle: Chronicle) -> Iterator[None]:
+    def showing(self, progress: Progress) -> Iterator[None]:
         """Print the table once all is over."""
         self.console.print()
         yield
         self.console.print()
-        self.console.print(table(chronicle.rows, datetime.now(UTC), self.console.width))
+        self.console.print(table(progress.rows, datetime.now(UTC), self.console.width))
 
 
 class LiveDisplay(Display):
@@ -163,7 +163,7 @@ class LiveDisplay(Display):
         """Take the console, which is a terminal."""
         super().__init__(console)
         self._latest: deque[News] = deque(maxlen=_NEWS)
-        self._chronicle: Chronicle | None = None
+        self._progress: Progress | None = None
         self._started = time.monotonic()
         self._waiting = console.status("")
 
@@ -183,10 +183,10 @@ class LiveDisplay(Display):
             self._latest.append(news)
 
     @contextmanager
-    def showing(self, chronicle: Chronicle) -> Iterator[None]:
+    def showing(self, progress: Progress) -> Iterator[None]:
         """Update the table several times a second; at the end it stays, without the news."""
         self._waiting.stop()
-        self._chronicle, self._started = chronicle, time.monotonic()
+        self._progress, self._started = progress, time.monotonic()
         live = Live(console=self.console, get_renderable=self._frame, refresh_per_second=8)
         try:
             with live:
@@ -195,16 +195,16 @@ class LiveDisplay(Display):
                 finally:
                     self._latest.clear()
         finally:
-            self._chronicle = None
+            self._progress = None
 
     def stop(self) -> None:
         """End the spinner, whatever went wrong."""
         self._waiting.stop()
 
     def _frame(self) -> RenderableType:
-        if self._chronicle is None:
+        if self._progress is None:
             return Text("")
-        rows = self._chronicle.rows
+        rows = self._progress.rows
         room = max(1, min(_NEWS, self.console.height - len(rows) - _AROUND_THE_NEWS))
         below = [Text(""), *map(sentence, list(self._latest)[-room:])] if self._latest else []
         for line in below:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from simulators.dialer.data import DialerCall
+from simulators.dialer.world import DialerCall
 
 Envelope = Literal["plain", "structured", "binary", "broken"]
 """How a producer wraps an event: plain JSON, CloudEvents in either mode, or something that is no JSON."""
@@ -55,7 +55,7 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class Case:
     """One event: what it is in words, how it is published, and how it has to end.
 
     `call` is what the dialer gets to know of it at the moment of publishing. `happened` is when, if that is
@@ -149,8 +149,8 @@ def _transferred(_: datetime) -> DialerCall:
     )
 
 
-STORIES: Final[tuple[Story, ...]] = (
-    Story(
+CASES: Final[tuple[Case, ...]] = (
+    Case(
         what="outbound call, sold",
         kind="call",
         subject="V1201405090000012345",
@@ -159,7 +159,7 @@ STORIES: Final[tuple[Story, ...]] = (
         fields={"uniqueid": "1795269909.101", "lead_id": 12345, "agent_user": "1000"},
         ending=Delivered({"call.direction": "outbound", "call.status": "SALE", "call.talk_seconds": 120}),
     ),
-    Story(
+    Case(
         what="call still going on",
         kind="call",
         subject="M1202130000000012346",
@@ -167,14 +167,14 @@ STORIES: Final[tuple[Story, ...]] = (
         call=_still_on,
         ending=Delivered({"final": True, "call.status": "SALE", "call.talk_seconds": 60}),
     ),
-    Story(
+    Case(
         what="call nobody knows",
         kind="call",
         subject="V1209999990000099999",
         event_id="demo-03",
         ending=Dead("not_found"),
     ),
-    Story(
+    Case(
         what="inbound call, sold",
         kind="call",
         subject="Y1201405110000012345",
@@ -183,7 +183,7 @@ STORIES: Final[tuple[Story, ...]] = (
         envelope="structured",
         ending=Delivered({"call.direction": "inbound", "call.in_group_id": "SALESLINE"}),
     ),
-    Story(
+    Case(
         what="agent onboarded",
         kind="agent",
         subject="1000",
@@ -192,7 +192,7 @@ STORIES: Final[tuple[Story, ...]] = (
         fields={"expected_campaigns": ["SALES1", "RENEW_24"]},
         ending=Delivered({"access_check.ok": True}, "access ok"),
     ),
-    Story(
+    Case(
         what="dropped, no agent",
         kind="call",
         subject="V1201406070000012346",
@@ -200,7 +200,7 @@ STORIES: Final[tuple[Story, ...]] = (
         happened=_RECORDED,
         ending=Delivered({"call.status": "DROP", "call.agent_user": None}),
     ),
-    Story(
+    Case(
         what="manual call, sold",
         kind="call",
         subject="M1201407010000012347",
@@ -209,7 +209,7 @@ STORIES: Final[tuple[Story, ...]] = (
         crm_says=(503,),
         ending=Delivered({"call.call_type": "OUTBOUND_MANUAL"}, "2nd try"),
     ),
-    Story(
+    Case(
         what="agent onboarded",
         kind="agent",
         subject="1006",
@@ -220,7 +220,7 @@ STORIES: Final[tuple[Story, ...]] = (
             "no SALES1",
         ),
     ),
-    Story(
+    Case(
         what="transferred, sold",
         kind="call",
         subject="Y1202141000000012346",
@@ -230,21 +230,21 @@ STORIES: Final[tuple[Story, ...]] = (
         crm_says=(429,),
         ending=Delivered({"call.in_group_id": "SUPPORTLINE", "call.agent_user": "1001"}, "2nd try"),
     ),
-    Story(
+    Case(
         what="agent, no campaigns",
         kind="agent",
         subject="1003",
         event_id="demo-10",
         ending=Delivered({"agent.campaigns": []}),
     ),
-    Story(
+    Case(
         what="call with a wrong id",
         kind="call",
         subject="K1201405090000012345",
         event_id="demo-11",
         ending=Dead("rejected_by_dialer"),
     ),
-    Story(
+    Case(
         what="not even JSON",
         kind="call",
         subject="V1201406090000012346",
@@ -252,7 +252,7 @@ STORIES: Final[tuple[Story, ...]] = (
         envelope="broken",
         ending=Dead("invalid_event"),
     ),
-    Story(
+    Case(
         what="call the CRM refuses",
         kind="call",
         subject="V1201406090000012346",
@@ -261,7 +261,7 @@ STORIES: Final[tuple[Story, ...]] = (
         crm_says=(422,),
         ending=Dead("rejected_by_sink"),
     ),
-    Story(
+    Case(
         what="call published twice",
         kind="call",
         subject="M1201407000000012347",
@@ -270,7 +270,7 @@ STORIES: Final[tuple[Story, ...]] = (
         published=2,
         ending=Delivered({"call.status": "SALE"}, "once"),
     ),
-    Story(
+    Case(
         what="tutorial-style call",
         kind="call",
         subject="1000012345",
@@ -278,7 +278,7 @@ STORIES: Final[tuple[Story, ...]] = (
         dialect="tutorial",
         ending=Delivered({"call.status": "Answered", "call.duration_seconds": 210}),
     ),
-    Story(
+    Case(
         what="tutorial-style agent",
         kind="agent",
         subject="agent001",

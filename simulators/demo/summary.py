@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from simulators.crm import Received
-from simulators.demo.chronicle import Row
+from simulators.demo.progress import Row
 from simulators.demo.scenario import Delivered
 
 _MEANS = {
@@ -51,8 +51,8 @@ class Result:
 
 
 def differences(result: Result) -> list[str]:
-    """Name what did not end as its story says; empty where all did."""
-    found = [f"{row.story.who}: {problem}" for row in result.rows for problem in _problems(row, result)]
+    """Name what did not end as its case says; empty where all did."""
+    found = [f"{row.case.who}: {problem}" for row in result.rows for problem in _problems(row, result)]
     if result.worker_status != 0:
         found.append(f"the worker ended with status {result.worker_status} instead of 0")
     if (unsigned := sum(not each.verified for each in result.received)) > 0:
@@ -61,24 +61,24 @@ def differences(result: Result) -> list[str]:
 
 
 def _problems(row: Row, result: Result) -> Iterable[str]:
-    story = row.story
-    got = [each for each in result.received if each.id == story.event_id]
+    case = row.case
+    got = [each for each in result.received if each.id == case.event_id]
     accepted = [each for each in got if each.status == 200]
-    letter = result.letters.get(story.event_id)
+    letter = result.letters.get(case.event_id)
     if not row.over:
         yield "it came to no end"
-    if isinstance(story.ending, Delivered):
+    if isinstance(case.ending, Delivered):
         if letter is not None:
             yield f"it is in the dead letters as {letter.reason}"
-        if len(accepted) < story.published:
-            yield f"the CRM accepted it {len(accepted)} times instead of {story.published}"
+        if len(accepted) < case.published:
+            yield f"the CRM accepted it {len(accepted)} times instead of {case.published}"
         for each in accepted:
-            yield from _wrong_fields(each.json, story.ending.shows)
+            yield from _wrong_fields(each.json, case.ending.shows)
     else:
         if accepted:
             yield "the CRM accepted it"
-        yield from _wrong_letter(letter, Letter(story.ending.reason, result.bodies.get(story.event_id, b"")))
-    for status in set(story.crm_says) - {each.status for each in got}:
+        yield from _wrong_letter(letter, Letter(case.ending.reason, result.bodies.get(case.event_id, b"")))
+    for status in set(case.crm_says) - {each.status for each in got}:
         yield f"the CRM never answered {status}"
 
 
@@ -147,13 +147,13 @@ def _dead(result: Result) -> Iterable[Text]:
 
 
 def _dialer(result: Result) -> Iterable[Text]:
-    other = sum(1 for row in result.rows if row.story.dialect == "tutorial" and row.known)
+    other = sum(1 for row in result.rows if row.case.dialect == "tutorial" and row.known)
     yield Text(f"  {result.dialer_requests:>2} requests to the dialer")
     yield Text(f"     {other} answered in the dialect of the tutorials, the rest as a real VICIdial")
     yield Text("     does; the worker tells the two apart by itself")
 
 
-def specimen(result: Result, event_id: str) -> Text:
+def sample(result: Result, event_id: str) -> Text:
     """Show what the CRM got for one call, without what is null."""
     got = next(each for each in result.received if each.id == event_id and each.status == 200)
     data = got.json["data"]

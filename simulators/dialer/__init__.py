@@ -8,8 +8,22 @@ from typing import Final
 
 from aiohttp import web
 
-from simulators.dialer.answers import Question, ServerError, answer, filtered, subject_of
-from simulators.dialer.data import (
+from simulators.dialer.answers import (
+    LONGEST_REQUEST_LINE,
+    Question,
+    ServerError,
+    amid_warnings,
+    answer,
+    fatal_error,
+    filtered,
+    subject_of,
+    too_long,
+    tutorial_answer,
+)
+from simulators.dialer.page import View, html_page, text_page
+from simulators.dialer.requests import CONTENT_TYPE, DialerRequest, Planted, outcome_of, read_parameters
+from simulators.dialer.state import DialerState
+from simulators.dialer.world import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
     ApiUser,
@@ -18,11 +32,6 @@ from simulators.dialer.data import (
     DialerCall,
     Recording,
 )
-from simulators.dialer.page import View, html_page, text_page
-from simulators.dialer.php import LONGEST_REQUEST_LINE, amid_warnings, fatal_error, too_long
-from simulators.dialer.requests import CONTENT_TYPE, DialerRequest, Planted, outcome_of, read_parameters
-from simulators.dialer.state import DialerState
-from simulators.dialer.tutorial import tutorial_answer
 
 __all__ = [
     "DEFAULT_PASSWORD",

@@ -8,8 +8,12 @@ user's allowed ones, and its own permission.
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Final
 
-from simulators.dialer.data import (
+from simulators.dialer.logins import check_login, find_user, log_in, refusal
+from simulators.dialer.world import (
+    ALL_FUNCTIONS,
     CALL_COLUMNS,
     SEPARATORS,
     ApiUser,
@@ -19,7 +23,7 @@ from simulators.dialer.data import (
     Recording,
     World,
 )
-from simulators.dialer.logins import log_in, refusal
+from simulators.recordings import find
 
 _SHORTEST_SOURCE = 2
 _SHORTEST_UNIQUEID = 9
@@ -297,3 +301,127 @@ _FUNCTIONS: Mapping[str, Callable[[Question, ApiUser], str]] = {
     "user_details": _user_details,
     "recording_lookup": _recording_lookup,
 }
+
+
+# --- the contract as the tutorials describe it ----------------------------------------------------
+#
+# Some servers and proxies speak it. No header, no stage, no detail: eight values for a call, pairs of
+# campaign id and name for an agent, and the tutorials' own error texts. The tutorials lost their example
+# block, so the separator is a choice.
+
+_AGENT_LEVEL = 8
+_NO_PERMISSION = "ERROR: USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION\n"
+
+
+def tutorial_answer(question: Question, separator: str) -> str:
+    """Answer one request in the tutorials' way; logins are counted, but there is no lock to speak of."""
+    function = question.get("function")
+    if function not in {"callid_info", "agent_campaigns"}:
+        return "ERROR: NO FUNCTION SPECIFIED\n"
+    user = find_user(question.world, question.get("user"))
+    if user is None or check_login(user, question.get("pass"), question.now) != "GOOD":
+        return "ERROR: INVALID USERNAME OR PASSWORD\n"
+    if not may(user, function):
+        return _NO_PERMISSION
+    return (_tutorial_callid_info if function == "callid_info" else _tutorial_agent_campaigns)(
+        question, separator
+    )
+
+
+def may(user: ApiUser, function: str) -> bool:
+    """Say whether this user may use this function."""
+    high_enough = function == "callid_info" or user.level >= _AGENT_LEVEL
+    return user.api_access and high_enough and bool(user.functions & {ALL_FUNCTIONS, function})
+
+
+def _tutorial_callid_info(question: Question, separator: str) -> str:
+    call = question.world.calls.get(question.get("call_id"))
+    state = "not_found" if call is None else call.state(question.now)
+    if call is None or not call.call_id.isdigit() or state in {"not_found", "log_not_found"}:
+        return "ERROR: CALL ID NOT FOUND\n"
+    start, end, _ = call.dates(question.now, question.local)
+    return separator.join(_call_values(call, state, (start, end))) + "\n"
+
+
+def _call_values(call: DialerCall, state: str, times: tuple[str, str]) -> tuple[str, ...]:
+    direction = "Inbound" if call.call_type == "INBOUND" else "Outbound"
+    status = call.status if state == "final" else state
+    return (call.call_id, *times, direction, call.user, call.phone, status, call.recording)
+
+
+def _tutorial_agent_campaigns(question: Question, separator: str) -> str:
+    world, asked = question.world, question.get("agent_user")
+    agent = find_agent(world, asked)
+    if agent is None:
+        return "ERROR: AGENT NOT FOUND\n"
+    values = [asked]
+    for campaign_id in agent_campaign_ids(world, agent):
+        campaign = world.campaigns.get(campaign_id)
+        values += [campaign_id, campaign_id if campaign is None else campaign.name]
+    return separator.join(values) + "\n"
+
+
+# --- what PHP and Apache put around an answer, or in its place ------------------------------------
+
+LONGEST_REQUEST_LINE: Final = 8190
+"""Apache's `LimitRequestLine`: what is longer is answered with 414."""
+
+_WARNING = re.compile(r"<br />\n<b>Warning</b>:  .*<br />\n")
+_UNSENT = re.compile(r"Undefined variable \$(\w+) in")
+_NOT_LET_IN = ("ERROR: Login incorrect", "ERROR: Too many login", "ERROR: Your IP Address")
+
+
+def amid_warnings(text: str, parameters: Mapping[str, str]) -> str:
+    """Give the answer as a server with `display_errors` on does: amid tens of kilobytes of warnings.
+
+    Among them is one for each parameter that the API knows and that was not sent.
+    """
+    start, logged_in, end = _warnings()
+    said = [each for each in start if not _is_about(each, parameters)]
+    if text.startswith(_NOT_LET_IN):
+        refused = find("display_errors_on", "wrong_password").body
+        return "".join((*said, _WARNING.findall(refused)[-1], text))
+    around = (logged_in[1], end[0]) if parameters.get("function") == "agent_campaigns" else ("", "")
+    return "".join((*said, logged_in[0], around[0], text, around[1], *end[1:]))
+
+
+def fatal_error(parameters: Mapping[str, str]) -> str:
+    """Give what such a server shows in place of an empty answer with the status 500."""
+    start, logged_in, _ = _warnings()
+    body = find("display_errors_on", "sql_error").body
+    said = [each for each in start if not _is_about(each, parameters)]
+    return "".join((*said, logged_in[0], body[body.index("<br />\n<b>Fatal error</b>") :]))
+
+
+def too_long() -> tuple[str, str]:
+    """Give body and content type of Apache's answer to a request line that is too long."""
+    recorded = find("apache_mod_php", "url_9000")
+    return recorded.body, recorded.content_type
+
+
+def _is_about(warning: str, parameters: Mapping[str, str]) -> bool:
+    found = _UNSENT.search(warning)
+    return found is not None and found[1] in parameters
+
+
+@cache
+def _warnings() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Give the warnings before the login, between the login and the row, and after the row.
+
+    Each recording lacks those about its own parameters, so the first part is put together from two.
+    """
+    with_agent, after = _around_the_row(find("display_errors_on", "agent_campaigns_ok").body)
+    with_call = _WARNING.findall(find("display_errors_on", "wrong_password").body)[:-1]
+    login = next(place for place, each in enumerate(with_agent) if "$login_problem" in each)
+    start = with_agent[:login]
+    for before, each in zip(["", *with_call], with_call, strict=False):
+        if each not in start:
+            start.insert(start.index(before) + 1, each)
+    return tuple(start), tuple(with_agent[login:]), tuple(after)
+
+
+def _around_the_row(body: str) -> tuple[list[str], list[str]]:
+    """Give the warnings before the one row of a body, and those after it."""
+    row = _WARNING.sub("", body)
+    before, _, after = body.partition(row)
+    return _WARNING.findall(before), _WARNING.findall(after)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from simulators.dialer.data import DEFAULT_PASSWORD, DEFAULT_USER, Dialect
-from simulators.dialer.lives import LIVE_IDS
+from simulators.dialer.world import DEFAULT_PASSWORD, DEFAULT_USER, LIVE_IDS, Dialect
 
 LOGIN: Final[Mapping[str, str]] = {"user": DEFAULT_USER, "pass": DEFAULT_PASSWORD, "source": "test"}
 """The parameters that nearly every request has."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from simulators.dialer.data import ALL_FUNCTIONS, ApiUser, World
+from simulators.dialer.world import ALL_FUNCTIONS, ApiUser, World
 
 LOCK_AFTER = 10
 """Failed logins that lock an API user, until `lock_seconds` after its last good one."""

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from simulators.dialer.answers import agent_campaign_ids, in_groups_of, is_call_id
-from simulators.dialer.data import (
+from simulators.dialer.answers import agent_campaign_ids, in_groups_of, is_call_id, may
+from simulators.dialer.examples import Change, Example, answers, changes, control_line, refusals
+from simulators.dialer.logins import LOWEST_LEVEL, PERMISSIONS, is_locked, refusal
+from simulators.dialer.requests import DialerRequest
+from simulators.dialer.world import (
     DEFAULT_PASSWORD,
     DEFAULT_USER,
+    LIFE_CYCLES,
     ApiUser,
     Dialect,
     DialerCall,
     LocalTime,
     World,
 )
-from simulators.dialer.examples import Change, Example, answers, changes, control_line, refusals
-from simulators.dialer.lives import LIVES
-from simulators.dialer.logins import LOWEST_LEVEL, PERMISSIONS, is_locked, refusal
-from simulators.dialer.requests import DialerRequest
-from simulators.dialer.tutorial import may
 from simulators.stand_in import FAULTS
 
 Rows = Sequence[Sequence[str]]
@@ -208,7 +207,7 @@ def _introduction(view: View) -> str:
 def _ways_to_break(view: View) -> tuple[str, ...]:
     return (
         f"Faults: {', '.join(FAULTS)}.",
-        f"Lives of a call, for ring: {'; '.join(f'{name} ({life.what})' for name, life in LIVES.items())}.",
+        f"Lives of a call, for ring: {'; '.join(f'{name} ({it.what})' for name, it in LIFE_CYCLES.items())}.",
         f"GET {view.base_url}/control tells in JSON what was asked.",
     )
 

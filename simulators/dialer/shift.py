@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from simulators.dialer.data import NOBODY, DialerAgent, DialerCall, Recording, World, make_call_id
-from simulators.dialer.lives import Schedule, automatic, manual, queued, without_a_channel
+from simulators.dialer.world import (
+    NOBODY,
+    DialerAgent,
+    DialerCall,
+    Recording,
+    Schedule,
+    World,
+    automatic,
+    make_call_id,
+    manual,
+    queued,
+    without_a_channel,
+)
 
 _DAY: Final = 86400.0
 _EARLIER_DAYS: Final = 6

@@ -8,7 +8,11 @@ from dataclasses import fields as fields_of
 from typing import Any, Final, get_args
 
 from simulators.dialer.answers import filtered, subject_of
-from simulators.dialer.data import (
+from simulators.dialer.logins import lock
+from simulators.dialer.recorded import recorded_world, tutorial_world
+from simulators.dialer.requests import Answerer, DialerRequest, Load, Planted, Plants
+from simulators.dialer.shift import Shift
+from simulators.dialer.world import (
     ApiUser,
     Campaign,
     Charset,
@@ -17,14 +21,10 @@ from simulators.dialer.data import (
     DialerCall,
     Recording,
     World,
+    life_cycle_of,
+    make_call,
     make_call_id,
 )
-from simulators.dialer.lives import life_of, make_call
-from simulators.dialer.logins import lock
-from simulators.dialer.requests import Answerer, DialerRequest, Load, Planted, Plants
-from simulators.dialer.shift import Shift
-from simulators.dialer.tutorial import tutorial_world
-from simulators.dialer.world import recorded_world
 from simulators.recordings import Exchange
 from simulators.stand_in import StandIn, take_common
 
@@ -132,12 +132,12 @@ class DialerState(StandIn):
         speed: float = 1.0,
         **fields: Any,  # noqa: ANN401 - the fields of `DialerCall`, given one by one
     ) -> tuple[str, ...]:
-        """Begin a call of one of the `LIVES` now; gives its id, and the one it gets by a transfer, if any.
+        """Begin a call of one of the `LIFE_CYCLES` now; return its id, and the one after a transfer, if any.
 
-        Its seconds go by `speed` times as fast. Raises `ValueError` for a life that is none.
+        Its seconds go by `speed` times as fast. Raises `ValueError` for an unknown life cycle.
         """
         self._rung += 1
-        since, kind = self.now(), life_of(life)
+        since, kind = self.now(), life_cycle_of(life)
         if call_id is None and self.dialect == "real":
             call_id = make_call_id(kind.prefix, self.local(since), str(fields.get("lead_id", self._rung)))
         fields.setdefault("uniqueid", f"{int(self._epoch + since)}.{self._rung}")

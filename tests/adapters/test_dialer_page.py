@@ -10,9 +10,8 @@ import pytest
 from yarl import URL
 
 from simulators.dialer import DialerAgent, DialerCall, StandInDialer
-from simulators.dialer.data import DEFAULT_PASSWORD, DEFAULT_USER, Dialect
 from simulators.dialer.examples import Change, Example, answers, changes, control_line, refusals
-from simulators.dialer.lives import LIVE_IDS
+from simulators.dialer.world import DEFAULT_PASSWORD, DEFAULT_USER, LIVE_IDS, Dialect
 from simulators.stand_in import FAULTS
 
 DIALECTS: Final[tuple[Dialect, ...]] = ("real", "tutorial")

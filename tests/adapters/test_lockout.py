@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from simulators.dialer.data import ApiUser
 from simulators.dialer.logins import LOCK_AFTER, check_login
+from simulators.dialer.world import ApiUser
 from tests.clock import Clock
 from worker.core.errors import LoginRefused
 from worker.vicidial.guard import LOCK, LockoutGuard, Permit

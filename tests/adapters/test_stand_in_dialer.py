@@ -28,8 +28,8 @@ from simulators.dialer import (
     Recording,
     StandInDialer,
 )
-from simulators.dialer.lives import LIVE_IDS, transferred_id
 from simulators.dialer.requests import Load
+from simulators.dialer.world import LIVE_IDS, transferred_id
 from simulators.recordings import Exchange, find, load
 from simulators.stand_in import FAULTS, Fault
 from tests.adapters.raw import until

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
 from simulators.crm import StandInCrm
-from simulators.demo.scenario import STORIES
+from simulators.demo.scenario import CASES
 from tests.core.inbounds import BLANKS
 from tests.system.harness import Program, System, Worker
 from tests.tools import need_asyncapi_schema
@@ -234,15 +234,15 @@ def test_an_event_is_accepted_exactly_where_it_fits_its_schema(kind: str, event:
     assert fits(message["payload"], event) == accepted
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.event_id)
-def test_what_the_demo_publishes_fits_where_it_is_an_event(story: Any) -> None:  # noqa: ANN401 - the demo's own
-    message = story.message(NOW)
-    name = "callEnded" if story.kind == "call" else "agentOnboarded"
-    name += {"structured": "CloudEvent", "binary": "BinaryCloudEvent"}.get(story.envelope, "")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.event_id)
+def test_what_the_demo_publishes_fits_where_it_is_an_event(case: Any) -> None:  # noqa: ANN401 - the demo's own
+    message = case.message(NOW)
+    name = "callEnded" if case.kind == "call" else "agentOnboarded"
+    name += {"structured": "CloudEvent", "binary": "BinaryCloudEvent"}.get(case.envelope, "")
     try:
         body = json.loads(message.body)
     except ValueError:
-        assert story.envelope == "broken"
+        assert case.envelope == "broken"
         return
     described = MESSAGES[name]
     assert message.content_type == described["contentType"]

@@ -1,6 +1,6 @@
 """What became of each event so far, read from the real worker's log lines.
 
-Pure: log lines go in, the state of each story and a sentence a person understands come out.
+Pure: log lines go in, the state of each case and a sentence a person understands come out.
 """
 
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from simulators.demo.scenario import Story
+from simulators.demo.scenario import Case
 
 Tone = Literal["plain", "good", "wait", "bad"]
 Payload = Mapping[str, Any]
@@ -35,9 +35,9 @@ class News:
 
 @dataclass(slots=True)
 class Row:
-    """How far one story got. `due` is when a waiting one is taken up again, in the log's time."""
+    """How far one case got. `due` is when a waiting one is taken up again, in the log's time."""
 
-    story: Story
+    case: Case
     received: int = 0
     looks: int = 0
     retries: int = 0
@@ -52,35 +52,35 @@ class Row:
     @property
     def over(self) -> bool:
         """Whether every copy that was published has come to its end."""
-        return self.settled >= self.story.published
+        return self.settled >= self.case.published
 
 
 @dataclass
-class Chronicle:
-    """The rows of all stories. `payload_of` gives what the CRM was last sent for an event id."""
+class Progress:
+    """The rows of all cases. `payload_of` gives what the CRM was last sent for an event id."""
 
-    stories: Sequence[Story]
+    cases: Sequence[Case]
     payload_of: Callable[[str], Payload | None] = lambda _: None
     rows: list[Row] = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with nothing published."""
-        self.rows = [Row(story) for story in self.stories]
-        self._by_event = {row.story.event_id: row for row in self.rows}
-        self._by_subject = {row.story.subject: row for row in self.rows if row.story.envelope != "broken"}
+        self.rows = [Row(case) for case in self.cases]
+        self._by_event = {row.case.event_id: row for row in self.rows}
+        self._by_subject = {row.case.subject: row for row in self.rows if row.case.envelope != "broken"}
 
     @property
     def over(self) -> bool:
-        """Whether every story has come to its end."""
+        """Whether every case has come to its end."""
         return all(row.over for row in self.rows)
 
-    def received(self, story: Story, at: datetime) -> News:
-        """Note that the broker confirmed a message of this story."""
-        row = self._by_event[story.event_id]
+    def received(self, case: Case, at: datetime) -> News:
+        """Note that the broker confirmed a message of this case."""
+        row = self._by_event[case.event_id]
         row.received += 1
         how = {"structured": " as a CloudEvent", "binary": " as a CloudEvent (binary)", "broken": ""}
         again = " once more" if row.received > 1 else ""
-        return News(at, f"{story.who}: {story.event_type} published{how.get(story.envelope, '')}{again}")
+        return News(at, f"{case.who}: {case.event_type} published{how.get(case.envelope, '')}{again}")
 
     def logged(self, line: Mapping[str, Any]) -> News | None:
         """Take in one line of the worker's log; gives the sentence for it, if it is worth one."""
@@ -115,11 +115,11 @@ class Chronicle:
             case "dead_letter":
                 row.settled += 1
                 row.dead = str(line.get("reason"))
-                return News(at, f"{row.story.who}: dead letter: {_why(error, dead=True)}", "bad")
+                return News(at, f"{row.case.who}: dead letter: {_why(error, dead=True)}", "bad")
             case _:
                 row.settled += 1
                 row.status = str(line.get("answer", ""))
-                return News(at, f"{row.story.who}: {self._delivery(row)}", "good")
+                return News(at, f"{row.case.who}: {self._delivery(row)}", "good")
 
     def _waits(self, row: Row, error: str, tier: str, at: datetime) -> News:
         row.retries += 1
@@ -129,20 +129,20 @@ class Chronicle:
             again = "delivered again"
         else:
             again = "asks again"
-        return News(at, f"{row.story.who}: {_why(error)}; {again} in {_spaced(tier)}", "wait")
+        return News(at, f"{row.case.who}: {_why(error)}; {again} in {_spaced(tier)}", "wait")
 
     def _delivery(self, row: Row) -> str:
         if row.settled > 1:
             return "delivered again, same webhook-id: the CRM drops it"
-        if row.story.dialect == "tutorial":
+        if row.case.dialect == "tutorial":
             return f"answered in the tutorials' dialect; delivered {row.status}"
-        looks = f" after {row.looks} looks" if row.looks > 1 and row.story.published == 1 else ""
-        tries = " at the 2nd try" if row.story.crm_says else ""
+        looks = f" after {row.looks} looks" if row.looks > 1 and row.case.published == 1 else ""
+        tries = " at the 2nd try" if row.case.crm_says else ""
         return f"delivered{looks}{tries}, the CRM answers {row.status}"
 
     def _note_answer(self, row: Row, error: str, *, enriched: bool) -> None:
         """Note what the dialer says: by the error, or by the payload that was made of its answer."""
-        payload = self.payload_of(row.story.event_id)
+        payload = self.payload_of(row.case.event_id)
         if enriched and payload is not None:
             row.says, row.known = _summary_of(payload), True
         elif (match := _SAYS.search(error)) is not None:

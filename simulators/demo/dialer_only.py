@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from simulators.dialer import StandInDialer
-from simulators.dialer.data import DEFAULT_PASSWORD, DEFAULT_USER
 from simulators.dialer.examples import AGENT, CALL, Example, agent_query, call_query
-from simulators.dialer.lives import LIVE_IDS, LIVES, transferred_id
 from simulators.dialer.page import settings_lines
 from simulators.dialer.requests import DialerRequest
+from simulators.dialer.world import DEFAULT_PASSWORD, DEFAULT_USER, LIFE_CYCLES, LIVE_IDS, transferred_id
 
 DEFAULT_PORT: Final = 8089
 """Where it listens if nothing is said."""
@@ -51,8 +50,8 @@ def instructions(dialer: StandInDialer) -> Iterator[str]:
     yield from (f"  {line}" for line in settings_lines(dialer.url))
     yield from ("", "Calls that live from the first question about them on:")
     for life, call_id in LIVE_IDS[dialer.dialect].items():
-        then = f" ({transferred_id(call_id)})" if LIVES[life].then else ""
-        yield f"  {call_id}  {LIVES[life].what}{then}"
+        then = f" ({transferred_id(call_id)})" if LIFE_CYCLES[life].then else ""
+        yield f"  {call_id}  {LIFE_CYCLES[life].what}{then}"
     yield from ("", "The page tells everything that it knows, and how to break it. Ctrl-C stops it.", "")
 
 

@@ -1,4 +1,4 @@
-"""Puts the demonstration on: a broker, a dialer, a CRM, the real worker, and a day's handful of events."""
+"""Run the demonstration: a broker, a dialer, a CRM, the real worker, and a day's handful of events."""
 
 import asyncio
 import base64
@@ -16,23 +16,23 @@ from aio_pika.abc import AbstractConnection, AbstractExchange
 
 from simulators.broker import find_broker
 from simulators.crm import Received, StandInCrm
-from simulators.demo.chronicle import Chronicle
 from simulators.demo.display import Display
+from simulators.demo.progress import Progress
 from simulators.demo.scenario import (
+    CASES,
     EXCHANGES,
     QUEUES,
     READY_WITHIN,
     RETRY_AFTER,
     RETRY_DELAYS,
-    STORIES,
+    Case,
     Message,
-    Story,
 )
 from simulators.demo.summary import Letter, Result
 from simulators.demo.worker_process import WorkerProcess, worker_process
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
-from simulators.dialer.answers import Question
-from simulators.dialer.tutorial import tutorial_answer, tutorial_world
+from simulators.dialer.answers import Question, tutorial_answer
+from simulators.dialer.recorded import tutorial_world
 
 DEADLINE: Final = 90.0
 """Seconds for everything but getting a broker, which has deadlines of its own."""
@@ -63,15 +63,15 @@ async def play(url: str | None, display: Display) -> Result:
     display.say(_INTRODUCTION)
     display.doing("starting RabbitMQ" if url is None else "connecting to RabbitMQ")
     async with find_broker(url, display.say) as broker_url:
-        stage = _Stage(broker_url, display, started)
-        owned = "started for this demo alone" if url is None else f"given; all is in {stage.namespace}.*"
+        runner = _Runner(broker_url, display, started)
+        owned = "started for this demo alone" if url is None else f"given; all is in {runner.namespace}.*"
         async with (
             _deadline(),
-            stage.swept(given=url is not None),
-            _connected(stage.url) as connection,
+            runner.swept(given=url is not None),
+            _connected(runner.url) as connection,
         ):
-            display.done("RabbitMQ", f"at {_address(stage.url)}, {owned}")
-            return await stage.play(connection)
+            display.done("RabbitMQ", f"at {_address(runner.url)}, {owned}")
+            return await runner.play(connection)
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def _deadline() -> AsyncIterator[None]:
         raise DemoError(f"this took longer than {DEADLINE:.0f} seconds, so it was given up") from error
 
 
-class _Stage:
+class _Runner:
     def __init__(self, url: str, display: Display, started: float) -> None:
         self.started = started
         self.url = url
@@ -95,7 +95,7 @@ class _Stage:
         self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self.crm = StandInCrm(secret=self.secret)
         self.dialer = StandInDialer()
-        self.chronicle = Chronicle(STORIES, self._last_payload)
+        self.progress = Progress(CASES, self._last_payload)
         self.declared = False
         self.all_over = asyncio.Event()
         self.bodies: dict[str, bytes] = {}
@@ -130,13 +130,13 @@ class _Stage:
             self.declared = True
             async with worker_process(self._settings(), self._on_line) as worker:
                 await self._until_it_consumes(worker)
-                with self.display.showing(self.chronicle):
+                with self.display.showing(self.progress):
                     await self._publish_all(connection)
                     await worker.unless_it_ends(self.all_over)
                 status = await worker.stop()
             letters = await self._read_dead_letters(connection)
         return Result(
-            rows=self.chronicle.rows,
+            rows=self.progress.rows,
             received=self.crm.received,
             letters=letters,
             bodies=self.bodies,
@@ -148,13 +148,13 @@ class _Stage:
     def _brief(self) -> None:
         """Tell the stand-ins what they need to know beforehand."""
         self.crm.script = self._crm_answer
-        for story in STORIES:
-            if story.dialect == "tutorial":
-                self.dialer.plant(story.subject, body=_in_tutorial_dialect(story))
+        for case in CASES:
+            if case.dialect == "tutorial":
+                self.dialer.plant(case.subject, body=_in_tutorial_dialect(case))
 
     def _crm_answer(self, seen: Received) -> int | None:
-        """Answer what the story says, in turn, then accept; only a 429 comes with `Retry-After`."""
-        statuses = next((story.crm_says for story in STORIES if story.event_id == seen.id), ())
+        """Answer what the case says, in turn, then accept; only a 429 comes with `Retry-After`."""
+        statuses = next((case.crm_says for case in CASES if case.event_id == seen.id), ())
         earlier = sum(each.id == seen.id for each in self.crm.received)
         status = statuses[earlier] if earlier < len(statuses) else None
         self.crm.retry_after = RETRY_AFTER if status == 429 else None
@@ -173,20 +173,20 @@ class _Stage:
     async def _publish_all(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         exchange = await channel.get_exchange(f"{self.namespace}.events", ensure=False)
-        for story in STORIES:
+        for case in CASES:
             now = datetime.now(UTC)
-            if story.call is not None:
-                self.dialer.add_call(story.call(now))
-            message = story.message(now)
-            self.bodies[story.event_id] = message.body
-            for _ in range(story.published):
+            if case.call is not None:
+                self.dialer.add_call(case.call(now))
+            message = case.message(now)
+            self.bodies[case.event_id] = message.body
+            for _ in range(case.published):
                 await _publish(exchange, message)
-                self.display.news(self.chronicle.received(story, datetime.now(UTC)))
+                self.display.news(self.progress.received(case, datetime.now(UTC)))
             await asyncio.sleep(_BETWEEN_TWO)
 
     def _on_line(self, line: Mapping[str, Any]) -> None:
-        self.display.news(self.chronicle.logged(line))
-        if self.chronicle.over:
+        self.display.news(self.progress.logged(line))
+        if self.progress.over:
             self.all_over.set()
 
     def _last_payload(self, event_id: str) -> Mapping[str, Any] | None:
@@ -253,8 +253,8 @@ def _address(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def _in_tutorial_dialect(story: Story) -> str:
-    function, name = ("callid_info", "call_id") if story.kind == "call" else ("agent_campaigns", "agent_user")
-    asked = {"function": function, name: story.subject, "user": DEFAULT_USER, "pass": DEFAULT_PASSWORD}
+def _in_tutorial_dialect(case: Case) -> str:
+    function, name = ("callid_info", "call_id") if case.kind == "call" else ("agent_campaigns", "agent_user")
+    asked = {"function": function, name: case.subject, "user": DEFAULT_USER, "pass": DEFAULT_PASSWORD}
     world = tutorial_world()
     return tutorial_answer(Question(asked, world, 0.0, 0.0, world.local_time), "|")
