@@ -61,7 +61,7 @@ class Worker:
     def show(self) -> None:
         """Let the metrics show the present state whenever they are read."""
         state, guard, clock = self.supervisor.state, self.dialer.guard, self.clock
-        self.metrics.in_flight.set_function(lambda: state.in_flight)
+        self.metrics.in_flight.set_function(lambda: self.breakers.in_work)
         self.metrics.consuming.set_function(lambda: state.consuming)
         self.metrics.loop_lag.set_function(lambda: self.lag.longest)
         self.metrics.dialer_limit.set_function(lambda: guard.limit)
@@ -88,7 +88,7 @@ class Worker:
             "broker": {"connections": state.connections, "last_error": state.last_error},
             "circuit_breakers": {each.name: _breaker(each) for each in self.breakers.status()},
             "dialer": self._dialer(),
-            "in_flight": state.in_flight,
+            "in_flight": self.breakers.in_work,
             "queues": self.reporter.queues,
             "counts": self.reporter.counts,
         }

@@ -1,4 +1,4 @@
-"""What the broker tests share: the worker's AMQP half around a pipeline that does as it is told."""
+"""What the broker tests share: the worker's AMQP half around a scripted pipeline."""
 
 import asyncio
 import time
@@ -230,7 +230,7 @@ class Bench:
 
 
 def closed_breakers(full: int) -> CircuitBreakers:
-    """Make breakers that nobody closes, or that close and probe within a short time."""
+    """Make breakers that are closed; one that opens probes within a short time."""
     return CircuitBreakers(
         full=full, probe_max=timedelta(milliseconds=200), refused_probe=timedelta(milliseconds=300)
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pamqp.encode
 import pytest
 
-from tests.broker.bench import AGENTS, CALLS, Bench, ack, bury, eventually, open_bench
+from tests.broker.bench import AGENTS, CALLS, Bench, ack, bury, closed_breakers, eventually, open_bench
 from worker.core.disposition import Ack, Disposition
 from worker.core.events import Inbound, decode
 
@@ -33,14 +33,14 @@ async def taken(bench: Bench, count: int = 1) -> list[Inbound]:
     return [inbound for inbound, _ in bench.settled]
 
 
-class Gatekeeper:
+class Holding:
     """Holds every message until it is let go."""
 
     def __init__(self) -> None:
-        self.open = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def __call__(self, _: Inbound) -> Disposition:
-        await self.open.wait()
+        await self.released.wait()
         return Ack()
 
 
@@ -236,16 +236,17 @@ class TestHowManyAtOnce:
             return Ack()
 
         bench.max_in_flight = 4
+        breakers = bench.breakers = closed_breakers(4)
         await bench.flood([b"%d" % n for n in range(60)])
         await bench.flood([b"a%d" % n for n in range(20)], AGENTS)
-        async with bench.running(briefly) as supervisor:
+        async with bench.running(briefly):
             most = 0
             while len(bench.settled) < 80:
-                most = max(most, supervisor.state.in_flight)
+                most = max(most, breakers.in_work)
                 await asyncio.sleep(0.002)
             assert bench.pipeline.most == 4
             assert most <= 4
-            await eventually(lambda: supervisor.state.in_flight == 0)
+            await eventually(lambda: breakers.in_work == 0)
         assert len({inbound.body for inbound, _ in bench.settled}) == 80
 
     async def test_an_onboarding_is_not_starved_by_a_flood_of_calls(self, bench: Bench) -> None:
@@ -268,13 +269,13 @@ class TestHowManyAtOnce:
 class TestStopping:
     async def test_what_is_in_work_finishes_and_the_rest_stays_in_the_queue(self, bench: Bench) -> None:
         bench.max_in_flight = 2
-        keeper = Gatekeeper()
+        holding = Holding()
         await bench.flood([b"%d" % n for n in range(6)])
-        async with bench.running(keeper) as supervisor:
+        async with bench.running(holding) as supervisor:
             await eventually(lambda: bench.pipeline.now == 2)
             bench.stop.set()
             await eventually(lambda: not supervisor.state.consuming)
-            keeper.open.set()
+            holding.released.set()
         assert len(bench.settled) == 2
         await bench.holds(bench.queue(), 4)
         assert not (await bench.take(bench.queue())).redelivered
@@ -284,7 +285,7 @@ class TestStopping:
         await bench.flood([b"%d" % n for n in range(3)])
         await bench.publish(b"waits for a place", AGENTS)
         started = asyncio.get_running_loop().time()
-        async with bench.running(Gatekeeper()):
+        async with bench.running(Holding()):
             await eventually(lambda: bench.pipeline.now == 3)
             bench.stop.set()
         assert asyncio.get_running_loop().time() - started < 2
@@ -297,7 +298,7 @@ class TestStopping:
     async def test_a_cancellation_stops_at_once(self, bench: Bench) -> None:
         bench.drain = 60
         await bench.flood([b"%d" % n for n in range(3)])
-        context = bench.running(Gatekeeper())
+        context = bench.running(Holding())
         supervisor = await context.__aenter__()
         await eventually(lambda: bench.pipeline.now == 3)
         task = next(each for each in asyncio.all_tasks() if "Supervisor.run" in repr(each))

@@ -67,13 +67,13 @@ class Dialer:
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[Event] = field(default_factory=list)
     now: int = 0
-    crowds: list[tuple[State, int, int]] = field(default_factory=list)
+    loads: list[tuple[State, int, int]] = field(default_factory=list)
     """At each question: the sink's breaker's state, how many asked at the time, and how many might."""
 
     async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
         self.asked.append(event)
         self.now += 1
-        self.crowds.append((state_of(self.breakers, "sink"), self.now, self.breakers.capacity(event.type)))
+        self.loads.append((state_of(self.breakers, "sink"), self.now, self.breakers.capacity(event.type)))
         try:
             await asyncio.sleep(self.takes)
             await self.answers.wait()
@@ -148,7 +148,7 @@ class Scene:
             self.breakers.sink_failed(SINK_DOWN, "another")
 
     def retries(self) -> list[tuple[str, int]]:
-        """Give the label and the next attempt of each event that was put off."""
+        """Return the label and the next attempt of each event that was put off."""
         dispositions = [outcome.disposition for _, outcome in self.bench.settled]
         return [(each.label, each.attempt) for each in dispositions if isinstance(each, Retry)]
 
@@ -183,7 +183,7 @@ class Scene:
                 await asyncio.sleep(0.02)
 
     def delivery_counts(self) -> list[int]:
-        """Give how often the broker had delivered each message that was settled, by its own account."""
+        """Return how often the broker had delivered each message that was settled, by its own account."""
         return [delivery_count(inbound.headers) for inbound, _ in self.bench.settled]
 
 
@@ -205,7 +205,7 @@ Stage = Callable[..., Scene]
 
 @pytest.fixture
 async def stage(broker_url: str, namespace: str) -> AsyncIterator[Stage]:
-    """Give a scene with breakers that wait as long as is said."""
+    """Yield a scene with breakers that wait as long as is said."""
     async with open_bench(broker_url, namespace) as bench:
         yield lambda **waits: set_up(bench, **waits)
 
@@ -229,8 +229,8 @@ def set_up(
     return Scene(bench, breakers, dialer, crm, changes)
 
 
-class TestClosed:
-    async def test_nothing_is_taken_in_and_what_was_in_hand_goes_back_without_using_an_attempt(
+class TestOpen:
+    async def test_nothing_is_consumed_and_what_was_in_hand_goes_back_without_using_an_attempt(
         self, stage: Stage
     ) -> None:
         scene = stage()
@@ -263,18 +263,18 @@ class TestClosed:
             await confirmed.wait()
             await publish(exchange, routing_key, message)
 
-        set_prefetch, flows = WorkQueue.set_prefetch, list[int]()
+        set_prefetch, prefetches = WorkQueue.set_prefetch, list[int]()
 
-        async def remembered(source: WorkQueue, prefetch: int) -> None:
-            await set_prefetch(source, prefetch)
-            flows.append(prefetch)
+        async def remembered(queue: WorkQueue, prefetch: int) -> None:
+            await set_prefetch(queue, prefetch)
+            prefetches.append(prefetch)
 
         monkeypatch.setattr(scene.bench.publisher, "publish_message", slowly)
         monkeypatch.setattr(WorkQueue, "set_prefetch", remembered)
         scene.dialer.trouble = lambda _: REFUSED
         await scene.publish(20)
         async with scene.bench.running():
-            await eventually(lambda: flows[-2:] == [0, 0])
+            await eventually(lambda: prefetches[-2:] == [0, 0])
             assert scene.breakers.in_work == 2
             await scene.stand_ready(18)
             confirmed.set()
@@ -316,7 +316,7 @@ class TestClosed:
             assert sum(event.type is AGENTS for event in scene.dialer.asked) <= 2
 
 
-class TestProbing:
+class TestHalfOpen:
     async def test_one_event_at_a_time_and_each_time_another(self, stage: Stage) -> None:
         scene = stage()
         scene.crm.trouble, scene.crm.takes = SINK_DOWN, 0.01
@@ -336,7 +336,7 @@ class TestProbing:
         kinds = [event.partition("-")[0] for event, _ in scene.crm.probes]
         assert all(one != other for one, other in pairwise(kinds)), kinds
 
-    async def test_where_one_queue_is_empty_the_other_gives_the_probes(self, stage: Stage) -> None:
+    async def test_if_one_queue_is_empty_the_other_gives_the_probes(self, stage: Stage) -> None:
         scene = stage()
         scene.crm.trouble = SINK_DOWN
         await scene.publish(20, AGENTS)
@@ -356,7 +356,7 @@ class TestProbing:
             assert await eventually(lambda: scene.crm.delivered) < 1
             assert scene.state() is State.RECOVERING
 
-    async def test_it_waits_for_what_was_in_work_when_the_circuit_open(self, stage: Stage) -> None:
+    async def test_it_waits_for_what_was_in_work_when_the_breaker_opened(self, stage: Stage) -> None:
         scene = stage()
         scene.dialer.answers.clear()
         await scene.publish(3)
@@ -412,8 +412,8 @@ class TestProbing:
         assert max(scene.delivery_counts()) <= 1
 
 
-class TestTheRamp:
-    async def test_never_are_more_in_work_than_there_is_room_and_full_flow_returns(
+class TestRecovering:
+    async def test_never_are_more_in_work_than_the_capacity_and_full_capacity_returns(
         self, stage: Stage
     ) -> None:
         scene = stage(max_in_flight=16)
@@ -425,19 +425,23 @@ class TestTheRamp:
             await scene.all_delivered()
             assert scene.breakers.all_closed
             assert await scene.consumers(CALLS) == await scene.consumers(AGENTS) == 1
-        ramp = [(now, capacity) for state, now, capacity in scene.dialer.crowds if state is State.RECOVERING]
-        assert all(now <= capacity for now, capacity in ramp)
+        recovering = [
+            (now, capacity) for state, now, capacity in scene.dialer.loads if state is State.RECOVERING
+        ]
+        assert all(now <= capacity for now, capacity in recovering)
         most: dict[int, int] = {}
-        for now, capacity in ramp:
+        for now, capacity in recovering:
             most[capacity] = max(most.get(capacity, 0), now)
         assert most == {1: 1, 2: 2, 4: 4, 8: 8}
-        assert scene.dialer.crowds[0][:2] == (State.HALF_OPEN, 1)
-        assert max(now for state, now, _ in scene.dialer.crowds if state is State.CLOSED) == 16
+        assert scene.dialer.loads[0][:2] == (State.HALF_OPEN, 1)
+        assert max(now for state, now, _ in scene.dialer.loads if state is State.CLOSED) == 16
         assert set(scene.crm.delivered.values()) == {1}
 
 
 class TestTheSink:
-    async def test_while_it_is_closed_nothing_is_looked_up_but_for_the_probes(self, stage: Stage) -> None:
+    async def test_while_its_breaker_is_open_nothing_is_looked_up_but_for_the_probes(
+        self, stage: Stage
+    ) -> None:
         scene = stage(max_in_flight=4)
         scene.crm.trouble = DeliveryUnavailable("answered 429", FailureKind.BUSY, timedelta(seconds=1))
         await scene.publish(40)
@@ -477,7 +481,7 @@ class TestStopping:
             await calm.all_delivered()
         assert {*scene.crm.delivered.values()} == {1}
 
-    async def test_while_closed(self, stage: Stage) -> None:
+    async def test_while_open(self, stage: Stage) -> None:
         scene = stage()
         scene.dialer.trouble = lambda _: REFUSED
         await scene.publish(20)
@@ -485,7 +489,7 @@ class TestStopping:
             await scene.paused()
         await self.nothing_is_lost(scene)
 
-    async def test_while_it_probes_with_empty_queues(self, stage: Stage) -> None:
+    async def test_while_half_open_with_empty_queues(self, stage: Stage) -> None:
         scene = stage()
         scene.trip_sink()
         async with self.quick(scene):
@@ -535,7 +539,7 @@ class TestStopping:
 
 
 class TestTheBroker:
-    async def test_a_new_session_keeps_the_gates_state(self, node: PrivateBroker, namespace: str) -> None:
+    async def test_a_new_session_keeps_the_breakers_state(self, node: PrivateBroker, namespace: str) -> None:
         async with open_bench(node.url, namespace) as bench:
             scene = set_up(bench)
             scene.dialer.trouble = lambda _: REFUSED
@@ -549,7 +553,7 @@ class TestTheBroker:
         assert len(scene.dialer.asked) == asked
         assert max(scene.delivery_counts()) == 0
 
-    async def test_a_queue_that_is_deleted_while_nothing_is_consumed_is_made_again(
+    async def test_a_queue_that_is_deleted_while_nothing_is_consumed_is_declared_again(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(consumer_module, "CHECK_QUEUES", 0.1)
@@ -564,7 +568,9 @@ class TestTheBroker:
             await scene.publish(5)
             await scene.all_delivered()
 
-    async def test_a_queue_that_is_deleted_while_the_gate_probes_is_made_again(self, stage: Stage) -> None:
+    async def test_a_queue_that_is_deleted_while_a_breaker_is_half_open_is_declared_again(
+        self, stage: Stage
+    ) -> None:
         scene = stage()
         scene.trip_sink()
         async with scene.bench.running() as supervisor:
@@ -575,7 +581,7 @@ class TestTheBroker:
             await scene.publish(5)
             await scene.all_delivered()
 
-    async def test_what_waits_for_room_when_the_session_ends_comes_back(self, stage: Stage) -> None:
+    async def test_what_waits_for_capacity_when_the_session_ends_comes_back(self, stage: Stage) -> None:
         scene = stage()
         scene.trip_sink()
         async with scene.bench.running() as supervisor:
@@ -588,7 +594,9 @@ class TestTheBroker:
             await eventually(lambda: scene.dialer.now == 1)
             await scene.publish(1, AGENTS)
             await scene.stand_ready(0)
-            assert (scene.breakers.in_work, scene.dialer.now) == (1, 1), "one waits, as there is room for one"
+            assert (scene.breakers.in_work, scene.dialer.now) == (1, 1), (
+                "one waits, as there is capacity for one"
+            )
             consumer_of(supervisor).fail(ConnectionError("the channel was closed"))
             scene.dialer.answers.set()
             await scene.all_delivered()
@@ -625,19 +633,19 @@ async def test_changing_how_much_is_consumed_loses_no_delivery(stage: Stage) -> 
     bodies = [b"%d" % n for n in range(3000)]
     await scene.bench.flood(bodies)
     failed: list[BaseException | None] = []
-    queue = scene.bench.queue()
-    source = WorkQueue(CALLS, queue, on_message, failed.append)
-    await source.open(scene.bench.connection)
+    name = scene.bench.queue()
+    queue = WorkQueue(CALLS, name, on_message, failed.append)
+    await queue.open(scene.bench.connection)
     changes = 0
     async with asyncio.timeout(60):
         while len(settled) < len(bodies):
-            await source.set_prefetch(dice.choice([0, 1, 2, 4, 8, 64]))
-            if dice.random() < 0.2 and (message := await source.get_one()) is not None:
+            await queue.set_prefetch(dice.choice([0, 1, 2, 4, 8, 64]))
+            if dice.random() < 0.2 and (message := await queue.get_one()) is not None:
                 await on_message(message)
             changes += 1
-    await source.close()
+    await queue.close()
     assert settled == Counter(bodies)
     assert max(counts) < 10, ONE_ON_ITS_WAY
     assert failed == []
     assert changes > 50
-    await scene.bench.holds(queue, 0)
+    await scene.bench.holds(name, 0)

@@ -47,13 +47,13 @@ def counts(bench: Bench, body: bytes) -> list[int]:
 
 
 def test_an_event_is_held_for_less_than_25_minutes_as_the_broker_gives_up_after_30() -> None:
-    assert 20 * 60 < sum(settle.WAITS_FOR_ROOM) < 25 * 60
+    assert 20 * 60 < sum(settle.WAITS_WHEN_FULL) < 25 * 60
 
 
-async def test_an_event_that_waits_for_room_goes_back_alone_and_the_others_are_done(
+async def test_an_event_that_waits_for_a_full_queue_goes_back_alone_and_the_others_are_done(
     bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.rabbitmq.settle.WAITS_FOR_ROOM", (0.1, 0.1))
+    monkeypatch.setattr("worker.rabbitmq.settle.WAITS_WHEN_FULL", (0.1, 0.1))
     await fill(bench, f"{namespace}.retry.50ms")
     bench.max_in_flight = 2
     async with bench.running(good_or_bad) as supervisor:
@@ -71,7 +71,7 @@ async def test_an_event_that_waits_for_room_goes_back_alone_and_the_others_are_d
     assert (await bench.take(f"{namespace}.retry.50ms")).body == b"bad"
 
 
-async def test_what_is_in_hand_when_a_session_breaks_is_given_back_and_not_left_to_its_end(
+async def test_what_is_in_hand_when_a_session_fails_is_requeued_and_not_left_to_its_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From RabbitMQ 4.3 on, that does not count as a delivery; the end of a channel does."""
@@ -83,7 +83,7 @@ async def test_what_is_in_hand_when_a_session_breaks_is_given_back_and_not_left_
             requeued.append(delivery.body)
         await requeue(delivery)
 
-    monkeypatch.setattr(Delivery, "give_back", watched)
+    monkeypatch.setattr(Delivery, "requeue", watched)
     all_there, failed = asyncio.Event(), asyncio.Event()
 
     async def breaks_the_session(inbound: Inbound) -> Disposition:
@@ -116,7 +116,7 @@ async def test_an_event_that_met_an_error_of_ours_is_left_to_the_end_of_its_chan
     async def watched(delivery: Delivery) -> None:
         requeued.append(delivery.body)
 
-    monkeypatch.setattr(Delivery, "give_back", watched)
+    monkeypatch.setattr(Delivery, "requeue", watched)
 
     async def broken_once(inbound: Inbound) -> Disposition:
         if len(bench.pipeline.seen) == 1:

@@ -14,7 +14,7 @@ from tests.broker.raw import SHORT_TEXTS, RawMessage, short, sized, table
 from worker.core.disposition import Disposition
 from worker.core.events import Inbound, decode
 from worker.rabbitmq import codec
-from worker.rabbitmq.dead_letters import Selection, Tally, hold, replaying, settle
+from worker.rabbitmq.dead_letters import Progress, Selection, browse, replaying, settle
 from worker.rabbitmq.message import Header, table_of
 from worker.rabbitmq.publisher import BrokerPublisher
 
@@ -66,12 +66,12 @@ async def raw_of(bench: Bench, queue: str) -> dict[str, bytes]:
         return delivery.properties.raw
 
 
-async def replay(bench: Bench) -> Tally:
-    tally = Tally()
+async def replay(bench: Bench) -> Progress:
+    progress = Progress()
     act = replaying(await publisher_of(bench), bench.topology.work_exchange)
-    async with hold(bench.connection, bench.topology.dead_letters) as held:
-        await settle(held, Selection(), act, tally, stop=asyncio.Event())
-    return tally
+    async with browse(bench.connection, bench.topology.dead_letters) as held:
+        await settle(held, Selection(), act, progress, stop=asyncio.Event())
+    return progress
 
 
 class TestEveryKindOfCopy:
@@ -202,8 +202,8 @@ class TestAMessageThatTheBrokerTakesNoCopyOf:
         for number in range(3):
             await bench.publish(CALL.replace(b"e-1", b"e-%d" % number), exchange=bench.topology.dead_letters)
         await bench.holds(bench.topology.dead_letters, 3)
-        tally = await replay(bench)
-        assert (tally.done, tally.stuck) == (0, ["e-0", "e-1", "e-2"])
+        progress = await replay(bench)
+        assert (progress.done, progress.stuck) == (0, ["e-0", "e-1", "e-2"])
         await bench.holds(bench.topology.dead_letters, 3)
 
 
@@ -225,7 +225,7 @@ async def test_an_error_of_ours_of_any_class_begins_the_session_anew(
     assert not [line for line in logged if line["event"] == "broker_unreachable"]
 
 
-async def test_an_event_that_breaks_the_intake_each_time_ends_in_the_dead_letters(
+async def test_an_event_that_breaks_the_consumer_each_time_ends_in_the_dead_letters(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker's delivery limit bounds it; the events beside it are settled meanwhile."""

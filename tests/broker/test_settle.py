@@ -227,7 +227,7 @@ class TestNoSuccessorNoAcknowledgement:
         self, waits: tuple[float, ...], bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The inbound is held, and given back alone after long: each time counts as a delivery."""
-        monkeypatch.setattr("worker.rabbitmq.settle.WAITS_FOR_ROOM", waits)
+        monkeypatch.setattr("worker.rabbitmq.settle.WAITS_WHEN_FULL", waits)
         full = f"{namespace}.retry.50ms"
         async with bench.connection.channel() as channel:
             exchange = await channel.declare_exchange(full, "fanout")

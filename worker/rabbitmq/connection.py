@@ -46,11 +46,9 @@ _TALKATIVE = ("aiormq.connection", "aiormq.channel")
 async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection]:
     """Open one connection, shown on the broker under this name; closed at the end, within a deadline.
 
-    Raises one of `BROKER_ERRORS`.
+    Raises one of `BROKER_ERRORS`. Prepares the libraries for the whole process: see `prepare_libraries`.
     """
-    codec.install()
-    for talkative in _TALKATIVE:
-        logging.getLogger(talkative).setLevel(logging.CRITICAL)
+    prepare_libraries()
     where = URL(url.get_secret_value())
     if "heartbeat" not in where.query:
         where = where.update_query(heartbeat=HEARTBEAT)
@@ -64,6 +62,13 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
             yield connection
     finally:
         await _close(connection)
+
+
+def prepare_libraries() -> None:
+    """Have pamqp read messages by `codec`, and silence the talkative loggers, for the whole process."""
+    codec.install()
+    for talkative in _TALKATIVE:
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
 
 
 @contextmanager

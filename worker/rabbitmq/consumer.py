@@ -107,11 +107,6 @@ class Consumer:
         self._probe: asyncio.Task[None] | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @property
-    def in_flight(self) -> int:
-        """The number of messages in work, without those that wait for a slot."""
-        return self._breakers.in_work
-
     # --- start
 
     async def start(self, connection: AbstractConnection) -> None:

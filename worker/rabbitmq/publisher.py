@@ -25,7 +25,7 @@ class _Unroutable(PublishError):
 
 
 class RefusedByQueueError(PublishError):
-    """The connection is good, and the broker took the message for no queue: one that it was for is full."""
+    """The connection is good, but a queue that the message was for is full."""
 
 
 class _Lane:
@@ -68,7 +68,7 @@ class _Lane:
 
 
 class _FramesUntilClosed:
-    """The connection's frames to send, for a channel; none is taken once the broker has closed the channel.
+    """A channel's queue of frames to send, which takes none once the broker has closed the channel.
 
     aiormq 7.2 lets a publish pass for a moment after it confirmed that, and the broker then closes the whole
     connection ("expected 'channel.open'").
@@ -88,7 +88,7 @@ class _FramesUntilClosed:
 
 
 def _why_closed(channel: Any) -> BaseException | None:  # noqa: ANN401 - as above
-    """Return why the broker closed a channel; nothing else tells it as early."""
+    """Return why the broker closed a channel; nothing else has it as early."""
     reason: BaseException | None = channel._close_exception  # noqa: SLF001
     return reason
 
@@ -112,14 +112,14 @@ async def _send(channel: AbstractChannel, exchange: str, routing_key: str, messa
 
 
 class BrokerPublisher:
-    """Fulfils `worker.core.ports.Publisher`.
+    """Implements `worker.core.ports.Publisher`.
 
     It outlives connections: between two of them every publish fails at once. Payloads and copies have a
     channel each, as the broker closes the channel on which it refuses one, with all that is under way there.
     """
 
     def __init__(self, timeout: float = PUBLISH_TIMEOUT, tracing: Tracing = UNTRACED) -> None:
-        """Take the deadline of each publish, in seconds, and who opens a span for each."""
+        """Take the deadline of each publish, in seconds, and what opens a span for each."""
         self._timeout = timeout
         self._tracing = tracing
         self._payloads, self._copies = _Lane(), _Lane()
@@ -137,7 +137,7 @@ class BrokerPublisher:
         self._copies.attach(None)
 
     async def publish(self, exchange: str, routing_key: str, message: Outgoing) -> None:
-        """Publish a payload; see the port for its promise."""
+        """Publish a payload; see the port for what is guaranteed."""
         full = aio_pika.Message(
             message.body,
             content_type=message.content_type,
@@ -148,14 +148,14 @@ class BrokerPublisher:
         await self._publish(self._payloads, exchange, routing_key, full)
 
     async def publish_message(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        """Publish a message with all its properties; the same promise. Trace headers are added to it."""
+        """Publish a message with all its properties; same guarantee. Trace headers are added to it."""
         await self._publish(self._copies, exchange, routing_key, message)
 
     async def probe(self, exchange: str) -> None:
-        """Return once the broker takes messages, without a deadline: while an alarm stands, it stays silent.
+        """Return once the broker takes messages, without a deadline: during an alarm it does not answer.
 
         Publishes two that no queue gets, as a broker blocks a connection only after its first. Raises
-        `PublishError` where the connection fails.
+        `PublishError` if the connection fails.
         """
         for _ in range(2):
             with suppress(_Unroutable):
@@ -177,8 +177,8 @@ class BrokerPublisher:
         """Publish, and once more through a channel of its own if the refusal may not be about this message.
 
         RabbitMQ 3.10 can go on refusing on a channel on which a quorum queue refused once, also when the
-        queue's limit was taken away; on another it takes the message. And where the broker closes a channel
-        because of one message, all that are under way on it fail.
+        queue's limit was removed; on another it takes the message. And if the broker closes a channel because
+        of one message, all that are under way on it fail.
         """
         try:
             await lane.publish(exchange, routing_key, message)
@@ -207,7 +207,7 @@ class BrokerPublisher:
 
 @contextmanager
 def _explained(exchange: str, routing_key: str) -> Iterator[None]:
-    """Turn what the library raises of a publish into a `PublishError` in words."""
+    """Turn what the library raises for a publish into a `PublishError` in words."""
     try:
         yield
     except aiormq.exceptions.PublishError as error:

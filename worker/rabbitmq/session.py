@@ -58,11 +58,7 @@ class BrokerState:
     connections: int = 0
     last_error: str | None = None
     consumer: Consumer | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """The number of messages in work."""
-        return self.consumer.in_flight if self.consumer is not None else 0
+    """The present one, or the last."""
 
 
 class Observer(Protocol):
