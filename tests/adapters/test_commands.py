@@ -22,13 +22,13 @@ from typer.testing import CliRunner, Result
 
 from worker import __version__
 from worker.cli import app
-from worker.commands import broker, common, letters, terminal
+from worker.commands import broker, common, dead_letters_output, terminal
 from worker.commands.picture import Look
 from worker.core.events import EventType
 from worker.core.scrub import Scrubber
 from worker.observe import health
 from worker.observe.metrics import Metrics
-from worker.rabbitmq.dead_letters import Letter
+from worker.rabbitmq.dead_letters import StoredDeadLetter
 from worker.settings import BrokerCommandSettings, HttpSettings
 
 COMMANDS = {
@@ -243,17 +243,17 @@ def test_a_signal_is_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "crm-sync: stopped\n"
 
 
-def some_letters(count: int) -> Iterator[Letter]:
+def some_letters(count: int) -> Iterator[StoredDeadLetter]:
     at = datetime.now(UTC)
     for number in range(count):
-        yield Letter(
+        yield StoredDeadLetter(
             *(f"event-{number}", f"event-{number}", "call.ended", f"reason-{number % 3}", "enrich"),
             *(f"a long error {number} " * 10, 1, at, at + timedelta(seconds=number), EventType.CALL_ENDED),
         )
 
 
 def test_a_summary_of_many_letters_takes_no_memory() -> None:
-    summary, newest = letters.Summary(), deque[Letter](maxlen=20)
+    summary, newest = dead_letters_output.Summary(), deque[StoredDeadLetter](maxlen=20)
     tracemalloc.start()
     try:
         for letter in some_letters(50_000):
@@ -267,7 +267,7 @@ def test_a_summary_of_many_letters_takes_no_memory() -> None:
 
 
 def test_reasons_without_end_are_put_together(screen: Console) -> None:
-    summary = letters.Summary()
+    summary = dead_letters_output.Summary()
     for number, letter in enumerate(some_letters(1000)):
         summary.add(replace(letter, reason=f"reason-{number}"))
     summary.show()
@@ -278,8 +278,8 @@ def test_reasons_without_end_are_put_together(screen: Console) -> None:
 
 def test_a_letter_is_told_from_another_of_the_same_event() -> None:
     one, other = some_letters(2)
-    assert one.fingerprint == replace(one).fingerprint != other.fingerprint
-    assert one.fingerprint != replace(one, failed_at=datetime.now(UTC)).fingerprint
+    assert hash(one) == hash(replace(one)) != hash(other)
+    assert hash(one) != hash(replace(one, failed_at=datetime.now(UTC)))
 
 
 def test_an_error_of_a_whole_run_is_not_told_as_one_of_listening(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_ages_and_moments() -> None:
 def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
     """Give a terminal of 60 columns in the place of both streams."""
     console = Console(force_terminal=True, width=60, color_system=None, record=True, highlight=False)
-    for module in (common, letters, terminal):
+    for module in (common, dead_letters_output, terminal):
         for name in ("out", "err"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, console)
@@ -333,15 +333,15 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 
 def test_letters_fit_the_terminal(screen: Console, capsys: pytest.CaptureFixture[str]) -> None:
-    letter = Letter(
+    letter = StoredDeadLetter(
         *("e-1", "e-1", "call.ended", "not_found", "enrich", "a long error " * 10, 1),
         *(None, datetime.now(UTC) - timedelta(hours=3), EventType.CALL_ENDED),
     )
-    summary = letters.Summary()
+    summary = dead_letters_output.Summary()
     for _ in range(3):
         summary.add(letter)
     summary.show()
-    letters.show_letters([letter], summary.count)
+    dead_letters_output.show_dead_letters([letter], summary.count)
     lines = screen.export_text().splitlines()
     assert lines[0].split() == ["REASON", "TYPE", "COUNT", "OLDEST", "NEWEST"]
     assert "e-1  call.ended  not_found  1 attempt  3h ago" in lines

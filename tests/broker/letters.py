@@ -15,7 +15,15 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from typer.testing import CliRunner, Result
 
 from worker.core.records import CallEnrichment, CallRecord
-from worker.rabbitmq.dead_letters import Act, Letter, Selection, Tally, hold, replaying, settle
+from worker.rabbitmq.dead_letters import (
+    Action,
+    Progress,
+    Selection,
+    StoredDeadLetter,
+    browse,
+    replaying,
+    settle,
+)
 from worker.rabbitmq.message import Header
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import DELIVERY_LIMIT, Topology, build_topology, declare
@@ -92,20 +100,20 @@ class Letters:
             await asyncio.sleep(0.3)
         return counted
 
-    async def letters(self, count: int) -> list[Letter]:
+    async def letters(self, count: int) -> list[StoredDeadLetter]:
         """Read them all, once the queue has as many."""
         await self.holds(self.topology.dead_letters, count)
-        async with hold(self.connection, self.topology.dead_letters) as held:
+        async with browse(self.connection, self.topology.dead_letters) as held:
             return [letter async for letter, _ in held]
 
-    async def settle(self, selection: Selection, act: Act, **options: Any) -> Tally:  # noqa: ANN401
-        tally = Tally()
+    async def settle(self, selection: Selection, act: Action, **options: Any) -> Progress:  # noqa: ANN401
+        progress = Progress()
         stop = options.pop("stop", asyncio.Event())
-        async with hold(self.connection, self.topology.dead_letters) as held:
-            await settle(held, selection, act, tally, stop=stop, **options)
-        return tally
+        async with browse(self.connection, self.topology.dead_letters) as held:
+            await settle(held, selection, act, progress, stop=stop, **options)
+        return progress
 
-    def replaying(self, *, look_up_again: bool = False) -> Act:
+    def replaying(self, *, look_up_again: bool = False) -> Action:
         return replaying(self.publisher, self.topology.work_exchange, look_up_again=look_up_again)
 
     async def bury_some(self) -> None:

@@ -22,7 +22,7 @@ from worker.core.records import Enrichment
 from worker.core.retry import RetryPolicy
 from worker.rabbitmq import consumer
 from worker.rabbitmq.consumer import BodyLimits
-from worker.rabbitmq.dead_letters import hold
+from worker.rabbitmq.dead_letters import browse
 from worker.rabbitmq.message import DroppedBody, to_inbound
 
 MIB = 1024 * 1024
@@ -139,7 +139,7 @@ async def test_bodies_over_16_mib_reach_the_dead_letters_whole_and_nothing_else_
         assert supervisor.state.connections == 1
     await bench.holds(bench.topology.dead_letters, 3)
     found = set()
-    async with hold(bench.connection, bench.topology.dead_letters) as letters:
+    async with browse(bench.connection, bench.topology.dead_letters) as letters:
         async for letter, message in letters:
             assert letter.reason == "invalid_event"
             assert letter.error == f"the body has {len(message.body)} bytes; the limit is {MAX_BODY}"

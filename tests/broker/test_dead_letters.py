@@ -18,10 +18,11 @@ from tests.broker.letters import CALL, FAILED_AT, HEADERS, Letters, open_letters
 from worker.core.errors import PublishError
 from worker.core.events import EventType
 from worker.rabbitmq.dead_letters import (
-    Letter,
     Selection,
+    StoredDeadLetter,
+    browse,
     discarding,
-    read_letter,
+    read_dead_letter,
     record,
     replaying,
 )
@@ -49,7 +50,7 @@ def not_the_brokers(message: AbstractIncomingMessage) -> dict[str, Any]:
 async def test_a_letter_of_ours_tells_all_it_knows(bench: Letters) -> None:
     await bench.bury(CALL, HEADERS)
     (letter,) = await bench.letters(1)
-    assert letter == Letter(
+    assert letter == StoredDeadLetter(
         id="e-1",
         event_id="e-1",
         type="call.ended",
@@ -77,8 +78,8 @@ async def test_a_letter_that_the_broker_put_there(bench: Letters) -> None:
     assert letter.failed_at is not None
     assert abs(letter.failed_at - datetime.now(UTC)) < timedelta(minutes=1)
 
-    tally = await bench.settle(Selection(), bench.replaying())
-    assert tally.done == 1
+    progress = await bench.settle(Selection(), bench.replaying())
+    assert progress.done == 1
     message = await bench.take(queue)
     assert message.body == body
     assert not_the_brokers(message) == {
@@ -224,7 +225,7 @@ def test_a_letter_without_any_id_has_one_all_the_same() -> None:
     delivery = aiormq.spec.Basic.GetOk(routing_key="call.ended", exchange="x", delivery_tag=1)
     header = ContentHeader(properties=aiormq.spec.Basic.Properties(headers={}))
     bare = DeliveredMessage(delivery=delivery, header=header, body=b"not JSON", channel=None)  # type: ignore[arg-type]
-    letter = read_letter(aio_pika.IncomingMessage(bare))
+    letter = read_dead_letter(Delivery(bare))
     assert (letter.id, letter.event_id) == ("body-62b8125a6f6d924e", None)
 
 
@@ -233,8 +234,8 @@ async def test_a_replay_begins_anew_as_the_same_event(bench: Letters) -> None:
     await bench.bury(CALL, said, content_type="application/json", message_id="m-1", type="t", priority=3)
     await bench.letters(1)
     await bench.holds(bench.topology.dead_letters, 1)
-    tally = await bench.settle(Selection(), bench.replaying())
-    assert (tally.done, tally.stuck) == (1, [])
+    progress = await bench.settle(Selection(), bench.replaying())
+    assert (progress.done, progress.stuck) == (1, [])
     message = await bench.take(bench.topology.work_queues[EventType.CALL_ENDED])
     assert message.body == CALL
     assert not_the_brokers(message) == {
@@ -285,11 +286,11 @@ async def test_what_is_selected_is_settled_and_the_rest_goes_back(bench: Letters
     await bench.bury(b"x", {}, "elsewhere", message_id="lost")
     dead = bench.topology.dead_letters
     await bench.holds(dead, 7)
-    tally = await bench.settle(Selection(frozenset({"e-1", "e-2", "no"}), "not_found"), bench.replaying())
-    assert (tally.done, tally.found) == (1, {"e-1"})
+    progress = await bench.settle(Selection(frozenset({"e-1", "e-2", "no"}), "not_found"), bench.replaying())
+    assert (progress.done, progress.found) == (1, {"e-1"})
     await bench.holds(dead, 6)
-    tally = await bench.settle(Selection(type="unknown"), bench.replaying())
-    assert (tally.done, tally.stuck) == (0, ["lost"])
+    progress = await bench.settle(Selection(type="unknown"), bench.replaying())
+    assert (progress.done, progress.stuck) == (0, ["lost"])
     await bench.holds(dead, 6)
     assert (await bench.settle(Selection(reason="not_found"), discarding)).done == 2
     assert [letter.id for letter in await bench.letters(4)] == ["e-0", "e-2", "e-4", "lost"]
@@ -299,7 +300,7 @@ async def test_what_arrives_meanwhile_is_left_for_the_next_time(bench: Letters) 
     await bench.bury(CALL, HEADERS)
     await bench.holds(bench.topology.dead_letters, 1)
 
-    async def again(letter: Letter, message: Delivery) -> bool:
+    async def again(letter: StoredDeadLetter, message: Delivery) -> bool:
         await bench.bury(message.body, HEADERS)
         return True
 
@@ -332,7 +333,7 @@ async def test_the_rate_is_kept_and_a_stop_heard(bench: Letters) -> None:
     assert loop.time() - began < 2
     await bench.holds(bench.topology.dead_letters, 4)
 
-    async def stopping(_letter: Letter, _message: Delivery) -> bool:
+    async def stopping(_letter: StoredDeadLetter, _message: Delivery) -> bool:
         stop.set()
         return True
 
@@ -344,8 +345,9 @@ async def test_a_record_holds_what_json_can(bench: Letters) -> None:
     said = {"when": FAILED_AT, "raw": bytearray(b"\xff"), "list": [1, {"a": None, "b": 1.5}], "yes": True}
     await bench.bury(b"\xff\xfe", said, message_id="m-1", content_type="x/y")
     await bench.holds(bench.topology.dead_letters, 1)
-    message = await bench.take(bench.topology.dead_letters)
-    kept = json.loads(json.dumps(record(read_letter(message), message)))
+    async with browse(bench.connection, bench.topology.dead_letters) as letters:
+        (found,) = [record(letter, message) async for letter, message in letters]
+    kept = json.loads(json.dumps(found))
     assert base64.b64decode(kept["body_base64"]) == b"\xff\xfe"
     assert "body" not in kept
     assert kept["headers"]["when"] == FAILED_AT.isoformat()

@@ -19,10 +19,10 @@ from worker.rabbitmq.topology import (
     Topology,
     build_topology,
     declare,
+    describe,
     differences,
     exists,
     inspect,
-    label,
 )
 from worker.settings import BrokerCommandSettings, load
 
@@ -212,7 +212,7 @@ async def test_a_survey_counts(connection: AbstractConnection, topology: Topolog
         assert standing[work] == QueueState(queue_of(topology, work), exists=True, messages=0, consumers=1)
     absent = Queue(f"{namespace}.nowhere")
     assert not await exists(connection, absent)
-    assert label(absent) == f"queue {namespace}.nowhere"
+    assert describe(absent) == f"queue {namespace}.nowhere"
 
 
 def queue_of(topology: Topology, name: str) -> Queue:

@@ -24,7 +24,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from tests.system.harness import PASSWORD, Program, System, crm_sync, environment, eventually
 from tests.tools import need
 from worker.core.events import EventType
-from worker.rabbitmq.feed import check_event
+from worker.rabbitmq.bulk_publish import check_event
 
 pytestmark = pytest.mark.verify
 

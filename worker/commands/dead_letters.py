@@ -1,28 +1,44 @@
-"""`crm-sync dead-letters`: look at what could not be delivered, put it back into work, throw it away."""
+"""`crm-sync dead-letters`: list, show, replay, discard and export what could not be delivered."""
 
 import asyncio
 import sys
 from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import aiormq
 import typer
 
 from worker.commands.broker import talk_to_broker
-from worker.commands.common import load_or_exit, printable, stop_with
-from worker.commands.export import write_lines
-from worker.commands.letters import Plan, Summary, describe, show_letters
+from worker.commands.common import fail, load_or_exit, printable, stop_with
+from worker.commands.dead_letters_output import Plan, Summary, describe, show_dead_letters, write_lines
 from worker.commands.options import Command, ConfigOption, Group
-from worker.commands.settling import finish, look_through, opened, settle_letters
 from worker.commands.terminal import err, progress, say
-from worker.core.errors import Reason
+from worker.core.errors import PublishError, Reason
 from worker.core.events import EventType
-from worker.rabbitmq.dead_letters import UNKNOWN, Letter, Selection, discarding, record, replaying
+from worker.rabbitmq.connection import connect
+from worker.rabbitmq.dead_letters import (
+    UNKNOWN,
+    Action,
+    DeadLetters,
+    Progress,
+    Selection,
+    StoredDeadLetter,
+    browse,
+    discarding,
+    record,
+    replaying,
+    settle,
+)
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
-_LOWEST_RATE = 0.01  # the broker lets nobody hold a letter for long
+_LOWEST_RATE = 0.01  # the broker lets nobody hold a message for long
+_NAMED_AT_MOST = 20
 
 app = typer.Typer(cls=Group, no_args_is_help=True)
 
@@ -52,7 +68,7 @@ def _one_of(value: str | None, known: list[str]) -> str | None:
     return value
 
 
-IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which letters.")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which dead letters.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 ReasonOption = Annotated[
     str | None,
@@ -78,16 +94,16 @@ def list_(
     """
     if limit < 0:
         raise typer.BadParameter("can't be negative", param_hint="--limit")
-    found, newest, named = Summary(), deque[Letter](maxlen=limit), list[str]()
+    found, newest, named = Summary(), deque[StoredDeadLetter](maxlen=limit), list[str]()
 
-    def each(letter: Letter) -> None:
+    def each(letter: StoredDeadLetter) -> None:
         if ids:
             named.append(letter.id)
         found.add(letter)
         newest.append(letter)
 
     selection = Selection(reason=reason, type=kind)
-    count = look_through(load_or_exit(BrokerCommandSettings, config), selection, each)
+    count = _look_through(load_or_exit(BrokerCommandSettings, config), selection, each)
     if ids:
         for letter_id in named:
             say(printable(letter_id))
@@ -99,12 +115,13 @@ def list_(
         found.show()
         if limit:
             say()
-            show_letters(newest, found.count)
+            show_dead_letters(newest, found.count)
 
 
 @app.command(cls=Command)
 def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Which letter.")], config: ConfigOption = None
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Which dead letter.")],
+    config: ConfigOption = None,
 ) -> None:
     """Show everything about a dead letter: why it is there, its headers, its body as it came.
 
@@ -114,7 +131,7 @@ def show(
     found: list[dict[str, Any]] = []
 
     async def work(_stop: asyncio.Event) -> None:
-        async with opened(settings) as letters:
+        async with _browse(settings) as letters:
             with progress("looking", letters.count) as tick:
                 async for letter, message in letters:
                     tick(letters.looked_at)
@@ -162,11 +179,11 @@ def replay(
     selection = _select(ids, reason, kind, everything=everything)
     settings = load_or_exit(BrokerCommandSettings, config)
     if dry_run:
-        _say_what_would_be_done(settings, selection, look_up_again=look_up_again)
+        _dry_run(settings, selection, look_up_again=look_up_again)
         return
     publisher = BrokerPublisher()
     act = replaying(publisher, build_topology(settings).work_exchange, look_up_again=look_up_again)
-    finish(settle_letters(settings, selection, act, publisher, rate), "replayed")
+    _finish(_settle(settings, selection, act, publisher, rate), "replayed")
 
 
 @app.command(cls=Command)
@@ -192,17 +209,17 @@ def discard(
     if not yes:
         found, meant = Summary(), set[int]()
 
-        def each(letter: Letter) -> None:
+        def each(letter: StoredDeadLetter) -> None:
             found.add(letter)
-            meant.add(letter.fingerprint)
+            meant.add(hash(letter))
 
-        look_through(settings, selection, each)
+        _look_through(settings, selection, each)
         if found.count:
             found.show()
             if not typer.confirm(f"Throw {found.count} dead letter(s) away for good?", err=True):
                 stop_with("nothing was discarded")
         selection = Selection(selection.ids, reason, kind, frozenset(meant))
-    finish(settle_letters(settings, selection, discarding), "discarded")
+    _finish(_settle(settings, selection, discarding), "discarded")
 
 
 @app.command(cls=Command)
@@ -221,7 +238,7 @@ def export(
     settings = load_or_exit(BrokerCommandSettings, config)
 
     async def work(_stop: asyncio.Event) -> int:
-        async with opened(settings) as letters:
+        async with _browse(settings) as letters:
             with progress("exporting", letters.count) as tick, write_lines(file, replace=force) as write:
                 async for letter, message in letters:
                     write(record(letter, message))
@@ -240,18 +257,16 @@ def _select(ids: list[str] | None, reason: str | None, kind: str | None, *, ever
     return Selection(frozenset(ids or ()), reason, kind)
 
 
-def _say_what_would_be_done(
-    settings: BrokerCommandSettings, selection: Selection, *, look_up_again: bool
-) -> None:
+def _dry_run(settings: BrokerCommandSettings, selection: Selection, *, look_up_again: bool) -> None:
     found, sending = Summary(), Plan(build_topology(settings).work_queues, look_up_again=look_up_again)
     absent = set(selection.ids)
 
-    def each(letter: Letter) -> None:
+    def each(letter: StoredDeadLetter) -> None:
         found.add(letter)
         sending.add(letter)
         absent.discard(letter.id)
 
-    look_through(settings, selection, each)
+    _look_through(settings, selection, each)
     if found.count:
         found.show()
         say()
@@ -263,3 +278,124 @@ def _say_what_would_be_done(
     )
     if absent:
         stop_with("not among the dead letters meant:", *sorted(absent))
+
+
+# --- at the broker
+
+
+@dataclass
+class _Run:
+    """What is to be settled, and how far that got; `count` is `None` until the dead letters are browsed."""
+
+    selection: Selection
+    progress: Progress = field(default_factory=Progress)
+    count: int | None = None
+    problems: list[str] = field(default_factory=list)
+    said_why: bool = False
+
+
+@asynccontextmanager
+async def _browse(settings: BrokerCommandSettings, at_most: int | None = None) -> AsyncIterator[DeadLetters]:
+    """Browse the dead letters on a connection of their own; exit if there is no queue of them."""
+    name = build_topology(settings).dead_letters
+    async with connect(settings.broker.url, "crm-sync dead-letters") as connection:
+        try:
+            async with browse(connection, name, at_most) as letters:
+                yield letters
+        except aiormq.ChannelNotFoundEntity:
+            stop_with(
+                f"there is no queue {name} on the broker; start the worker or run crm-sync topology first"
+            )
+
+
+def _look_through(
+    settings: BrokerCommandSettings, selection: Selection, each: Callable[[StoredDeadLetter], object]
+) -> int:
+    """Call `each` with every dead letter that is meant, in the order of the queue; return how many all are.
+
+    There may be hundreds of thousands, and little memory: nothing here keeps them.
+    """
+
+    async def work(_stop: asyncio.Event) -> int:
+        async with _browse(settings) as letters:
+            with progress("reading", letters.count) as show:
+                async for letter, _ in letters:
+                    show(letters.looked_at)
+                    if selection.matches(letter):
+                        each(letter)
+            return letters.count
+
+    return talk_to_broker(settings, work)
+
+
+def _settle(
+    settings: BrokerCommandSettings,
+    selection: Selection,
+    act: Action,
+    publisher: BrokerPublisher | None = None,
+    rate: float | None = None,
+) -> _Run:
+    """Act on each dead letter that is meant, then acknowledge it. A publisher gets its connection here.
+
+    Exits only if nothing was begun; whatever else ends it, the result says how far it got.
+    """
+    run = _Run(selection)
+
+    async def work(stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            if publisher is not None:
+                connected = connect(settings.broker.url, "crm-sync replay")
+                _ = await publisher.attach(await stack.enter_async_context(connected))
+            while await _settle_more(settings, run, act, stop, rate):
+                pass
+
+    try:
+        talk_to_broker(settings, work, careful=True)
+    except typer.Exit:
+        if run.count is None:
+            raise
+        run.said_why = True
+    return run
+
+
+async def _settle_more(
+    settings: BrokerCommandSettings, run: _Run, act: Action, stop: asyncio.Event, rate: float | None
+) -> bool:
+    """Settle until the end, or until what is held has to be requeued; return whether there is more to do.
+
+    What was left is then in front of the queue, and what has arrived since is not looked at.
+    """
+    run.progress.unfinished = False
+    run.progress.stuck.clear()
+    left = None if run.count is None else run.count - run.progress.done
+    async with _browse(settings, left) as letters:
+        if run.count is None:
+            run.count = letters.count
+        with progress("settling", letters.count) as show:
+            try:
+                await settle(
+                    letters, run.selection, act, run.progress, stop=stop, rate=rate, on_progress=show
+                )
+            except PublishError as error:
+                run.problems.append(str(error))
+        if stop.is_set() and letters.looked_at < letters.count:
+            run.problems.append("stopped before the end")
+    return run.progress.unfinished
+
+
+def _finish(run: _Run, verb: str) -> None:
+    """Say how far it got, whatever ended it; exit with status 1 if that isn't all that was asked for."""
+    if run.progress.stuck:
+        named = [printable(letter_id) for letter_id in run.progress.stuck[:_NAMED_AT_MOST]]
+        more = len(run.progress.stuck) - len(named)
+        named += [f"… and {more} more"] if more else []
+        fail("these stay: their queue can't be told, or the broker takes no copy of them:", named)
+    for problem in run.problems:
+        fail(problem, [])
+    complete = not run.problems and not run.said_why
+    absent = sorted(run.selection.ids - run.progress.found) if complete else []
+    if absent:
+        fail("not among the dead letters meant:", [printable(letter_id) for letter_id in absent])
+    say(f"{verb} {run.progress.done}, left {(run.count or 0) - run.progress.done}")
+    if run.progress.stuck or absent or not complete:
+        raise typer.Exit(1)

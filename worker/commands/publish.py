@@ -20,8 +20,8 @@ from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import err, progress, say
 from worker.core.errors import InvalidEvent, PublishError
 from worker.core.events import EventType
+from worker.rabbitmq.bulk_publish import BadLine, BulkPublisher, check_event, publish_event, read_lines
 from worker.rabbitmq.connection import connect
-from worker.rabbitmq.feed import BadLine, Feed, check_event, publish_event, read_lines
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import Exchange, exists
 from worker.settings import BrokerCommandSettings
@@ -174,16 +174,16 @@ def _publish_file(settings: BrokerCommandSettings, file: Path, from_line: int, c
     publisher = BrokerPublisher()
     with progress("publishing", found.st_size, in_bytes=True) as show:
 
-        def tick(feed: Feed) -> None:
-            show(feed.bytes, _rate(feed.published, began))
+        def on_progress(bulk: BulkPublisher) -> None:
+            show(bulk.bytes, _rate(bulk.published, began))
 
-        feed = Feed(publisher, settings.broker.events_exchange, tick=tick)
+        bulk = BulkPublisher(publisher, settings.broker.events_exchange, on_progress=on_progress)
 
         async def work(stop: asyncio.Event) -> str | None:
             async with connect(settings.broker.url, "crm-sync publish") as connection:
                 try:
                     await _attach(publisher, connection, settings.broker.events_exchange)
-                    await feed.run(read_lines(descriptor, stop), from_line)
+                    await bulk.run(read_lines(descriptor, stop), from_line)
                 except (BadLine, PublishError) as error:
                     return _advice(error)
             return "stopped" if stop.is_set() else None
@@ -191,13 +191,13 @@ def _publish_file(settings: BrokerCommandSettings, file: Path, from_line: int, c
         try:
             problem = talk_to_broker(settings, work, careful=True)
         except typer.Exit:
-            err.print(_where_to_go_on(feed, file, from_line, config), markup=False, soft_wrap=True)
+            err.print(_where_to_go_on(bulk, file, from_line, config), markup=False, soft_wrap=True)
             raise
     if problem is not None:
-        stop_with(problem, _where_to_go_on(feed, file, from_line, config))
-    if feed.confirmed < from_line - 1:
-        stop_with(f"there is no line {from_line} in {file}; it has {feed.confirmed}")
-    say(f"published {_rate(feed.published, began)}")
+        stop_with(problem, _where_to_go_on(bulk, file, from_line, config))
+    if bulk.confirmed < from_line - 1:
+        stop_with(f"there is no line {from_line} in {file}; it has {bulk.confirmed}")
+    say(f"published {_rate(bulk.published, began)}")
 
 
 async def _attach(publisher: BrokerPublisher, connection: AbstractConnection, exchange: str) -> None:
@@ -207,13 +207,13 @@ async def _attach(publisher: BrokerPublisher, connection: AbstractConnection, ex
 
 
 def _advice(error: BadLine | PublishError) -> str:
-    """Say what to do where a publish failed for want of the topology; the rest speaks for itself."""
+    """Add what to do if the topology is missing; other errors speak for themselves."""
     unrouted = isinstance(error.__cause__, aiormq.exceptions.PublishError | aiormq.ChannelNotFoundEntity)
     return f"{error}; {_MISSING}" if unrouted else str(error)
 
 
-def _where_to_go_on(feed: Feed, file: Path, from_line: int, config: Path | None) -> str:
-    confirmed = max(feed.confirmed, from_line - 1)
+def _where_to_go_on(bulk: BulkPublisher, file: Path, from_line: int, config: Path | None) -> str:
+    confirmed = max(bulk.confirmed, from_line - 1)
     command = ["crm-sync", "publish", "--file", str(file), "--from-line", str(confirmed + 1)]
     if config is not None:
         command += ["--config", str(config)]

@@ -17,9 +17,9 @@ from worker.rabbitmq.topology import (
     Topology,
     build_topology,
     declare,
+    describe,
     differences,
     inspect,
-    label,
 )
 from worker.settings import BrokerCommandSettings
 
@@ -87,7 +87,7 @@ def _show(wanted: Topology, before: list[QueueState], now: list[QueueState]) -> 
 
 
 def _judge(before: list[QueueState], differing: list[str], *, declares: bool, check: bool) -> None:
-    missing = [f"{label(standing.item)}: missing" for standing in before if not standing.exists]
+    missing = [f"{describe(standing.item)}: missing" for standing in before if not standing.exists]
     if differing:
         stop_with(
             "nothing was declared, as these differ from the settings:"

@@ -1,9 +1,8 @@
-"""The dead letters: looking through them, putting them back into work, throwing them away.
+"""The dead letters: browse them, replay them, discard them.
 
-They are read one after the other on a channel of its own, and held until it
-closes: what was not acknowledged by then goes back. So whatever ends the
-program, nothing is lost; a replay that is cut off between the confirmation
-and the acknowledgement is made twice, with the same id.
+They are read one after the other on a channel of its own, and held until it closes: what was not acknowledged
+by then is requeued. So whatever ends the program, nothing is lost; a replay that is cut off between the
+confirmation and the acknowledgement is made twice, with the same id.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from aio_pika.abc import AbstractConnection, AbstractQueue
 from aiormq import spec
@@ -36,14 +35,14 @@ from worker.rabbitmq.message import (
 from worker.rabbitmq.publisher import BrokerPublisher
 
 UNKNOWN = "unknown"
-"""The reason, or the type, of a letter that tells none."""
+"""The reason, or the type, of a dead letter that names none."""
 _MOVED_BY_BROKER = "x-death"
-"""The header by which the broker says so; no copy of ours carries it."""
+"""A header of the broker's; no copy of ours carries it."""
 _REJECTED = "rejected"
-"""The broker's word for a message that the worker had it move; only what can't be copied."""
+"""The broker's reason for a message that the worker had it move, as it can't be copied."""
 
 HOLD_AT_MOST = 20 * 60.0
-"""Seconds after which a settling ends, to begin anew with what it left.
+"""Seconds after which settling ends, to begin anew with what it left.
 
 RabbitMQ closes a channel that has held a message for 30 minutes (`consumer_timeout`), read by `get` or not.
 """
@@ -55,16 +54,11 @@ _KINDS = {kind.replace(".", "-"): kind for kind in EventType}
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """What is to be known of one dead letter, without its body.
-
-    `queue` is the work queue it came from, by which it finds its way back;
-    `None` where that can't be told. `event_id` is `None` where nobody has
-    named the event yet; `id` is then the message's own. `enriched` tells
-    whether it carries what the dialer said, so that a replay need not ask.
-    """
+class StoredDeadLetter:
+    """What is known of one dead letter, without its body."""
 
     id: str
+    """The event's id, or the message's own if the event has none."""
     event_id: str | None
     type: str
     reason: str
@@ -74,62 +68,35 @@ class Letter:
     first_seen: datetime | None
     failed_at: datetime | None
     queue: EventType | None
+    """The work queue that it came from, by which it finds its way back; `None` if that is unknown."""
     enriched: bool = False
-
-    @property
-    def fingerprint(self) -> int:
-        """A number that tells it from others, for as long as this process runs."""
-        return hash(self)
+    """Whether it carries what the dialer said, so that a replay need not ask."""
 
 
-class Received(Protocol):
-    """A message as it was received: a `Delivery`, or aio-pika's own."""
+def read_dead_letter(message: Delivery) -> StoredDeadLetter:
+    """Read a dead letter. Never fails: what can't be read counts as missing.
 
-    @property
-    def body(self) -> bytes:
-        """The body."""
-        ...
-
-    @property
-    def properties(self) -> spec.Basic.Properties:
-        """The properties."""
-        ...
-
-    @property
-    def exchange(self) -> str | None:
-        """The exchange that it was published to, or moved to by the broker."""
-        ...
-
-    @property
-    def routing_key(self) -> str | None:
-        """The routing key that it was published with."""
-        ...
-
-
-def read_letter(message: Received) -> Letter:
-    """Read a dead letter. Never fails: nonsense counts as missing.
-
-    Where the broker itself moved it there, from a work queue, our headers count only if the message was a
-    copy of ours, which is what its `x-death` says. What the dialer said never counts then: brokers before 4.0
-    believe an `x-death` that a producer wrote.
+    If the broker itself moved it there from a work queue, our headers count only if the message was a copy of
+    ours, which is what its `x-death` says. What the dialer said never counts then: brokers before 4.0 believe
+    an `x-death` that a producer wrote.
     """
-    properties = Properties.of(message.properties)
-    said = table_of(properties)
-    death = _death(said)
-    told = _told(message, said, death)
-    inbound = to_inbound(message.body, properties, message.routing_key or "", copied=told is said)
+    properties = message.properties
+    table = table_of(properties)
+    death = _death(table)
+    trusted = _trusted_headers(message, table, death)
+    inbound = to_inbound(message.body, properties, message.routing_key, copied=trusted is table)
     event, event_id, problem = _event(inbound)
-    queue = _queue(message, properties, death, told)
-    return Letter(
+    queue = _queue(message, properties, death, trusted)
+    return StoredDeadLetter(
         id=event_id or _usable(properties.message_id) or _digest(message.body),
         event_id=event_id,
         type=event.type if event is not None else _known(properties.message_type) or queue or UNKNOWN,
-        reason=_reason_moved(death) if death else _reason_told(said, told),
-        stage=None if death else read_text(told, Header.STAGE),
-        error=_why_moved(death, told, problem) if death else read_text(told, Header.ERROR),
+        reason=_reason_moved(death) if death else _reason_written(table, trusted),
+        stage=None if death else read_text(trusted, Header.STAGE),
+        error=_why_moved(death, trusted, problem) if death else read_text(trusted, Header.ERROR),
         attempts=inbound.attempt,
-        first_seen=read_time(told, Header.FIRST_SEEN),
-        failed_at=_time(death.get("time")) if death else read_time(told, Header.FAILED_AT),
+        first_seen=read_time(trusted, Header.FIRST_SEEN),
+        failed_at=_time(death.get("time")) if death else read_time(trusted, Header.FAILED_AT),
         queue=queue,
         enriched=not death and event is not None and carried(inbound, event) is not None,
     )
@@ -144,12 +111,12 @@ def _event(inbound: Inbound) -> tuple[Event | None, str | None, str | None]:
     return event, event.id, None
 
 
-def _told(message: Received, said: Table, death: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the headers if ours among them count: on a message that we published, and not its producer."""
-    if _MOVED_BY_BROKER not in said.raw:
-        return said
-    work_exchange = (message.exchange or "").removesuffix("dead-letters") + "work"
-    return said if read_text(death, "exchange") == work_exchange else {}
+def _trusted_headers(message: Delivery, table: Table, death: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers if ours among them count, as we published the message, and not its producer."""
+    if _MOVED_BY_BROKER not in table.raw:
+        return table
+    work_exchange = message.exchange.removesuffix("dead-letters") + "work"
+    return table if read_text(death, "exchange") == work_exchange else {}
 
 
 def _usable(message_id: str | None) -> str | None:
@@ -161,12 +128,12 @@ def _digest(body: bytes) -> str:
     return f"body-{hashlib.sha256(body).hexdigest()[:16]}"
 
 
-def _death(said: Mapping[str, Any]) -> Mapping[str, Any]:
+def _death(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the broker's record of why it moved the message out of a work queue, the latest one.
 
     Empty if it did not. A message that came by a tier has expired there, which is no reason.
     """
-    records = said.get(_MOVED_BY_BROKER)
+    records = table.get(_MOVED_BY_BROKER)
     for record in records if isinstance(records, list) else []:
         if isinstance(record, dict):
             limited = read_text(record, "reason") == Reason.DELIVERY_LIMIT
@@ -175,11 +142,11 @@ def _death(said: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _reason_told(said: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+def _reason_written(table: Mapping[str, Any], trusted: Mapping[str, Any]) -> str:
     """Return the reason that we wrote; some brokers say only in `x-first-death-reason` that it was theirs."""
-    first = read_text(said, "x-first-death-reason")
+    first = read_text(table, "x-first-death-reason")
     limited = Reason.DELIVERY_LIMIT if first == Reason.DELIVERY_LIMIT else UNKNOWN
-    return read_text(told, Header.REASON) or limited
+    return read_text(trusted, Header.REASON) or limited
 
 
 def _reason_moved(death: Mapping[str, Any]) -> str:
@@ -189,7 +156,7 @@ def _reason_moved(death: Mapping[str, Any]) -> str:
     return next((known for known in BY_THE_BROKER if known == reason), UNKNOWN)
 
 
-def _why_moved(death: Mapping[str, Any], told: Mapping[str, Any], problem: str | None) -> str:
+def _why_moved(death: Mapping[str, Any], trusted: Mapping[str, Any], problem: str | None) -> str:
     """Return in words why the broker moved a message."""
     match reason := read_text(death, "reason"):
         case Reason.EXPIRED:
@@ -197,7 +164,7 @@ def _why_moved(death: Mapping[str, Any], told: Mapping[str, Any], problem: str |
             whose = "a time to live" if limit is None else f"its producer's own expiration of {limit} ms"
             return f"{whose} ran out while it waited in the work queue"
         case Reason.DELIVERY_LIMIT:
-            last = read_text(told, Header.ERROR)
+            last = read_text(trusted, Header.ERROR)
             why = "it was delivered too often: each time the worker or its connection broke first"
             return why if last is None else f"{why}; the last error before that: {last}"
         case "rejected":
@@ -207,13 +174,13 @@ def _why_moved(death: Mapping[str, Any], told: Mapping[str, Any], problem: str |
 
 
 def _queue(
-    message: Received, properties: Properties, death: Mapping[str, Any], told: Mapping[str, Any]
+    message: Delivery, properties: Properties, death: Mapping[str, Any], trusted: Mapping[str, Any]
 ) -> EventType | None:
     return (
         _known(message.routing_key)
         or _by_queue(read_text(death, "queue"))
         or _by_queue(read_text(table_of(properties), "x-first-death-queue"))
-        or _known(read_text(told, Header.ROUTING_KEY))
+        or _known(read_text(trusted, Header.ROUTING_KEY))
         or _known(properties.message_type)
     )
 
@@ -232,9 +199,9 @@ def _time(value: object) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters are meant: those that everything given applies to; all if nothing is given.
+    """Which dead letters are meant: those that everything given applies to; all if nothing is given.
 
-    `only` holds fingerprints: the letters themselves would fill the memory.
+    `only` holds their hashes: the dead letters themselves would fill the memory.
     """
 
     ids: frozenset[str] = frozenset()
@@ -242,21 +209,21 @@ class Selection:
     type: str | None = None
     only: frozenset[int] | None = None
 
-    def takes(self, letter: Letter) -> bool:
-        """Tell whether a letter is meant."""
+    def matches(self, letter: StoredDeadLetter) -> bool:
+        """Return whether a dead letter is meant."""
         return (
             (not self.ids or letter.id in self.ids)
             and (self.reason is None or letter.reason == self.reason)
             and (self.type is None or letter.type == self.type)
-            and (self.only is None or letter.fingerprint in self.only)
+            and (self.only is None or hash(letter) in self.only)
         )
 
 
 class DeadLetters:
-    """The dead letters while one channel holds them; as many as there were when it began."""
+    """The dead letters that one channel browses; as many as there were when it began."""
 
     def __init__(self, queue: AbstractQueue, count: int) -> None:
-        """Take the queue and how many letters it has: new arrivals must not make the reading endless."""
+        """Take the queue and how many it has: new arrivals must not make the reading endless."""
         self._queue = queue
         self.count = count
         self.looked_at = 0
@@ -265,11 +232,11 @@ class DeadLetters:
 
     @property
     def held_too_long(self) -> bool:
-        """Whether it is time to give back what is held."""
+        """Whether it is time to requeue what is held."""
         return asyncio.get_running_loop().time() >= self._let_go_at
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Letter, Delivery]]:
-        """Give one after the other; each body can be forgotten before the next comes."""
+    async def __aiter__(self) -> AsyncIterator[tuple[StoredDeadLetter, Delivery]]:
+        """Yield one after the other; each body can be freed before the next comes."""
         channel = await self._queue.channel.get_underlay_channel()
         for _ in range(self.count):
             message = await channel.basic_get(self._queue.name, timeout=_RPC_TIMEOUT)
@@ -277,21 +244,21 @@ class DeadLetters:
                 return
             self.looked_at += 1
             delivery = Delivery(message)
-            yield read_letter(delivery), delivery
+            yield read_dead_letter(delivery), delivery
 
     async def settle(self, message: Delivery) -> None:
-        """Acknowledge one: it is then gone from the dead letters."""
+        """Acknowledge one, which removes it from the dead letters."""
         await message.acknowledge()
         self.settled += 1
 
 
 @asynccontextmanager
-async def hold(
+async def browse(
     connection: AbstractConnection, queue: str, at_most: int | None = None
 ) -> AsyncIterator[DeadLetters]:
-    """Look through the dead letters, or `at_most` so many; what is not acknowledged goes back at the end.
+    """Browse the dead letters, or `at_most` so many; what is not acknowledged is requeued at the end.
 
-    Raises `aiormq.ChannelNotFoundEntity` where there is no such queue.
+    Raises `aiormq.ChannelNotFoundEntity` if there is no such queue.
     """
     async with connection.channel(publisher_confirms=False) as channel:
         found = await channel.declare_queue(queue, passive=True, timeout=_RPC_TIMEOUT)
@@ -299,11 +266,11 @@ async def hold(
         count = there if at_most is None else min(there, at_most)
         letters = DeadLetters(found, count)
         yield letters
-    await _given_back(connection, queue, letters.count - letters.settled)
+    await _requeued(connection, queue, letters.count - letters.settled)
 
 
-async def _given_back(connection: AbstractConnection, queue: str, count: int) -> None:
-    """Wait a little until the queue has them again: whoever looks next would otherwise see none."""
+async def _requeued(connection: AbstractConnection, queue: str, count: int) -> None:
+    """Wait a little until the queue has them again: the next one to look would otherwise see none."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_BACK_WITHIN), connection.channel() as channel:
             while True:
@@ -314,44 +281,44 @@ async def _given_back(connection: AbstractConnection, queue: str, count: int) ->
 
 
 @dataclass
-class Tally:
-    """How far a settling got, also where it was cut off."""
+class Progress:
+    """How far settling got, also if it was cut off."""
 
     done: int = 0
     found: set[str] = field(default_factory=set)
     """The ids that were found of those that were named."""
     stuck: list[str] = field(default_factory=list)
     unfinished: bool = False
-    """Whether it ended only because it had held letters for too long: the rest is still to be done."""
+    """Whether it ended only because it had held them for too long: the rest is still to be done."""
 
 
-Act = Callable[[Letter, Delivery], Awaitable[bool]]
-"""What is done before a letter is acknowledged; false where it has to stay."""
+Action = Callable[[StoredDeadLetter, Delivery], Awaitable[bool]]
+"""What is done before a dead letter is acknowledged; returns false if it has to stay."""
 
 
 async def settle(
     letters: DeadLetters,
     selection: Selection,
-    act: Act,
-    tally: Tally,
+    act: Action,
+    progress: Progress,
     *,
     stop: asyncio.Event,
     rate: float | None = None,
-    tick: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Act on each selected letter, then acknowledge it; at most `rate` a second, until `stop`.
+    """Act on each dead letter that is selected, then acknowledge it; at most `rate` a second, until `stop`.
 
-    Ends early where it takes so long that the broker would end it: see `Tally.unfinished`.
-    Raises what `act` raises: that letter and all after it then stay.
+    Ends early if it takes so long that the broker would end it: see `Progress.unfinished`.
+    Raises what `act` raises: that dead letter and all after it then stay.
     """
     loop = asyncio.get_running_loop()
     next_at = loop.time()
     async for letter, message in letters:
-        tick(letters.looked_at)
+        on_progress(letters.looked_at)
         if letters.held_too_long:
-            tally.unfinished = True
+            progress.unfinished = True
             return
-        if not selection.takes(letter):
+        if not selection.matches(letter):
             continue
         if rate is not None:
             with suppress(TimeoutError):
@@ -360,20 +327,20 @@ async def settle(
         if stop.is_set():
             return
         if selection.ids:
-            tally.found.add(letter.id)
+            progress.found.add(letter.id)
         if await act(letter, message):
             await letters.settle(message)
-            tally.done += 1
+            progress.done += 1
         else:
-            tally.stuck.append(letter.id)
+            progress.stuck.append(letter.id)
         if stop.is_set():
             return
 
 
-def replaying(publisher: BrokerPublisher, exchange: str, *, look_up_again: bool = False) -> Act:
-    """Make the act of a replay: put the event into the work queue that it came from, routed and confirmed."""
+def replaying(publisher: BrokerPublisher, exchange: str, *, look_up_again: bool = False) -> Action:
+    """Return the action of a replay: publish the event to the work queue that it came from, confirmed."""
 
-    async def act(letter: Letter, message: Delivery) -> bool:
+    async def act(letter: StoredDeadLetter, message: Delivery) -> bool:
         if letter.queue is None:
             return False
         copy = replayed(letter, message, look_up_again=look_up_again)
@@ -386,37 +353,35 @@ def replaying(publisher: BrokerPublisher, exchange: str, *, look_up_again: bool 
     return act
 
 
-async def discarding(_letter: Letter, _message: Delivery) -> bool:
-    """Do nothing before a letter is acknowledged: it is then gone."""
+async def discarding(_letter: StoredDeadLetter, _message: Delivery) -> bool:
+    """Do nothing: a dead letter that is acknowledged is gone."""
     return True
 
 
-def replayed(letter: Letter, message: Received, *, look_up_again: bool = False) -> Copy:
-    """Copy a letter for the work queue: it starts anew, as the same event.
+def replayed(letter: StoredDeadLetter, message: Delivery, *, look_up_again: bool = False) -> Copy:
+    """Copy a dead letter for the work queue: it starts anew, as the same event.
 
-    The enrichment that it carries goes with it, so that the dialer isn't asked again, unless that
-    is wanted (`look_up_again`).
-
-    The event's id travels along even where the producer gave none, since
-    client libraries invent a `message_id`, from which another id would come.
+    The enrichment that it carries goes with it, unless the dialer is to be asked again (`look_up_again`). So
+    does the event's id, even if the producer gave none: client libraries invent a `message_id`, from which
+    another id would come.
     """
-    properties = Properties.of(message.properties)
-    said = table_of(properties)
-    kept = producer_headers(said)
-    told = _told(message, said, _death(said))
-    kept[Header.ROUTING_KEY] = read_routing_key(told) or message.routing_key or ""
+    properties = message.properties
+    table = table_of(properties)
+    kept = producer_headers(table)
+    trusted = _trusted_headers(message, table, _death(table))
+    kept[Header.ROUTING_KEY] = read_routing_key(trusted) or message.routing_key
     if letter.event_id is not None:
         kept[Header.EVENT_ID] = letter.event_id
     if (first_seen := letter.first_seen or letter.failed_at) is not None:
         kept[Header.FIRST_SEEN] = first_seen.isoformat()
     if letter.enriched and not look_up_again:
-        kept[Header.ENRICHMENT] = read_text(said, Header.ENRICHMENT)
+        kept[Header.ENRICHMENT] = read_text(table, Header.ENRICHMENT)
     return Copy(message.body, properties, kept)
 
 
-def record(letter: Letter, message: Received) -> dict[str, Any]:
-    """Return everything about a letter, its body too, as JSON can hold it."""
-    properties = Properties.of(message.properties)
+def record(letter: StoredDeadLetter, message: Delivery) -> dict[str, Any]:
+    """Return everything about a dead letter, its body too, as JSON can hold it."""
+    properties = message.properties
     return {
         "id": letter.id,
         "type": letter.type,
@@ -441,7 +406,7 @@ def _body(body: bytes) -> dict[str, str]:
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - JSON is of any type
-    """Turn an AMQP value into one that JSON knows: bytes into text or base64, times into ISO 8601."""
+    """Turn an AMQP value into one of JSON: bytes into text or base64, times into ISO 8601."""
     if isinstance(value, Mapping):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

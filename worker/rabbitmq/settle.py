@@ -43,8 +43,8 @@ class Settler:
     ) -> Outcome:
         """Publish the successor and acknowledge; a cancellation waits until that is done.
 
-        If the queue of the copy is full, hold the inbound and try again, so that consuming comes to a halt. If
-        the message can't be copied, it goes to the dead letters, and the outcome that is returned says so.
+        If the queue of the copy is full, hold the inbound and try again, so that consuming comes to a halt.
+        If the message can't be copied, it goes to the dead letters, and the outcome that is returned says so.
 
         `queue` is the work queue that the inbound came from, to which a copy finds its way back, whatever the
         producer's routing key.

@@ -1,7 +1,7 @@
-"""What stands on the broker: exchanges, queues and bindings, from the settings alone.
+"""The exchanges, queues and bindings on the broker, from the settings alone.
 
-Declaring is idempotent. RabbitMQ never changes the arguments of a queue that
-exists, so a difference is named (`differences`) and left to a person.
+Declaring is idempotent. RabbitMQ never changes the arguments of a queue that exists, so a difference is named
+(`differences`) and left to a person.
 """
 
 import re
@@ -20,7 +20,7 @@ from worker.settings import BrokerCommandSettings
 DELIVERY_LIMIT = 20
 """How often a work queue delivers one message before it goes to the dead letters."""
 
-_NO_LIMIT = 2**31 - 1  # RabbitMQ 4 drops a quorum queue's message after 20 deliveries where nothing is said
+_NO_LIMIT = 2**31 - 1  # without one, RabbitMQ 4 drops a message after 20 deliveries
 _RPC_TIMEOUT = 10
 _MISMATCH = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for (?:queue|exchange) .*?: "
@@ -33,7 +33,7 @@ _READ_AS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange; one that is not ours is declared only where it is missing."""
+    """An exchange; one that is not ours is declared only if it is missing."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A way from an exchange to a queue."""
+    """A binding of a queue to an exchange."""
 
     exchange: str
     queue: str
@@ -73,7 +73,7 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What stands of one exchange or queue. Messages (those nobody holds) and consumers are a queue's."""
+    """Whether an exchange or queue exists; of a queue, how many messages are ready, and how many consume."""
 
     item: Exchange | Queue
     exists: bool
@@ -82,7 +82,7 @@ class QueueState:
 
 
 def build_topology(settings: BrokerCommandSettings) -> Topology:
-    """Work out the topology that the settings ask for."""
+    """Return the topology that the settings ask for."""
     namespace = settings.broker.namespace
     events, work, dead = settings.broker.events_exchange, f"{namespace}.work", f"{namespace}.dead-letters"
     outbound = settings.sink.exchange or f"{namespace}.enriched"
@@ -119,7 +119,7 @@ def _to(exchange: str) -> dict[str, Any]:
 
 
 async def declare(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> None:
-    """Declare everything. Raises `aiormq.AMQPError` where something differs: see `differences`."""
+    """Declare everything. Raises `aiormq.AMQPError` if something differs: see `differences`."""
     async with connection.channel() as channel:
         for exchange in topology.exchanges:
             if exchange.ours or not await exists(connection, exchange):
@@ -138,43 +138,43 @@ async def declare(connection: aio_pika.abc.AbstractConnection, topology: Topolog
 async def differences(
     connection: aio_pika.abc.AbstractConnection, topology: Topology, *, missing: bool = True
 ) -> list[str]:
-    """Name each thing that is missing (where wanted) or stands with other arguments. Changes nothing."""
+    """Return a line for each thing that has other arguments, or is `missing`. Changes nothing."""
     found: list[str] = []
-    for standing in await inspect(connection, topology):
-        item = standing.item
-        if not standing.exists:
+    for state in await inspect(connection, topology):
+        item = state.item
+        if not state.exists:
             if missing:
-                found.append(f"{label(item)}: missing")
+                found.append(f"{describe(item)}: missing")
         elif isinstance(item, Queue) or item.ours:
             found += await _compare(connection, item)
     return found
 
 
 async def inspect(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> list[QueueState]:
-    """Tell of each exchange and queue whether it stands, whatever its arguments. Changes nothing."""
+    """Return the state of each exchange and queue, whatever its arguments. Changes nothing."""
     items: list[Exchange | Queue] = [*topology.exchanges, *topology.queues]
-    return [await _look_at(connection, item) for item in items]
+    return [await _inspect(connection, item) for item in items]
 
 
 async def depths(connection: aio_pika.abc.AbstractConnection, topology: Topology) -> list[Depth]:
-    """Count what waits in each queue that events pass through, but for the outbound one."""
+    """Count the messages in each queue that events pass through, except the outbound one."""
     roles = dict.fromkeys(topology.work_queues.values(), "work")
     roles |= dict.fromkeys(topology.tiers.values(), "retry") | {topology.dead_letters: "dead_letters"}
-    standing = [(await _look_at(connection, Queue(name)), role) for name, role in roles.items()]
-    return [Depth(each.item.name, role, each.messages) for each, role in standing if each.exists]
+    states = [(await _inspect(connection, Queue(name)), role) for name, role in roles.items()]
+    return [Depth(each.item.name, role, each.messages) for each, role in states if each.exists]
 
 
 async def exists(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> bool:
-    """Tell whether an exchange or queue of that name stands, whatever its arguments."""
-    return (await _look_at(connection, item)).exists
+    """Return whether an exchange or queue of that name exists, whatever its arguments."""
+    return (await _inspect(connection, item)).exists
 
 
-def label(item: Exchange | Queue) -> str:
-    """Name an exchange or queue, for a person."""
+def describe(item: Exchange | Queue) -> str:
+    """Return the kind and the name of an exchange or queue, for a person."""
     return f"{type(item).__name__.lower()} {item.name}"
 
 
-async def _look_at(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> QueueState:
+async def _inspect(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> QueueState:
     try:
         async with connection.channel() as channel:
             if isinstance(item, Exchange):
@@ -194,7 +194,7 @@ async def _look_at(connection: aio_pika.abc.AbstractConnection, item: Exchange |
 async def _compare(connection: aio_pika.abc.AbstractConnection, item: Exchange | Queue) -> list[str]:
     """Find every difference of one item that exists.
 
-    The broker names one at a time, so each is taken over and the item declared again.
+    The broker names one at a time, so each is adopted and the item declared again.
     """
     kind = _arguments(item) if isinstance(item, Queue) else {"type": item.kind, "internal": False}
     wanted: dict[str, Any] = _ATTRIBUTES | kind
@@ -203,14 +203,14 @@ async def _compare(connection: aio_pika.abc.AbstractConnection, item: Exchange |
         try:
             await _declare_as(connection, item, wanted)
         except aiormq.ChannelLockedResource:
-            return [f"{label(item)}: is exclusive to another connection, wanted one that all can use"]
+            return [f"{describe(item)}: is exclusive to another connection, wanted one that all can use"]
         except aiormq.ChannelPreconditionFailed as error:
             match = _MISMATCH.search(str(error.args[0]) if error.args else "")
             if match is None or match["name"] in found:
                 # A queue of another type may refuse arguments of ours: its type is then all there is to say.
-                return [*found.values(), *([] if "x-queue-type" in found else [f"{label(item)}: {error}"])]
+                return [*found.values(), *([] if "x-queue-type" in found else [f"{describe(item)}: {error}"])]
             name, current = match["name"], _read_value(match["found"])
-            found[name] = f"{label(item)}: {name} is {_show(current)}, wanted {_show(wanted.get(name))}"
+            found[name] = f"{describe(item)}: {name} is {_show(current)}, wanted {_show(wanted.get(name))}"
             wanted = {key: value for key, value in (wanted | {name: current}).items() if value is not None}
         else:
             return list(found.values())
@@ -247,7 +247,7 @@ def _arguments(queue: Queue) -> dict[str, Any]:
 
 
 def _read_value(text: str) -> str | int | bool | None:
-    """Read the broker's word for a value: `none`, `'10'`, or `the value '10' of type 'signedint'`."""
+    """Parse the broker's notation of a value: `none`, `'10'`, or `the value '10' of type 'signedint'`."""
     match = _VALUE.match(text)
     if match is None:
         return None

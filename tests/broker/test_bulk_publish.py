@@ -17,7 +17,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from worker.core.body import MAX_BODY
 from worker.core.errors import InvalidEvent, PublishError
-from worker.rabbitmq.feed import BadLine, Feed, Line, check_event, publish_event, read_lines
+from worker.rabbitmq.bulk_publish import BadLine, BulkPublisher, Line, check_event, publish_event, read_lines
 from worker.rabbitmq.publisher import BrokerPublisher
 
 pytestmark = pytest.mark.broker
@@ -67,41 +67,43 @@ def opened(path: Path) -> Iterator[int]:
 async def test_never_more_than_a_window_is_unconfirmed() -> None:
     publisher = Recorder()
     seen: list[tuple[int, int]] = []
-    feed = Feed(publisher, "x", window=5, tick=lambda feed: seen.append((feed.confirmed, feed.published)))
-    await feed.run(lines(*(call(number) for number in range(30))))
-    assert (feed.confirmed, feed.published, publisher.most) == (30, 30, 5)
+    bulk = BulkPublisher(
+        publisher, "x", window=5, on_progress=lambda at: seen.append((at.confirmed, at.published))
+    )
+    await bulk.run(lines(*(call(number) for number in range(30))))
+    assert (bulk.confirmed, bulk.published, publisher.most) == (30, 30, 5)
     assert seen == [(number, number) for number in range(1, 31)]
-    assert feed.bytes == sum(len(call(number)) + 1 for number in range(30))
+    assert bulk.bytes == sum(len(call(number)) + 1 for number in range(30))
 
 
 async def test_all_before_the_confirmed_line_are_confirmed() -> None:
     publisher = Recorder(failing="e-7")
-    feed = Feed(publisher, "x", window=5)
+    bulk = BulkPublisher(publisher, "x", window=5)
     with pytest.raises(PublishError):
-        await feed.run(lines(*(call(number) for number in range(30))))
-    assert (feed.confirmed, feed.published) == (7, 7)
+        await bulk.run(lines(*(call(number) for number in range(30))))
+    assert (bulk.confirmed, bulk.published) == (7, 7)
     assert {f"e-{number}" for number in range(7)} <= set(publisher.sent)
     assert publisher.now == 0
 
 
 async def test_nothing_after_a_bad_line_is_sent() -> None:
     publisher = Recorder()
-    feed = Feed(publisher, "x")
+    bulk = BulkPublisher(publisher, "x")
     with pytest.raises(BadLine, match=r"^line 4: not a usable call.ended event: call_id: Field required$"):
-        await feed.run(lines(call(1), b" ", call(2), b'{"type": "call.ended"}', call(3)))
-    assert (feed.confirmed, publisher.sent) == (3, ["e-1", "e-2"])
+        await bulk.run(lines(call(1), b" ", call(2), b'{"type": "call.ended"}', call(3)))
+    assert (bulk.confirmed, publisher.sent) == (3, ["e-1", "e-2"])
 
 
 async def test_it_goes_on_at_a_line_and_leaves_blank_ones_out() -> None:
     publisher = Recorder()
-    feed = Feed(publisher, "x")
-    await feed.run(lines(b"not looked at", call(1), b"", call(2), b"\t", b""), from_line=3)
-    assert (publisher.sent, feed.published, feed.confirmed) == (["e-2"], 1, 4)
+    bulk = BulkPublisher(publisher, "x")
+    await bulk.run(lines(b"not looked at", call(1), b"", call(2), b"\t", b""), from_line=3)
+    assert (publisher.sent, bulk.published, bulk.confirmed) == (["e-2"], 1, 4)
 
 
 async def test_a_cancelled_feed_knows_how_far_it_got() -> None:
     publisher = Recorder()
-    feed = Feed(publisher, "x", window=5)
+    bulk = BulkPublisher(publisher, "x", window=5)
 
     async def endless() -> AsyncIterator[Line]:
         number = 0
@@ -109,12 +111,12 @@ async def test_a_cancelled_feed_knows_how_far_it_got() -> None:
             number += 1
             yield Line(number, number, call(number))
 
-    task = asyncio.ensure_future(feed.run(endless()))
+    task = asyncio.ensure_future(bulk.run(endless()))
     await asyncio.sleep(0.1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert set(publisher.sent) == {f"e-{number}" for number in range(1, feed.confirmed + 1)}
+    assert set(publisher.sent) == {f"e-{number}" for number in range(1, bulk.confirmed + 1)}
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,31 @@
-"""How dead letters are shown: counted by reason and type, one by one, or one with everything about it."""
+"""How dead letters are shown (counted by reason and type, one by one, or one in full) and exported."""
 
 import json
+import os
 import re
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from sys import intern
 from typing import Any
 
-from worker.commands.common import printable
+import typer
+
+from worker.commands.common import printable, stop_with, to_json
 from worker.commands.terminal import age, moment, out, say, show_table
 from worker.core.events import EventType
-from worker.rabbitmq.dead_letters import Letter
+from worker.rabbitmq.dead_letters import StoredDeadLetter
 
 _FACTS = (
     *("id", "type", "reason", "stage", "error", "attempts"),
     *("first_seen", "failed_at", "routing_key", "message_id", "content_type"),
 )
+
+Write = Callable[[dict[str, Any]], None]
 
 _MOST_GROUPS = 100
 _STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
@@ -25,7 +33,7 @@ _STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 @dataclass
 class _Group:
-    """Letters of one reason and type: how many, and from when to when."""
+    """The dead letters of one reason and type: how many, and from when to when."""
 
     count: int = 0
     oldest: datetime | None = None
@@ -33,14 +41,14 @@ class _Group:
 
 
 class Summary:
-    """Counts letters by reason and type, without keeping any."""
+    """Counts dead letters by reason and type, without keeping any."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self.count = 0
         self._groups: dict[tuple[str, str], _Group] = {}
 
-    def add(self, letter: Letter) -> None:
+    def add(self, letter: StoredDeadLetter) -> None:
         """Count one."""
         self.count += 1
         key = (letter.reason, letter.type)
@@ -61,8 +69,8 @@ class Summary:
         show_table(("REASON", "TYPE", "COUNT", "OLDEST", "NEWEST"), rows, right=("COUNT",))
 
 
-def show_letters(shown: Collection[Letter], count: int) -> None:
-    """Show letters one by one, the newest of `count`: on a terminal two lines each, else one with tabs."""
+def show_dead_letters(shown: Collection[StoredDeadLetter], count: int) -> None:
+    """Show the newest of `count` dead letters: on a terminal two lines each, else one with tabs."""
     if out.is_terminal:
         for letter in shown:
             attempts = f"{letter.attempts} attempt{'' if letter.attempts == 1 else 's'}"
@@ -89,8 +97,8 @@ class Plan:
         self._rows: list[tuple[str, ...]] = []
         self.possible = self.asked = 0
 
-    def add(self, letter: Letter) -> None:
-        """Take in one letter; of it only what is shown is kept."""
+    def add(self, letter: StoredDeadLetter) -> None:
+        """Add one; only what is shown of it is kept."""
         queue = "stays: its queue can't be told" if letter.queue is None else self._queues[letter.queue]
         enrichment = ("dropped" if self._look_up_again else "carried") if letter.enriched else "none"
         self._rows.append(
@@ -105,17 +113,17 @@ class Plan:
         show_table(("ID", "TYPE", "REASON", "TO", "ENRICHMENT"), self._rows)
 
 
-def _late(letter: Letter) -> tuple[str, str]:
+def _late(letter: StoredDeadLetter) -> tuple[str, str]:
     return (letter.failed_at.isoformat() if letter.failed_at else "-", letter.error or "-")
 
 
 def _moment(when: datetime | None) -> str:
-    """Say when that was, the short way on a terminal."""
+    """Return a time for a person, the short way on a terminal."""
     return f"{age(when)} ago" if when is not None and out.is_terminal else moment(when)
 
 
 def describe(facts: dict[str, Any]) -> list[str]:
-    """Say everything about a letter, its headers and its body too, line by line; all of it printable."""
+    """Return everything about a dead letter, with its headers and body, in printable lines."""
     lines = [f"{name + ':':<14}{_text(facts[name])}" for name in _FACTS]
     lines.append("headers:")
     lines += [f"  {name}: {_text(value)}" for name, value in facts["headers"].items()]
@@ -138,8 +146,95 @@ def _body(facts: dict[str, Any]) -> list[str]:
 
 
 def _indented(text: str) -> str:
-    """Lay JSON out to be read, but only where nothing in it is written differently then."""
+    """Indent JSON, unless something in it would be written differently then."""
     value = json.loads(text)
     bare = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     same = bare == _STRING_OR_BLANKS.sub(r"\1", text)
     return json.dumps(value, indent=2, ensure_ascii=False) if same else text
+
+
+# --- export
+
+
+@contextmanager
+def write_lines(file: Path, *, replace: bool) -> Iterator[Write]:
+    """Yield the function that writes one JSON line; the file gets its name at the end, if all went well.
+
+    Exits if there is such a file that may not be replaced: it may hold the only copy of what was discarded
+    since.
+    """
+    if str(file) == "-":
+        yield _write_to_standard_output
+        return
+    special = file.exists() and not file.is_file()  # a pipe or a device must not be replaced by a file
+    if not special and not replace:
+        _exit_if_exists(file)
+    with _special_file(file) if special else _new_file(file.resolve(), replace=replace) as write:
+        yield write
+
+
+def _exit_if_exists(file: Path) -> None:
+    if file.exists():
+        stop_with(f"{file} exists; name another file, or replace it with --force")
+
+
+def _write_to_standard_output(value: dict[str, Any]) -> None:
+    try:
+        sys.stdout.write(_line(value))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _special_file(file: Path) -> Iterator[Write]:
+    with _explained(file):
+        descriptor = os.open(file, os.O_WRONLY)
+    try:
+        yield lambda value: _write_all(file, descriptor, _line(value).encode())
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(file: Path, descriptor: int, data: bytes) -> None:
+    with _explained(file):
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+@contextmanager
+def _new_file(file: Path, *, replace: bool) -> Iterator[Write]:
+    """Write beside the file, which only its owner can read (as `mkstemp` makes it), and rename at the end."""
+    with _explained(file):
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+
+            def write(value: dict[str, Any]) -> None:
+                with _explained(file):
+                    stream.write(_line(value).encode())
+
+            yield write
+            with _explained(file):
+                stream.flush()
+                os.fsync(stream.fileno())
+            if not replace:
+                _exit_if_exists(file)
+            with _explained(file):
+                Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        stop_with(f"can't write {file}: {error.strerror}")
+
+
+def _line(value: dict[str, Any]) -> str:
+    return to_json(value) + "\n"

@@ -1,4 +1,4 @@
-"""Publishing many events: lines in, a window of confirmed publishes, and the line up to which all is safe."""
+"""Publish many events from lines, a window of them unconfirmed; know up to which line all are confirmed."""
 
 import asyncio
 import os
@@ -17,11 +17,11 @@ from worker.core.events import Event, Inbound, decode
 from worker.rabbitmq.publisher import BrokerPublisher
 
 WINDOW = 200
-"""Publishes that wait for their confirmation at one time."""
+"""Publishes that are unconfirmed at one time."""
 
 _CHUNK = 256 * 1024
-_LOOK_UP_EVERY = 0.2
-"""Seconds between two looks at whether to stop, while no input comes."""
+_CHECK_STOP_EVERY = 0.2
+"""Seconds between two checks whether to stop, while no input comes."""
 
 
 class BadLine(Exception):
@@ -64,8 +64,8 @@ async def read_lines(descriptor: int, stop: asyncio.Event) -> AsyncIterator[Line
 
 
 def _read(descriptor: int) -> bytes | None:
-    """Read what there is, empty at the end, `None` where nothing came yet."""
-    ready, _, _ = select.select([descriptor], [], [], _LOOK_UP_EVERY)
+    """Read what there is; empty at the end, `None` if nothing came yet."""
+    ready, _, _ = select.select([descriptor], [], [], _CHECK_STOP_EVERY)
     return os.read(descriptor, _CHUNK) if ready else None
 
 
@@ -86,12 +86,12 @@ async def publish_event(publisher: BrokerPublisher, exchange: str, event: Event,
         message_id=event.id,
         type=event.type,
         delivery_mode=DeliveryMode.PERSISTENT,
-        timestamp=datetime.now(UTC),  # when it happened, where the event itself says nothing
+        timestamp=datetime.now(UTC),  # when it happened, if the event itself does not say
     )
     await publisher.publish_message(exchange, event.type, message)
 
 
-class Feed:
+class BulkPublisher:
     """Publishes lines in their order, with at most a window of them unconfirmed.
 
     `confirmed` is the last line such that it and all before it are confirmed,
@@ -104,13 +104,13 @@ class Feed:
         exchange: str,
         *,
         window: int = WINDOW,
-        tick: Callable[["Feed"], None] = lambda _: None,
+        on_progress: Callable[["BulkPublisher"], None] = lambda _: None,
     ) -> None:
-        """Take where to publish, and who is told whenever it got a line further."""
+        """Take where to publish, and what to call after each line that is confirmed."""
         self._publisher = publisher
         self._exchange = exchange
         self._window = window
-        self._tick = tick
+        self._on_progress = on_progress
         self._open: deque[tuple[Line, asyncio.Task[None]]] = deque()
         self.confirmed = 0
         self.published = 0
@@ -119,8 +119,8 @@ class Feed:
     async def run(self, lines: AsyncIterator[Line], from_line: int = 1) -> None:
         """Publish every line from that number on.
 
-        Raises `BadLine` or `PublishError`. What is on its way then, or at a
-        cancellation, is still waited for: `confirmed` tells how far it got.
+        Raises `BadLine` or `PublishError`. What is on its way then, or at a cancellation, is still waited
+        for: `confirmed` says how far it got.
         """
         try:
             async for line in lines:
@@ -167,4 +167,4 @@ class Feed:
 
     def _advance(self, line: Line) -> None:
         self.confirmed, self.bytes = line.number, line.end
-        self._tick(self)
+        self._on_progress(self)
