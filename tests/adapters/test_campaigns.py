@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from simulators.recordings import find
 from worker.core.records import AgentEnrichment, AgentRecord, Campaign
-from worker.vicidial.agents import KnownCampaign, hidden, read_agent, read_campaigns, resolve
+from worker.vicidial.agents import KnownCampaign, possible_hidden_ids, read_agent, read_campaigns, resolve
 
 PROPERTY = settings(max_examples=500)
 RECORDED = read_campaigns(find("campaigns_list", "campaigns_list_pipe_header-YES").body)
@@ -247,7 +247,7 @@ def test_what_is_said_to_be_certain_is_what_was_joined(
 def test_what_a_hidden_campaign_could_be_called(
     text: str, campaigns: tuple[str, ...], expected: list[str]
 ) -> None:
-    assert hidden(text, known(*campaigns)) == expected
+    assert possible_hidden_ids(text, known(*campaigns)) == expected
 
 
 @pytest.mark.parametrize("pair", [("OD", "A"), ("1", "2")])
@@ -278,7 +278,7 @@ def test_the_time_for_a_list_grows_with_its_length_and_no_faster(
     enrichment = AgentEnrichment(agent=AgentRecord(agent_user="1"), campaigns_text=whole)
     started = time.process_time()
     resolve(enrichment, campaigns)
-    hidden(whole, campaigns)
+    possible_hidden_ids(whole, campaigns)
     assert time.process_time() - started < 10
 
 

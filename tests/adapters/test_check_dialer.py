@@ -93,7 +93,7 @@ async def test_an_answer_that_can_not_be_decoded_is_called_that(environment: pyt
     assert found.text.startswith("the dialer's answer could not be decoded: its Content-Encoding is br")
 
 
-async def test_the_extras_are_tried_too_if_a_needed_function_is_refused(
+async def test_the_optional_functions_are_tried_too_if_a_needed_function_is_refused(
     environment: pytest.MonkeyPatch,
 ) -> None:
     async with StandInDialer() as dialer:
@@ -106,7 +106,7 @@ async def test_the_extras_are_tried_too_if_a_needed_function_is_refused(
     assert found.advice[1].endswith("until then full_name, access_level and user_group are null")
 
 
-async def test_the_extras_are_not_waited_for_if_a_needed_function_fails(
+async def test_the_optional_functions_are_not_waited_for_if_a_needed_function_fails(
     environment: pytest.MonkeyPatch,
 ) -> None:
     async with StandInDialer() as dialer:

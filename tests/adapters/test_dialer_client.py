@@ -376,7 +376,7 @@ async def test_the_others_do_not_wait_for_a_first_one_that_was_given_up() -> Non
         await asyncio.gather(*others)
 
 
-async def test_a_cancelled_request_leaves_no_place_taken() -> None:
+async def test_a_cancelled_request_leaves_no_slot_taken() -> None:
     seen = list[DialerRequest]()
     async with (
         StandInDialer() as dialer,

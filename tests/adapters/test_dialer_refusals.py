@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> PasswordFile:
     return PasswordFile(tmp_path / "password")
 
 
-async def test_a_refused_login_stops_all_and_closes_the_dialers_gate(
+async def test_a_refused_login_stops_all_and_opens_the_dialers_circuit(
     dialer: StandInDialer, clock: Clock, file: PasswordFile
 ) -> None:
     dialer.users[DEFAULT_USER].password = "changed"
@@ -104,7 +104,7 @@ async def test_without_a_file_a_user_that_the_dialer_takes_again_is_found_out_by
         assert dialer.failed_logins == 1
 
 
-async def test_a_changed_password_is_tried_alone_with_a_question_of_our_own_and_lets_everything_through(
+async def test_a_changed_password_is_tried_alone_with_a_probe_and_lets_everything_through(
     dialer: StandInDialer, clock: Clock, file: PasswordFile
 ) -> None:
     async with connected(dialer.url, clock=clock, password_file=file.path) as client:

@@ -247,7 +247,7 @@ async def test_identical_look_ups_in_flight_share_one_request(enricher: Bench, d
     assert dialer.count("callid_info") == 2  # only what is in flight is shared, nothing is kept
 
 
-async def test_a_shared_failure_fails_each_and_is_not_kept(enricher: Bench, dialer: StandInDialer) -> None:
+async def test_a_shared_failure_fails_each_and_is_not_cached(enricher: Bench, dialer: StandInDialer) -> None:
     dialer.delay = 0.05
     dialer.plant(CALL, body="", times=1)
     failed = await asyncio.gather(*(enricher.enrich(event(CALL)) for _ in range(5)), return_exceptions=True)
@@ -287,7 +287,7 @@ async def test_events_of_different_times_share_a_request_whose_answer_is_read_al
     assert dict(dialer.asked) == {"callid_info": 1, "recording_lookup": 1}
 
 
-async def test_the_cancellation_of_the_one_that_flies_does_not_fail_the_others(
+async def test_the_cancellation_of_the_one_in_flight_does_not_fail_the_others(
     enricher: Bench, dialer: StandInDialer
 ) -> None:
     dialer.fault = "hang"
@@ -314,7 +314,7 @@ async def test_the_cancellation_of_one_that_waits_touches_nobody_else(
     assert (tasks[1].cancelled(), dialer.served) == (True, 1)
 
 
-async def test_what_nobody_foresaw_is_neither_hidden_nor_kept(
+async def test_what_nobody_foresaw_is_neither_hidden_nor_cached(
     enricher: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = AgentEnrichment.model_validate({"agent": {"agent_user": "1"}})
@@ -483,7 +483,9 @@ async def test_an_agents_details_are_added(bench: Bench) -> None:
     assert (found.full_name, found.access_level, found.user_group) == ("Agent Thousand", 1, "SALES")
 
 
-async def test_each_answer_about_agents_is_kept_for_a_short_time(bench: Bench, dialer: StandInDialer) -> None:
+async def test_each_answer_about_agents_is_cached_for_a_short_time(
+    bench: Bench, dialer: StandInDialer
+) -> None:
     for _ in range(3):
         await bench.agent(agent("1000"))
     await bench.agent(agent("1001"))
@@ -491,7 +493,7 @@ async def test_each_answer_about_agents_is_kept_for_a_short_time(bench: Bench, d
     assert sorted(bench.hits) == [*["agent_campaigns"] * 2, *["campaigns_list"] * 3, *["user_details"] * 2]
 
 
-async def test_zero_turns_keeping_off(
+async def test_zero_turns_the_cache_off(
     client: DialerClient, settings: VicidialSettings, dialer: StandInDialer
 ) -> None:
     names = ("agent_campaigns_cache", "campaigns_list_cache", "user_details_cache")
@@ -615,7 +617,7 @@ async def test_what_is_missing_is_delivered_as_such_if_incomplete_answers_are_ac
     assert found.agent.full_name == "Agent Thousand"
 
 
-async def test_a_check_is_never_answered_from_what_is_kept(bench: Bench, dialer: StandInDialer) -> None:
+async def test_a_check_is_never_answered_from_the_cache(bench: Bench, dialer: StandInDialer) -> None:
     await bench.agent(agent("1000"))
     dialer.agents["1000"].campaigns = ("SUPP-1",)
     await bench.agent(agent("1000", "SUPP-1"))

@@ -1,4 +1,4 @@
-"""The adaptive limit against simulated dialers, in simulated time, and the places against a real loop."""
+"""The adaptive limit against simulated dialers in simulated time; the concurrency limiter on a real loop."""
 
 import asyncio
 import heapq
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clock import Clock
-from worker.vicidial import limiter as limit_module
+from worker.vicidial import limiter as limiter_module
 from worker.vicidial.limiter import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 SEED = 20261120
@@ -27,7 +27,7 @@ Kinds = Sequence[tuple[str, float, float]]
 class Limit(Protocol):
     limit: int
 
-    def answered(self, kind: str, seconds: float, busy: int) -> None: ...
+    def on_success(self, kind: str, seconds: float, busy: int) -> None: ...
 
 
 class Fixed:
@@ -36,7 +36,7 @@ class Fixed:
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
-    def answered(self, kind: str, seconds: float, busy: int) -> None:
+    def on_success(self, kind: str, seconds: float, busy: int) -> None:
         """Change nothing."""
 
 
@@ -84,7 +84,7 @@ class Simulation:
                 return
             self.now, self._work = at, done
             self.answers.append((at, at - sent))
-            self.limit.answered(kind, at - sent, len(self._under_way))
+            self.limit.on_success(kind, at - sent, len(self._under_way))
             heapq.heappop(self._under_way)
             if self.limit.limit != self.changes[-1][1]:
                 self.changes.append((at, self.limit.limit))
@@ -285,7 +285,7 @@ def answer(limit: AdaptiveLimit, clock: Clock, seconds: float, how_many: int = 1
     """Give answers that come one after the other, each sent after the last one came."""
     for _ in range(how_many):
         clock.now += seconds
-        limit.answered("call", seconds * 0.999, busy)
+        limit.on_success("call", seconds * 0.999, busy)
 
 
 def grown(clock: Clock, most: int) -> AdaptiveLimit:
@@ -311,7 +311,7 @@ def test_it_does_not_grow_where_it_is_not_used(clock: Clock) -> None:
     answer(limit, clock, 0.01, 500, busy=1)
     assert limit.limit == 2
     limit = grown(clock, 8)
-    limit.overloaded()
+    limit.on_overload()
     answer(limit, clock, 0.01, 500, busy=3)
     assert limit.limit == 4
 
@@ -332,10 +332,10 @@ def test_the_answers_to_what_was_sent_before_a_cut_do_not_cut_again(clock: Clock
     limit = grown(clock, 8)
     clock.now += 0.1
     for busy in range(8, 0, -1):
-        limit.answered("call", 0.03, busy)
+        limit.on_success("call", 0.03, busy)
     assert limit.limit == 4, "8 / 3 + 1"
     for busy in range(7, 0, -1):
-        limit.answered("call", 0.05, busy)
+        limit.on_success("call", 0.05, busy)
     assert limit.limit == 4
     answer(limit, clock, 0.06, 7)
     assert limit.limit == 2, "4 / 6 + 1"
@@ -398,7 +398,7 @@ def test_overload_halves_it_once_for_all_that_was_under_way(clock: Clock) -> Non
     limit = grown(clock, 8)
     seen = []
     for _ in range(15):
-        limit.overloaded()
+        limit.on_overload()
         seen.append(limit.limit)
     assert seen == [4] * 8 + [2] * 4 + [1] * 3
     answer(limit, clock, 0.01, 250)
@@ -408,19 +408,19 @@ def test_overload_halves_it_once_for_all_that_was_under_way(clock: Clock) -> Non
 def test_an_answer_that_was_under_way_too_is_one_less_to_pass_over(clock: Clock) -> None:
     limit = grown(clock, 4)
     clock.now += 0.1
-    limit.overloaded()
+    limit.on_overload()
     assert limit.limit == 2
     for _ in range(3):
-        limit.answered("call", 1.0, 4)
-    limit.overloaded()
+        limit.on_success("call", 1.0, 4)
+    limit.on_overload()
     assert limit.limit == 1
 
 
 def test_after_a_round_of_answers_to_what_was_sent_since_overload_counts_again(clock: Clock) -> None:
     limit = grown(clock, 8)
-    limit.overloaded()
+    limit.on_overload()
     answer(limit, clock, 0.01, 7)
-    limit.overloaded()
+    limit.on_overload()
     assert limit.limit == 2
 
 
@@ -429,7 +429,7 @@ def test_overload_while_it_measures_counts_for_the_time_after(clock: Clock) -> N
     clock.now += 20.0
     answer(limit, clock, 0.01, 8, busy=1)
     assert limit.limit == 1
-    limit.overloaded()
+    limit.on_overload()
     assert limit.limit == 1
     answer(limit, clock, 0.01, 7, busy=1)
     assert limit.limit == 4
@@ -438,7 +438,7 @@ def test_overload_while_it_measures_counts_for_the_time_after(clock: Clock) -> N
 def test_overload_at_the_very_beginning_leaves_it_at_one_and_ends_the_slow_start(clock: Clock) -> None:
     limit = AdaptiveLimit(64, clock)
     for _ in range(5):
-        limit.overloaded()
+        limit.on_overload()
     answer(limit, clock, 0.01, 50)
     assert limit.limit == 1
     answer(limit, clock, 0.01, 250)
@@ -476,13 +476,13 @@ def test_whatever_it_is_told_it_stays_within_its_bounds(
         for _ in range(times):
             clock.now += seconds
             if what == "answered":
-                limit.answered(kind, seconds, busy)
+                limit.on_success(kind, seconds, busy)
             else:
-                limit.overloaded()
+                limit.on_overload()
             assert 1 <= limit.limit <= most
 
 
-# --- the places
+# --- the concurrency limiter
 
 
 MOST = 100
@@ -499,8 +499,8 @@ class Settable(AdaptiveLimit):
 class Crowd:
     """Tasks that each take a place and hold it until they are told to leave."""
 
-    def __init__(self, places: ConcurrencyLimiter) -> None:
-        self.places = places
+    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+        self.limiter = limiter
         self.inside: list[int] = []
         self.came: list[int] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -513,7 +513,7 @@ class Crowd:
         return number
 
     async def _visit(self, number: int, *, optional: bool, first: bool) -> None:
-        async with self.places.take(optional=optional, first=first):
+        async with self.limiter.slot(optional=optional, first=first):
             self.came.append(number)
             self.inside.append(number)
             try:
@@ -543,23 +543,23 @@ async def settled() -> None:
 
 
 async def test_as_many_as_the_limit_get_in_and_the_others_in_the_order_in_which_they_came() -> None:
-    places = ConcurrencyLimiter(Settable(2), MOST)
-    crowd = Crowd(places)
+    limiter = ConcurrencyLimiter(Settable(2), MOST)
+    crowd = Crowd(limiter)
     for _ in range(6):
         crowd.comes()
     for number in range(6):
         await settled()
         assert crowd.inside == [each for each in (number, number + 1) if each < 6]
-        assert places.busy == len(crowd.inside)
+        assert limiter.busy == len(crowd.inside)
         crowd.leaves(number)
     await settled()
     assert crowd.came == [0, 1, 2, 3, 4, 5]
-    assert places.busy == 0
+    assert limiter.busy == 0
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    places = ConcurrencyLimiter(Settable(1), MOST)
-    crowd = Crowd(places)
+    limiter = ConcurrencyLimiter(Settable(1), MOST)
+    crowd = Crowd(limiter)
     first, second = crowd.comes(), crowd.comes()
     await settled()
     crowd.leaves(first)
@@ -605,7 +605,7 @@ async def test_a_higher_limit_is_seen_when_the_next_one_leaves_or_comes() -> Non
     await crowd.all_leave()
 
 
-async def test_our_own_question_goes_before_all_who_wait() -> None:
+async def test_a_probe_goes_before_all_who_wait() -> None:
     crowd = Crowd(ConcurrencyLimiter(Settable(1), MOST))
     for _ in range(3):
         crowd.comes()
@@ -618,25 +618,25 @@ async def test_our_own_question_goes_before_all_who_wait() -> None:
 
 
 async def test_who_waits_too_long_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limit_module, "LONGEST_WAIT", 0.05)
-    places = ConcurrencyLimiter(Settable(1), MOST)
-    async with places.take():
+    monkeypatch.setattr(limiter_module, "LONGEST_WAIT", 0.05)
+    limiter = ConcurrencyLimiter(Settable(1), MOST)
+    async with limiter.slot():
         for optional in (False, True):
             with pytest.raises(
                 AtCapacityError, match=r"no place for one more request fell free within 0.05 s"
             ):
-                async with places.take(optional=optional):
+                async with limiter.slot(optional=optional):
                     pass
-    assert places.busy == 0
-    async with places.take():
-        assert places.busy == 1
+    assert limiter.busy == 0
+    async with limiter.slot():
+        assert limiter.busy == 1
 
 
 # --- optional requests
 
 
 @pytest.mark.parametrize(("limit", "optional"), [(1, 1), (2, 1), (3, 2), (8, 7)])
-async def test_optional_requests_leave_a_place_to_the_needed_ones(limit: int, optional: int) -> None:
+async def test_optional_requests_leave_a_slot_to_the_needed_ones(limit: int, optional: int) -> None:
     crowd = Crowd(ConcurrencyLimiter(Settable(limit), MOST))
     for _ in range(20):
         crowd.comes(optional=True)
@@ -663,9 +663,9 @@ async def test_needed_and_optional_requests_go_in_the_order_in_which_they_came()
 async def test_optional_requests_that_hang_hold_up_no_needed_one(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit_module, "OVERDUE", 0.02)
-    places = ConcurrencyLimiter(Settable(limit), MOST)
-    crowd = Crowd(places)
+    monkeypatch.setattr(limiter_module, "OVERDUE", 0.02)
+    limiter = ConcurrencyLimiter(Settable(limit), MOST)
+    crowd = Crowd(limiter)
     hanging = [crowd.comes(optional=True) for _ in range(20)]
     needed = [crowd.comes() for _ in range(limit)]
     async with asyncio.timeout(5):
@@ -674,25 +674,25 @@ async def test_optional_requests_that_hang_hold_up_no_needed_one(
     inside = [number for number in hanging if number in crowd.inside]
     assert len(inside) == max(1, limit - 1), "and there are not more of them"
     await crowd.all_leave()
-    assert places.busy == 0
+    assert limiter.busy == 0
 
 
 async def test_there_are_never_more_than_may_ever_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limit_module, "OVERDUE", 0.0)
-    places = ConcurrencyLimiter(Settable(3), 4)
-    crowd = Crowd(places)
+    monkeypatch.setattr(limiter_module, "OVERDUE", 0.0)
+    limiter = ConcurrencyLimiter(Settable(3), 4)
+    crowd = Crowd(limiter)
     for number in range(20):
         crowd.comes(optional=number % 2 == 0)
     for _ in range(20):
         await asyncio.sleep(0.001)
-        assert places.busy <= 4
-    assert places.busy == 4
+        assert limiter.busy <= 4
+    assert limiter.busy == 4
     await crowd.all_leave()
 
 
 async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
-    places = ConcurrencyLimiter(Settable(1), MOST)
-    crowd = Crowd(places)
+    limiter = ConcurrencyLimiter(Settable(1), MOST)
+    crowd = Crowd(limiter)
     for _ in range(4):
         crowd.comes()
     await settled()
@@ -703,40 +703,40 @@ async def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
     assert crowd.inside == [2]
     crowd.leaves(2)
     await settled()
-    assert (places.busy, crowd.there()) == (0, [])
+    assert (limiter.busy, crowd.there()) == (0, [])
 
 
-async def test_a_place_is_not_given_to_one_who_is_being_cancelled() -> None:
-    places = ConcurrencyLimiter(Settable(1), MOST)
-    async with places.take():
-        second = asyncio.ensure_future(places.take().__aenter__())
-        third = asyncio.ensure_future(places.take().__aenter__())
+async def test_a_slot_is_not_given_to_one_who_is_being_cancelled() -> None:
+    limiter = ConcurrencyLimiter(Settable(1), MOST)
+    async with limiter.slot():
+        second = asyncio.ensure_future(limiter.slot().__aenter__())
+        third = asyncio.ensure_future(limiter.slot().__aenter__())
         await settled()
         second.cancel()  # it runs again only after the place has been given back
     await third
     assert second.cancelled()
-    assert places.busy == 1
+    assert limiter.busy == 1
 
 
-async def test_who_is_cancelled_just_when_let_in_passes_the_place_on() -> None:
-    places = ConcurrencyLimiter(Settable(1), MOST)
-    async with places.take():
-        second = asyncio.ensure_future(places.take().__aenter__())
-        third = asyncio.ensure_future(places.take().__aenter__())
+async def test_who_is_cancelled_just_when_let_in_passes_the_slot_on() -> None:
+    limiter = ConcurrencyLimiter(Settable(1), MOST)
+    async with limiter.slot():
+        second = asyncio.ensure_future(limiter.slot().__aenter__())
+        third = asyncio.ensure_future(limiter.slot().__aenter__())
         await settled()
-    assert places.busy == 1, "the second one has the place, but has not run yet"
+    assert limiter.busy == 1, "the second one has the place, but has not run yet"
     second.cancel()
     await third
     assert second.cancelled()
-    assert places.busy == 1
+    assert limiter.busy == 1
 
 
-async def test_an_error_inside_gives_the_place_back() -> None:
-    places = ConcurrencyLimiter(Settable(1), MOST)
+async def test_an_error_inside_frees_the_slot() -> None:
+    limiter = ConcurrencyLimiter(Settable(1), MOST)
     with pytest.raises(ZeroDivisionError):
-        async with places.take():
+        async with limiter.slot():
             raise ZeroDivisionError
-    assert places.busy == 0
+    assert limiter.busy == 0
 
 
 @PROPERTY
@@ -755,10 +755,10 @@ def test_whatever_happens_no_more_than_the_limit_get_in_each_in_turn(
 ) -> None:
     async def play() -> None:
         limit = Settable(3)
-        places = ConcurrencyLimiter(limit, MOST)
-        crowd = Crowd(places)
+        limiter = ConcurrencyLimiter(limit, MOST)
+        crowd = Crowd(limiter)
         for what, number, everything_settles in steps:
-            before = places.busy
+            before = limiter.busy
             if what == "comes":
                 crowd.comes()
             elif what == "limit":
@@ -768,34 +768,34 @@ def test_whatever_happens_no_more_than_the_limit_get_in_each_in_turn(
                 act(there[number % len(there)])
             if everything_settles:
                 await settled()
-                assert places.busy == len(crowd.inside)
-            assert places.busy <= max(limit.limit, before), "nobody gets in above the limit"
+                assert limiter.busy == len(crowd.inside)
+            assert limiter.busy <= max(limit.limit, before), "nobody gets in above the limit"
         assert crowd.came == sorted(crowd.came), "in the order in which they came"
         limit.limit = 1
         await crowd.all_leave()
         assert crowd.came == sorted(crowd.came)
-        assert (places.busy, crowd.inside, crowd.there()) == (0, [], [])
-        async with asyncio.timeout(1), places.take():
-            assert places.busy == 1
+        assert (limiter.busy, crowd.inside, crowd.there()) == (0, [], [])
+        async with asyncio.timeout(1), limiter.slot():
+            assert limiter.busy == 1
 
     asyncio.run(play())
 
 
-async def test_a_limit_and_its_places_find_the_knee_of_a_server_on_a_real_loop() -> None:
+async def test_a_limit_and_its_slots_find_the_knee_of_a_server_on_a_real_loop() -> None:
     """The server works in ticks of a millisecond, which it shares among those above four."""
     clock = Clock()
     limit = AdaptiveLimit(8, clock)
-    places = ConcurrencyLimiter(limit, MOST)
+    limiter = ConcurrencyLimiter(limit, MOST)
     left: dict[asyncio.Future[None], float] = {}
     most_at_once = 0
 
     async def ask() -> None:
-        async with places.take():
+        async with limiter.slot():
             began = clock.now
             answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             left[answer] = 20.0
             await answer
-            limit.answered("call", clock.now - began, places.busy)
+            limit.on_success("call", clock.now - began, limiter.busy)
 
     asked = [asyncio.ensure_future(ask()) for _ in range(1000)]
     await settled()
@@ -812,4 +812,4 @@ async def test_a_limit_and_its_places_find_the_knee_of_a_server_on_a_real_loop()
     await asyncio.gather(*asked)
     assert most_at_once == 8
     assert limit.limit == 5
-    assert places.busy == 0
+    assert limiter.busy == 0

@@ -75,7 +75,7 @@ async def probing(
 
 
 @pytest.mark.parametrize(("function", "subject"), [("callid_info", NO_CALL), ("agent_campaigns", NO_AGENT)])
-async def test_a_closed_gate_is_probed_without_any_event_until_the_dialer_answers(
+async def test_an_open_circuit_is_probed_without_any_event_until_the_dialer_answers(
     function: str, subject: str, dialer: StandInDialer
 ) -> None:
     dialer.fault = "500"
@@ -91,7 +91,7 @@ async def test_a_closed_gate_is_probed_without_any_event_until_the_dialer_answer
         assert dialer.served == served, "the rest is for the events to show"
 
 
-async def test_while_all_gates_are_open_nothing_is_asked(dialer: StandInDialer) -> None:
+async def test_while_all_circuits_are_closed_nothing_is_asked(dialer: StandInDialer) -> None:
     async with probing(dialer) as scene:
         await scene.client.callid_info(CALL, TIMES)
         await asyncio.sleep(0.3)
@@ -110,7 +110,7 @@ async def test_a_function_that_is_refused_is_probed_until_it_is_allowed(dialer: 
         await scene.client.agent_campaigns("1000")
 
 
-async def test_a_password_that_changes_is_noticed_while_the_gate_is_closed(
+async def test_a_password_that_changes_is_noticed_while_the_circuit_is_open(
     dialer: StandInDialer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_module, "LOOK_AT_PASSWORD_EVERY", 0.02)

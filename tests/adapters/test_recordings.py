@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType
 from worker.core.records import CallRecord, Recording
-from worker.vicidial.recordings import FoundRecording, lead_of, lookups, own
+from worker.vicidial.recordings import FoundRecording, build_searches, lead_of, match_to_call
 
 NEW_YORK = ZoneInfo("America/New_York")
 STARTED = datetime(2026, 11, 20, 14, 5, 9, tzinfo=NEW_YORK)
@@ -57,12 +57,12 @@ def found(
 
 
 def ways(call: CallRecord, event: Event) -> list[list[dict[str, str]]]:
-    return [[dict(search) for search in lookup.searches] for lookup in lookups(call, event, NEW_YORK)]
+    return [[dict(query) for query in search.queries] for search in build_searches(call, event, NEW_YORK)]
 
 
 def mine(rows: list[FoundRecording], call: CallRecord, event: Event) -> list[str | None] | None:
     """Return the ids of the call's own rows, as if the narrowest way had found them all."""
-    kept = own(rows, call, event, lookups(call, event, NEW_YORK)[0])
+    kept = match_to_call(rows, call, event, build_searches(call, event, NEW_YORK)[0])
     return None if kept is None else [each.recording.recording_id for each in kept]
 
 
@@ -304,7 +304,7 @@ def test_no_row_is_taken_from_outside_the_call(
 ) -> None:
     call = call.model_copy(update={"talk_seconds": talk})
     said = event(uniqueid, after=after, dated=dated)
-    kept = own(rows, call, said, lookups(call, said, NEW_YORK)[0]) or []
+    kept = match_to_call(rows, call, said, build_searches(call, said, NEW_YORK)[0]) or []
     for row in kept:
         began = row.recording.started_at
         assert began is not None

@@ -298,7 +298,7 @@ def resolve(found: AgentEnrichment, known: Mapping[str, KnownCampaign] | None) -
     return found.model_copy(update={"agent": agent.model_copy(update=changed)})
 
 
-def hidden(text: str, known: Mapping[str, KnownCampaign]) -> list[str]:
+def possible_hidden_ids(text: str, known: Mapping[str, KnownCampaign]) -> list[str]:
     """Return what an unknown campaign in a joined list could be called, if it is read as several known ones.
 
     So `A-B`, if there are `A` and `B`; each leaves a rest that can be split into known campaigns.

@@ -133,7 +133,7 @@ def _real_call(row: dict[str, str], times: DialerTimes, not_final: AbstractSet[s
     final = status is None or status.upper() not in not_final
     inbound = call_type == "INBOUND"
     campaign = row.get("campaign_id") or None
-    agent_user = _agent(row.get("user", ""))
+    agent_user = _agent_user(row.get("user", ""))
     made = parse_call_id(row["call_id"])
     outbound_with_agent = call_type is not None and not inbound and agent_user is not None
     started, ended, length = _span(row, made, times, date_moves=final and outbound_with_agent)
@@ -175,7 +175,7 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
     if call_date is None:
         return _Span(None, None, length)
     span = None if made is None else made.begin(call_date, times)
-    started, ended = (times.place(call_date), None) if span is None else span
+    started, ended = (times.localize(call_date), None) if span is None else span
     if started is not None and length is not None:
         ended = times.after(started, length)
     elif started is None or ended is None or not date_moves or ended <= started:
@@ -200,7 +200,7 @@ def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet
     if way is None or not any(letter.isalpha() for letter in status):
         raise unreadable("the row of callid_info fits no known order")
     local_start, local_end = local_time(start), local_time(end)
-    started, ended = times.place(local_start), times.place(local_end)
+    started, ended = times.localize(local_start), times.localize(local_end)
     if started is not None and ended is not None:
         length = int((ended - started).total_seconds())  # also right where the clocks were changed between
     elif local_start is not None and local_end is not None:
@@ -213,7 +213,7 @@ def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet
         started_at=started,
         ended_at=ended,
         duration_seconds=length if length >= 0 else None,
-        agent_user=_agent(user),
+        agent_user=_agent_user(user),
         phone_number=phone or None,
         status=status,
         recordings=tuple(Recording(file_name=name) for name in recording if name),
@@ -221,5 +221,5 @@ def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet
     return CallEnrichment(call=call, final=status.upper() not in not_final)
 
 
-def _agent(user: str) -> str | None:
+def _agent_user(user: str) -> str | None:
     return None if user.upper() in NOBODY else user

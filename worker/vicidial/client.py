@@ -138,17 +138,17 @@ class DialerClient:
 
     async def version(self) -> Version:
         """Ask for the version, which needs no login. Raises `EnrichmentUnavailable`."""
-        return await self._measured("version", (), read_version)
+        return await self._observed("version", (), read_version)
 
     async def probe(self, function: str) -> None:
         """Ask a needed function about what no dialer has. Raises `EnrichmentUnavailable` if not answered."""
-        about, read = _OWN_QUESTIONS[function]
-        async with self.guard.own_question(function):
-            await self._measured(function, about, read)
+        about, read = _PROBES[function]
+        async with self.guard.probe(function):
+            await self._observed(function, about, read)
 
     async def _ask(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
         async with self.guard.request(function, about[0][1] if about else ""):
-            return await self._measured(function, about, read)
+            return await self._observed(function, about, read)
 
     def _reread_password(self) -> str:
         """Use the password as its file holds it now, and return it. Raises `ValueError`."""
@@ -168,7 +168,7 @@ class DialerClient:
         self._secrets |= {settings.user, password, DROPPED_BY_VICIDIAL.sub("", password)}
         self._scrub = Scrubber(self._secrets, shortest=1)
 
-    async def _measured(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
+    async def _observed(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
         started = time.perf_counter()
         outcome = "unexpected"
         try:
@@ -216,7 +216,7 @@ class DialerClient:
         return _read_answer(response, body)
 
 
-_OWN_QUESTIONS: dict[str, tuple[_About, Callable[[str], object]]] = {
+_PROBES: dict[str, tuple[_About, Callable[[str], object]]] = {
     "callid_info": (
         (("call_id", NO_CALL),),
         partial(calls.read_call, call_id=NO_CALL, times=DialerTimes(None), not_final=frozenset()),
@@ -294,7 +294,7 @@ def _parser_message(message: str) -> str:
 
 # --- probing
 
-ANSWERS_TO_VOUCH = 3
+PROBES_TO_VERIFY = 3
 """Answers in a row that show a dialer to be well: if every other request fails, one may come by chance."""
 LOOK_AT_PASSWORD_EVERY = 1.0
 """Seconds until the password file is read again while the dialer refuses what it held."""
@@ -309,8 +309,8 @@ class Prober:
         self._guard = client.guard
         self._breakers = client.guard.breakers
         self._changed = changed
-        self._rounds = SingleFlight[str, bool]()
-        self._guard.vouches = self.vouches
+        self._verifying = SingleFlight[str, bool]()
+        self._guard.verify = self.verify
 
     async def watch(self) -> Never:
         """Probe whenever a breaker is due, until cancelled."""
@@ -328,16 +328,16 @@ class Prober:
         for function in self._breakers.to_probe():
             await self._probe(function)
 
-    async def vouches(self, function: str) -> bool:
+    async def verify(self, function: str) -> bool:
         """Return whether the dialer answers our own question to this function, several times in a row.
 
         Those who want to know it at one time share the questions.
         """
-        return await self._rounds.get(function, lambda: self._ask_in_a_row(function))
+        return await self._verifying.get(function, lambda: self._ask_in_a_row(function))
 
     async def _ask_in_a_row(self, function: str) -> bool:
         try:
-            for _ in range(ANSWERS_TO_VOUCH):
+            for _ in range(PROBES_TO_VERIFY):
                 await self._client.probe(function)
         except ProcessingError:
             return False

@@ -114,9 +114,9 @@ class DialerTimes:
         is not after `near`, and the first one where there is no `near`. Raises
         `EnrichmentUnavailable` for what is no local time.
         """
-        return self.place(local_time(text))
+        return self.localize(local_time(text))
 
-    def place(self, local: datetime | None) -> datetime | None:
+    def localize(self, local: datetime | None) -> datetime | None:
         """Return a local time with its offset from UTC, as `read` does."""
         if local is None:
             return None
@@ -145,7 +145,7 @@ class DialerTimes:
             return later, first
         return first, later
 
-    def hang_on_near(self, *whens: datetime | None) -> bool:
+    def are_ambiguous(self, *whens: datetime | None) -> bool:
         """Tell whether one of these times, which were read, could also be read in another way."""
         return any(len(self.readings(when.replace(tzinfo=None))) > 1 for when in whens if when is not None)
 

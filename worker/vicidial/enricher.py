@@ -71,7 +71,7 @@ class VicidialEnricher:
         self._details = SingleFlight[str, UserDetails | None](
             settings.user_details_cache, on_hit=partial(on_hit, "user_details")
         )
-        self._recordings = SingleFlight[_Asked[recordings.Search], _Read[list[FoundRecording]]]()
+        self._recordings = SingleFlight[_Asked[recordings.Query], _Read[list[FoundRecording]]]()
         self._settings = settings
 
     async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
@@ -81,7 +81,7 @@ class VicidialEnricher:
         return await self._agent(event, accept_incomplete=accept_incomplete)
 
     async def _call(self, event: Event, *, accept_incomplete: bool) -> CallEnrichment:
-        _insist(_CALL_ID, event.subject, "call id")
+        _check_characters(_CALL_ID, event.subject, "call id")
         zone = await self._clock.zone()
         times = DialerTimes(UTC if zone is None else zone, event.occurred_at)
         found = await _shared(
@@ -91,7 +91,7 @@ class VicidialEnricher:
             times,
             lambda found: (found.call.started_at, found.call.ended_at),
         )
-        _insist_on_the_same_call(found.call, event)
+        _check_same_call(found.call, event)
         if zone is None:
             unknown = {"started_at": None, "ended_at": None}
             found = found.model_copy(update={"call": found.call.model_copy(update=unknown)})
@@ -107,12 +107,12 @@ class VicidialEnricher:
     ) -> CallEnrichment:
         rows: list[FoundRecording] = []
         mine = None
-        for lookup in recordings.lookups(found.call, event, times.zone):
-            more = await self._rows(lookup, times)
+        for search in recordings.build_searches(found.call, event, times.zone):
+            more = await self._rows(search, times)
             if more is None:
                 return found
             rows += more
-            if mine := recordings.own(rows, found.call, event, lookup):
+            if mine := recordings.match_to_call(rows, found.call, event, search):
                 break
         if mine is None:
             return found
@@ -122,35 +122,35 @@ class VicidialEnricher:
         }
         return found.model_copy(update={"call": found.call.model_copy(update=known)})
 
-    async def _rows(self, lookup: recordings.Lookup, times: DialerTimes) -> list[FoundRecording] | None:
+    async def _rows(self, search: recordings.Search, times: DialerTimes) -> list[FoundRecording] | None:
         """Return what a lookup finds, `None` if it fails."""
         rows: list[FoundRecording] = []
-        for search in lookup.searches:
-            more = await _if_possible(partial(self._search, search, lookup, times))
+        for query in search.queries:
+            more = await _optional(partial(self._search, query, search, times))
             if more is None:
                 return None
             rows += more
         return rows
 
     async def _search(
-        self, search: recordings.Search, lookup: recordings.Lookup, times: DialerTimes
+        self, query: recordings.Query, search: recordings.Search, times: DialerTimes
     ) -> list[FoundRecording]:
         try:
             return await _shared(
                 self._recordings,
-                search,
-                partial(self._client.recording_lookup, search, times),
+                query,
+                partial(self._client.recording_lookup, query, times),
                 times,
                 lambda found: [each.recording.started_at for each in found],
             )
         except EnrichmentRejected:
-            if lookup.last:
+            if search.last:
                 raise
             return []  # the dialer has no call with such a `uniqueid`; there is another way to find it
 
     async def _agent(self, event: Event, *, accept_incomplete: bool) -> AgentEnrichment:
         user, expected = event.subject, event.expected_campaigns
-        _insist(_USER, user, "agent user")
+        _check_characters(_USER, user, "agent user")
         ask = partial(self._client.agent_campaigns, user)
         found = await self._agents.get(user, ask, fresh=bool(expected))  # a check is of the present state
         found = await self._with_names(found)
@@ -167,12 +167,12 @@ class VicidialEnricher:
         if not self._settings.campaigns_list or not text:
             return found
         ask = partial(self._campaigns.get, "", self._client.campaigns_list)
-        known = await _if_possible(ask)
+        known = await _optional(ask)
         found = agents.resolve(found, known)
         if known is None or found.agent.campaigns_ambiguous:
             return found
         user = found.agent.agent_user
-        has_none = partial(self._has_none_of, user, agents.hidden(text, known))
+        has_none = partial(self._has_none_of, user, agents.possible_hidden_ids(text, known))
         if await self._proofs.get((user, text), has_none):
             return found
         return found.model_copy(
@@ -205,7 +205,7 @@ class VicidialEnricher:
             return found
         user = found.agent.agent_user
         ask = partial(self._details.get, user, partial(self._client.user_details, user))
-        details = await _if_possible(ask)
+        details = await _optional(ask)
         if details is None:
             return found
         known = {
@@ -232,12 +232,12 @@ async def _shared(
         return times, await ask()
 
     read_by, answer = await flights.get((key, None), read)
-    if read_by == times or (read_by.zone is times.zone and not times.hang_on_near(*times_of(answer))):
+    if read_by == times or (read_by.zone is times.zone and not times.are_ambiguous(*times_of(answer))):
         return answer
     return (await flights.get((key, times.near), read))[1]
 
 
-def _insist_on_the_same_call(call: CallRecord, event: Event) -> None:
+def _check_same_call(call: CallRecord, event: Event) -> None:
     """Raise `NotReady` where the row is another call's, of months or years ago, that had the same id."""
     known = call.started_at or call.ended_at
     if known is None or parse_call_id(call.call_id) is None:
@@ -249,7 +249,7 @@ def _insist_on_the_same_call(call: CallRecord, event: Event) -> None:
         )
 
 
-async def _if_possible(look_up: Callable[[], Awaitable[_V]]) -> _V | None:
+async def _optional(look_up: Callable[[], Awaitable[_V]]) -> _V | None:
     """Return the answer of an optional function, or `None` if it is left out or fails."""
     try:
         return await look_up()
@@ -259,7 +259,7 @@ async def _if_possible(look_up: Callable[[], Awaitable[_V]]) -> _V | None:
         return None  # the log says why
 
 
-def _insist(allowed: re.Pattern[str], value: str, name: str) -> None:
+def _check_characters(allowed: re.Pattern[str], value: str, name: str) -> None:
     if not allowed.fullmatch(value):
         raise EnrichmentRejected(
             f"the {name} has characters that the dialer drops silently, so it would look up another one"

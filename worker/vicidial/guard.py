@@ -264,11 +264,11 @@ class Guard:
         """Take the breakers that events have to pass; those of the optional functions wait as they do."""
         self.breakers = breakers
         self.lockout = lockout
-        self.vouches: Callable[[str], Awaitable[bool]] = _nobody_vouches
+        self.verify: Callable[[str], Awaitable[bool]] = _not_verified
         """Returns whether the dialer answers a question of our own to this function."""
         self._limit = AdaptiveLimit(max_concurrency, clock)
-        self._places = ConcurrencyLimiter(self._limit, max_concurrency)
-        self._trying = set[str]()
+        self._limiter = ConcurrencyLimiter(self._limit, max_concurrency)
+        self._being_tried = set[str]()
         self._reported = set[str]()
         self._optional = {
             name: CircuitBreaker(
@@ -321,7 +321,7 @@ class Guard:
             async with self._sending(function, check):
                 yield
         except EnrichmentUnavailable as error:
-            error.to_blame = await self._judge(function, subject, error)
+            error.to_blame = await self._record_failure(function, subject, error)
             raise
         except (NotReady, EnrichmentRejected):
             self.breakers.answered(function)
@@ -329,7 +329,7 @@ class Guard:
         self.breakers.answered(function)
 
     @asynccontextmanager
-    async def own_question(self, function: str) -> AsyncIterator[None]:
+    async def probe(self, function: str) -> AsyncIterator[None]:
         """Hold the leave to ask a question of our own; it goes before all requests that wait.
 
         Any answer will do, also one that nobody can read: servers differ in what they say of what they don't
@@ -355,11 +355,11 @@ class Guard:
         check()
         try:
             async with self._sending(function, check, optional=True):
-                self._trying.add(function)
+                self._being_tried.add(function)
                 try:
                     yield
                 finally:
-                    self._trying.discard(function)
+                    self._being_tried.discard(function)
         except LoginRefused:
             raise
         except EnrichmentUnavailable as error:
@@ -373,7 +373,7 @@ class Guard:
     def _check_optional(self, function: str) -> None:
         self.breakers.check_function(function)
         breaker = self._optional[function]
-        if breaker.capacity() == 0 or (breaker.state is State.HALF_OPEN and function in self._trying):
+        if breaker.capacity() == 0 or (breaker.state is State.HALF_OPEN and function in self._being_tried):
             raise LeftOut(f"{function} is left out for now: {breaker.status().reason}")
 
     @asynccontextmanager
@@ -387,7 +387,7 @@ class Guard:
     ) -> AsyncIterator[None]:
         """Hold a place and a permit. `check` raises if nothing may be sent after the wait for the place."""
         try:
-            async with self._places.take(optional=optional, first=first):
+            async with self._limiter.slot(optional=optional, first=first):
                 check()
                 with self._permitted(), nullcontext() if optional else self._timed(function):
                     yield
@@ -423,7 +423,7 @@ class Guard:
         except EnrichmentUnavailable as error:
             answered = error.kind is FailureKind.UNREADABLE
             if error.kind is FailureKind.OUTAGE:
-                self._limit.overloaded()
+                self._limit.on_overload()
             raise
         except (NotReady, EnrichmentRejected):
             raise
@@ -434,15 +434,15 @@ class Guard:
             if answered:
                 ours = time.thread_time() - worked  # what kept us busy was not the dialer
                 seconds = max(time.perf_counter() - started - ours, _INSTANT)
-                self._limit.answered(function, seconds, self._places.busy)
+                self._limit.on_success(function, seconds, self._limiter.busy)
 
-    async def _judge(self, function: str, subject: str, error: EnrichmentUnavailable) -> bool:
+    async def _record_failure(self, function: str, subject: str, error: EnrichmentUnavailable) -> bool:
         """Record that an event's request failed. Return whether it counts as an attempt of the event."""
         if isinstance(error, LoginRefused):
             return False  # recorded already, and nobody's fault but the password's
         dialer = self.breakers.dialer
         in_doubt = error.kind is FailureKind.OUTAGE and dialer.in_doubt
-        if in_doubt and await self.vouches(function) and dialer.failed_alone(f"{function} {subject}"):
+        if in_doubt and await self.verify(function) and dialer.failed_alone(f"{function} {subject}"):
             return True
         return self.breakers.unanswered(function, error, subject)
 
@@ -460,5 +460,5 @@ class Guard:
                 _log.warning("dialer_extra_failing", function=name, error=status.reason, null=OPTIONAL[name])
 
 
-async def _nobody_vouches(_: str) -> bool:
+async def _not_verified(_: str) -> bool:
     return False

@@ -61,7 +61,7 @@ LONGEST_WAIT = 120.0
 OVERDUE = 0.25
 """Seconds after which a request for something optional no longer keeps needed ones waiting."""
 
-_Place = tuple[int, asyncio.Future[None]]
+_Waiter = tuple[int, asyncio.Future[None]]
 """One who waits for a place: the number in which they came, and what is set when it is theirs."""
 
 
@@ -89,7 +89,7 @@ class AdaptiveLimit:
         self._cut_at = -math.inf  # …not after this
         self._measuring, self._resume_at = True, 1  # the limit after the measuring
 
-    def answered(self, kind: str, seconds: float, busy: int) -> None:
+    def on_success(self, kind: str, seconds: float, busy: int) -> None:
         """Take an answer into account, `seconds` after its request was sent.
 
         `kind` tells apart what takes differently long; there must be few kinds. `busy` is how many requests
@@ -113,7 +113,7 @@ class AdaptiveLimit:
             if answers >= self.limit and (answers >= ENOUGH or self._slow_start):
                 self._end_round(now, busy)
 
-    def overloaded(self) -> None:
+    def on_overload(self) -> None:
         """Take into account a request that timed out, or was answered with a 5xx."""
         self._slow_start = False
         if self._outdated:
@@ -238,8 +238,8 @@ class ConcurrencyLimiter:
         self._busy = self._optional = 0
         self._overdue = set[object]()
         self._numbers = itertools.count()
-        self._needed_line = deque[_Place]()
-        self._optional_line = deque[_Place]()
+        self._waiting_needed = deque[_Waiter]()
+        self._waiting_optional = deque[_Waiter]()
 
     @property
     def busy(self) -> int:
@@ -247,12 +247,12 @@ class ConcurrencyLimiter:
         return self._busy
 
     @contextlib.asynccontextmanager
-    async def take(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
+    async def slot(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
         """Hold a place for the length of the block, waiting for it if there is none.
 
         `first` goes before all who wait. Raises `NoPlaceError` after `LONGEST_WAIT`.
         """
-        if (self._needed_line or self._optional_line) or not self._is_free(optional=optional):
+        if (self._waiting_needed or self._waiting_optional) or not self._is_free(optional=optional):
             await self._wait(optional=optional, first=first)
         else:
             self._enter(optional=optional)
@@ -269,7 +269,7 @@ class ConcurrencyLimiter:
             self._leave(optional=optional)
 
     async def _wait(self, *, optional: bool, first: bool) -> None:
-        line = self._optional_line if optional else self._needed_line
+        line = self._waiting_optional if optional else self._waiting_needed
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (-1 if first else next(self._numbers), turn)
         line.insert(0 if first else len(line), place)
@@ -282,7 +282,7 @@ class ConcurrencyLimiter:
                 f"the dialer is too slow: no place for one more request fell free within {LONGEST_WAIT:g} s"
             ) from error
 
-    async def _turn(self, place: _Place, line: deque[_Place], *, optional: bool) -> None:
+    async def _turn(self, place: _Waiter, line: deque[_Waiter], *, optional: bool) -> None:
         _, turn = place
         try:
             await turn
@@ -319,10 +319,10 @@ class ConcurrencyLimiter:
             _, turn = line.popleft()
             if not turn.done():  # else cancelled
                 turn.set_result(None)
-                self._enter(optional=line is self._optional_line)
+                self._enter(optional=line is self._waiting_optional)
 
-    def _next_line(self) -> deque[_Place] | None:
+    def _next_line(self) -> deque[_Waiter] | None:
         """Return the line whose first may enter; if both may, that of who came first."""
-        lines = (self._needed_line, False), (self._optional_line, True)
+        lines = (self._waiting_needed, False), (self._waiting_optional, True)
         free = [line for line, optional in lines if line and self._is_free(optional=optional)]
         return min(free, key=lambda line: line[0][0], default=None)

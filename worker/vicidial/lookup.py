@@ -1,4 +1,4 @@
-"""Look-ups that are shared while they fly, and kept for a while where that is wanted."""
+"""Single-flight look-ups with a TTL cache: identical look-ups in flight share one request."""
 
 import asyncio
 import time
@@ -8,53 +8,53 @@ from typing import Generic, TypeVar
 
 from cachetools import TTLCache
 
-MOST_KEPT = 10_000
-"""How many answers are kept of one function at most; the oldest go first."""
+CACHE_SIZE = 10_000
+"""How many answers of one function are cached at most; the oldest are dropped first."""
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 
 class SingleFlight(Generic[_K, _V]):
-    """The look-ups of one function, by what is asked: never two of the same at one time."""
+    """The look-ups of one function: never two with the same key at one time."""
 
     def __init__(
         self,
-        keep: timedelta = timedelta(0),
+        ttl: timedelta = timedelta(0),
         *,
         on_hit: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep each answer for so long; by default not at all. `on_hit` is told of each use of a kept one."""
-        self._kept = TTLCache[_K, _V](MOST_KEPT, keep.total_seconds(), timer=clock) if keep else None
+        """Cache each answer for `ttl`, by default not at all. `on_hit` is called at each use of the cache."""
+        self._cache = TTLCache[_K, _V](CACHE_SIZE, ttl.total_seconds(), timer=clock) if ttl else None
         self._on_hit = on_hit
-        self._flights: dict[_K, asyncio.Future[_V]] = {}
+        self._in_flight: dict[_K, asyncio.Future[_V]] = {}
 
     async def get(self, key: _K, ask: Callable[[], Awaitable[_V]], *, fresh: bool = False) -> _V:
-        """Give the answer to `key`: a kept one, that of a look-up in flight, or what `ask` gives.
+        """Return the answer to `key`: from the cache unless `fresh`, from a look-up in flight, or from `ask`.
 
-        With `fresh`, a kept one is not enough. Raises what `ask` raises, to everyone who waits; a failure is
-        not kept. Where the one that flies is cancelled, the next one who waits takes its place.
+        Raises what `ask` raises, to everyone who waits; a failure is not cached. If the look-up in flight is
+        cancelled, the next one who waits calls its own `ask`.
         """
-        if self._kept is not None and not fresh and (kept := self._kept.get(key)) is not None:
+        if self._cache is not None and not fresh and (cached := self._cache.get(key)) is not None:
             self._on_hit()
-            return kept
-        while (flight := self._flights.get(key)) is not None:
+            return cached
+        while (flight := self._in_flight.get(key)) is not None:
             await asyncio.wait([flight])
             if not flight.cancelled():
                 return flight.result()
-        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        flight = self._in_flight[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
         except Exception as error:
             flight.set_exception(error)
-            flight.exception()  # seen, also where nobody else waits
+            flight.exception()  # mark it as retrieved, also if nobody else waits
             raise
         else:
             flight.set_result(answer)
-            if self._kept is not None:
-                self._kept[key] = answer
+            if self._cache is not None:
+                self._cache[key] = answer
             return answer
         finally:
             flight.cancel()
-            del self._flights[key]
+            del self._in_flight[key]

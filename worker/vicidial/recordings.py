@@ -96,7 +96,7 @@ def _recording(row: dict[str, str], times: DialerTimes) -> FoundRecording:
         if number and number != "NULL" and not _RECORDING_ID.fullmatch(number):
             raise unreadable("recording_lookup answered with an id that is not a number")
     length = row.get("length_in_sec") or row.get("duration") or ""
-    url, file_name = _place(row.get("location", ""))
+    url, file_name = _split_location(row.get("location", ""))
     recording = Recording(
         recording_id=recording_id,
         file_name=file_name,
@@ -107,7 +107,7 @@ def _recording(row: dict[str, str], times: DialerTimes) -> FoundRecording:
     return FoundRecording(recording, row["user"], None if lead in _NO_LEAD else lead)
 
 
-def _place(location: str) -> tuple[str | None, str | None]:
+def _split_location(location: str) -> tuple[str | None, str | None]:
     """Give a recording's address and its file's name: the location is either an address or a path."""
     if location in ("", "NULL"):
         return None, None
@@ -120,7 +120,7 @@ def _place(location: str) -> tuple[str | None, str | None]:
 
 # --- which of them are a call's own
 
-Search = tuple[tuple[str, str], ...]
+Query = tuple[tuple[str, str], ...]
 """The parameters of one search, as pairs of name and value."""
 
 DIALLING = timedelta(seconds=10)
@@ -144,20 +144,20 @@ class _Belongs(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class Search:
     """One way to find a call's recordings; all its searches belong together."""
 
-    searches: tuple[Search, ...]
+    queries: tuple[Query, ...]
     last: bool = True
     """Whether it is the last way: where it finds nothing there is nothing."""
 
     @property
     def by(self) -> str:
         """The name of the parameter that finds the call."""
-        return self.searches[0][0][0]
+        return self.queries[0][0][0]
 
 
-def lookups(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Lookup]:
+def build_searches(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Search]:
     """Return the ways to find the recordings, the narrowest first; the next one is for when one finds none.
 
     A `uniqueid` does not find what was recorded while an agent dialled and nobody answered. If an agent
@@ -170,16 +170,16 @@ def lookups(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Lookup]
     if event.uniqueid is not None and _UNIQUEID.fullmatch(event.uniqueid):
         known.insert(0, ("uniqueid", event.uniqueid))
     if known:
-        return [Lookup(((each,),), last=each is known[-1]) for each in known]
+        return [Search(((each,),), last=each is known[-1]) for each in known]
     end = _Window.of(call, event, call.started_at).hung_up
     if end is None or not _USER.fullmatch(call.agent_user):
         return []
     days = dict.fromkeys(when.astimezone(zone).date().isoformat() for when in (call.started_at, end))
-    return [Lookup(tuple((("agent_user", call.agent_user), ("date", day)) for day in days))]
+    return [Search(tuple((("agent_user", call.agent_user), ("date", day)) for day in days))]
 
 
-def own(
-    rows: Iterable[FoundRecording], call: CallRecord, event: Event, lookup: Lookup
+def match_to_call(
+    rows: Iterable[FoundRecording], call: CallRecord, event: Event, search: Search
 ) -> list[FoundRecording] | None:
     """Return the rows that belong to the call, the longest first.
 
@@ -190,7 +190,7 @@ def own(
         return None
     window = _Window.of(call, event, call.started_at)
     marked = [(min(_whose(row, call, event), window.holds(row.recording)), row) for row in rows]
-    mine = _told_apart([row for belongs, row in marked if belongs is _Belongs.YES], window, event, lookup.by)
+    mine = _told_apart([row for belongs, row in marked if belongs is _Belongs.YES], window, event, search.by)
     if not mine and any(belongs > _Belongs.NO for belongs, _ in marked):
         return None
     return sorted(mine, key=_longest_first)
