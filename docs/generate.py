@@ -1,4 +1,4 @@
-"""Write the pages that say what the code says: settings, metrics, and the AsyncAPI document.
+"""Write what the docs say of the code: settings, metrics, AsyncAPI, and the transitions of a circuit breaker.
 
 python -m docs.generate            # write them
 python -m docs.generate --check    # only tell which are out of date; exit status 1 then
@@ -22,6 +22,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from worker.commands.asyncapi import as_yaml, asyncapi
+from worker.core.breaker import TRANSITIONS, State, Transition, Wait
 from worker.core.retry import format_delay
 from worker.observe.metrics import Metrics
 from worker.settings import BrokerCommandSettings, Settings
@@ -278,9 +279,44 @@ def asyncapi_document() -> str:
     return f"# {_BY}\n" + as_yaml(asyncapi(BrokerCommandSettings()))
 
 
+# --- the circuit breaker --------------------------------------------------------------------------
+
+_TRANSITIONS = "<!-- circuit breaker transitions, made by `python -m docs.generate` -->\n"
+_END = "<!-- end of the transitions -->\n"
+
+
+def architecture_page() -> str:
+    """Write the table of a circuit breaker's transitions into the page, and leave the rest as it is."""
+    before, _, rest = (FOLDER / "architecture.md").read_text(encoding="utf-8").partition(_TRANSITIONS)
+    _, end, after = rest.partition(_END)
+    rows = [
+        f"| {_words(row.state)} | {row.report} | {'' if row.then is row.state else _words(row.then)} "
+        f"| {_changed(row)} |"
+        for row in TRANSITIONS
+    ]
+    head = ["| state | what happens | new state | wait, or capacity |", "|---|---|---|---|"]
+    waits = [f"- *{wait.name.lower()}*: {wait}" for wait in Wait]
+    table = "\n".join(["", *head, *rows, "", "The waits:", "", *waits, "", ""])
+    return before + _TRANSITIONS + table + end + after
+
+
+def _words(state: State) -> str:
+    return state.replace("_", "-")
+
+
+def _changed(row: Transition) -> str:
+    if row.capacity is not None:
+        return f"capacity: {row.capacity}"
+    if row.wait is None:
+        return ""
+    if_longer = ", if that is longer than what is left" if row.state is State.OPEN else ""
+    return f"*{row.wait.name.lower()}*{if_longer}"
+
+
 # --- all of them ----------------------------------------------------------------------------------
 
 PAGES: dict[str, Callable[[], str]] = {
+    "architecture.md": architecture_page,
     "settings.md": settings_page,
     "metrics.md": metrics_page,
     "asyncapi.yaml": asyncapi_document,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.clock import Clock
-from worker.core.breaker import MOST_ALONE, MOST_REFUSED, BreakerStatus, CircuitBreaker, State
+from worker.core.blame import MOST_ALONE, MOST_REFUSED
+from worker.core.breaker import TRANSITIONS, BreakerStatus, Capacity, CircuitBreaker, Report, State, Wait
 from worker.core.errors import FailureKind
 
 SECOND = timedelta(seconds=1)
@@ -845,6 +846,69 @@ def test_each_change_of_state_is_told_once_it_is_made(
     ]
     assert (changes[0].reason, changes[0].next_probe_in) == (DOWN, SECOND)
     assert (changes[-2].reason, changes[-1].reason) == ("403", None)
+
+
+# --- the table of transitions ---------------------------------------------------------------------
+
+
+def pass_time(breaker: CircuitBreaker, clock: Clock) -> None:
+    clock.now += 1000
+    breaker.capacity()
+
+
+REPORTS: dict[Report, Callable[[CircuitBreaker, Clock], object]] = {
+    Report.SUCCESS: lambda breaker, _: breaker.succeeded(),
+    Report.RECOVERED: lambda breaker, _: succeed(breaker, FULL - 1),
+    Report.ANSWER: lambda breaker, _: breaker.probed(),
+    Report.OUTAGE: lambda breaker, _: fail(breaker),
+    Report.DOWN: lambda breaker, _: fail(breaker, 5),
+    Report.REFUSAL: lambda breaker, _: breaker.failed(FailureKind.REFUSED, "no"),
+    Report.BUSY: lambda breaker, _: breaker.failed(FailureKind.BUSY, "429", 1000 * SECOND),
+    Report.WAIT_OVER: pass_time,
+    Report.LOCKED_OUT: lambda breaker, _: breaker.postpone(7 * SECOND),
+}
+SEVERAL = {(State.HALF_OPEN, Report.DOWN), (State.HALF_OPEN, Report.RECOVERED)}
+"""What takes more than one report, of which the first changes the state."""
+WAITS = {Wait.GROWING: 1, Wait.REFUSED: 1.1 * REFUSED_PROBE, Wait.ASKED: 1000, Wait.LOCKOUT: 7}
+
+
+def in_state(state: State, clock: Clock) -> CircuitBreaker:
+    breaker = make(clock)
+    if state is not State.CLOSED:
+        breaker.failed(FailureKind.BUSY, "429")
+    if state in (State.HALF_OPEN, State.RECOVERING):
+        clock.now += 1
+        assert breaker.capacity() == 1
+    if state is State.RECOVERING:
+        breaker.succeeded()
+    assert breaker.state is state
+    return breaker
+
+
+@pytest.mark.parametrize("report", Report)
+@pytest.mark.parametrize("before", State)
+def test_the_table_says_what_each_report_changes_in_each_state(
+    before: State, report: Report, clock: Clock
+) -> None:
+    if (before, report) in SEVERAL:
+        return
+    breaker = in_state(before, clock)
+    REPORTS[report](breaker, clock)
+    row = next((row for row in TRANSITIONS if (row.state, row.report) == (before, report)), None)
+    assert breaker.state is (before if row is None else row.then)
+    if row is not None and row.wait is not None:
+        assert wait_of(breaker) == WAITS[row.wait]
+    elif before is State.OPEN and report is not Report.WAIT_OVER:
+        assert wait_of(breaker) == 1
+    if row is not None and row.capacity is Capacity.GROWS:
+        assert breaker.capacity() == 2
+    elif breaker.state is State.RECOVERING:
+        assert breaker.capacity() == 1
+
+
+def test_each_pair_of_a_state_and_a_report_stands_in_the_table_once() -> None:
+    pairs = [(row.state, row.report) for row in TRANSITIONS]
+    assert len(pairs) == len(set(pairs))
 
 
 # --- whatever happens -----------------------------------------------------------------------------
