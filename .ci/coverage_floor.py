@@ -1,7 +1,8 @@
 """Fails when a file is covered less than it must be: 100 % of worker/core/, 90 % of every other file.
 
 One total would let a well-tested file pay for an untested one, so each file has to reach its own floor.
-The percentages count branches as well as lines.
+The percentages count branches as well as lines. Only the tests' own process is measured, so what runs in a
+process of its own alone is named here, with the test that runs it; a name that isn't needed is a failure too.
 """
 
 import argparse
@@ -12,6 +13,9 @@ from pathlib import Path
 CORE = "worker/core/"
 CORE_FLOOR = 100
 FLOOR = 90
+RUN_AS_A_PROCESS = {
+    "worker/__main__.py": "tests/system/test_stop_at_the_start.py",
+}
 
 
 def floor_of(name: str) -> int:
@@ -27,11 +31,15 @@ def main(report: Path) -> int:
         print(f"coverage: {report} holds nothing of {CORE}; was it made in this directory?")
         return 1
     below = {name: percent for name, percent in sorted(covered.items()) if percent < floor_of(name)}
+    needless = [name for name in RUN_AS_A_PROCESS if name not in below]
+    for name in needless:
+        print(f"{name}: reaches its floor, or is gone; take it out of RUN_AS_A_PROCESS")
+    below = {name: percent for name, percent in below.items() if name not in RUN_AS_A_PROCESS}
     for name, percent in below.items():
         # Cut off, not rounded: 99.96 must not be shown as 100.
         print(f"{name}: {int(percent * 10) / 10} % covered, must be {floor_of(name)} %")
     print(f"coverage: {len(covered) - len(below)} of {len(covered)} files reach their floor")
-    return 1 if below else 0
+    return 1 if below or needless else 0
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ MAY_IMPORT = {
 }
 """By room: the first name below `worker`, or `worker` itself, which holds the version."""
 
+_DECORATED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
 
 @dataclass(frozen=True)
 class Module:
@@ -48,6 +50,20 @@ class Module:
         """The third-party packages that it imports."""
         tops = {name.partition(".")[0] for name in self.imports}
         return {top for top in tops if top not in sys.stdlib_module_names and top != "worker"}
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """The texts that stand in it."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+    @property
+    def decorators(self) -> set[str]:
+        """The decorators of its functions and classes, and of the functions in those."""
+        outer = [node for node in self.tree.body if isinstance(node, _DECORATED)]
+        inner = [node for each in outer for node in each.body if isinstance(node, _DECORATED)]
+        return {ast.unparse(each) for node in (*outer, *inner) for each in node.decorator_list}
 
     @property
     def ours(self) -> set[str]:
@@ -131,20 +147,14 @@ def the_worker_imports_no_simulator(house: House) -> Iterator[str]:
 
 def the_worker_installs_nothing(house: House) -> Iterator[str]:
     for name, module in house.items():
-        texts = (each.value for each in ast.walk(module.tree) if isinstance(each, ast.Constant))
-        named = " ".join(text for text in texts if isinstance(text, str))
-        if room_of(name) is not None and (tools := [tool for tool in INSTALLERS if tool in named]):
-            yield f"{module.path} names {', '.join(tools)}; the service installs nothing"
+        for tool in INSTALLERS if room_of(name) is not None else ():
+            if any(tool in text for text in module.texts):
+                yield f"{module.path} names {tool}; the service installs nothing"
 
 
 def a_test_file_belongs_to_make_test_or_to_make_verify(house: House) -> Iterator[str]:
     for name, module in house.items():
-        marks = [each for each in ast.walk(module.tree) if isinstance(each, ast.Attribute)]
-        marked = sum(each.attr == "verify" and ast.unparse(each) == "pytest.mark.verify" for each in marks)
-        whole = [each for each in module.tree.body if ast.unparse(each).startswith("pytestmark = ")]
-        if name.startswith("tests.") and marked > sum(
-            "pytest.mark.verify" in ast.unparse(each) for each in whole
-        ):
+        if name.startswith("tests.") and "pytest.mark.verify" in module.decorators:
             yield f"{module.path} marks some of its tests with verify; mark the file, or move them"
 
 

@@ -13,6 +13,8 @@ from packaging.utils import canonicalize_name
 
 from tests.locks import LOCKS, PROJECT, ROOT, Pin, could_install, installs, pins
 
+pytestmark = pytest.mark.verify
+
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 

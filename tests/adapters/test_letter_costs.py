@@ -10,6 +10,8 @@ from worker.core.body import MAX_BODY
 from worker.rabbitmq.dead_letters import read_dead_letter
 from worker.rabbitmq.message import Delivery
 
+pytestmark = pytest.mark.verify
+
 
 def stored(body: bytes) -> Delivery:
     """Make a message that is among the dead letters."""

@@ -17,6 +17,8 @@ from simulators import broker_keeper, broker_node
 from simulators.broker import BrokerError, NoBrokerError, find_server
 from simulators.broker_node import BrokerStartError, PrivateBroker
 
+pytestmark = pytest.mark.verify
+
 needs_server = pytest.mark.skipif(
     find_server() is None and "CI" not in os.environ, reason="rabbitmq-server is not installed here"
 )

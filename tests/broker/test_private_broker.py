@@ -26,6 +26,8 @@ from simulators.broker import (
     services_stay_stopped,
 )
 
+pytestmark = pytest.mark.verify
+
 needs_server = pytest.mark.skipif(
     find_server() is None and "CI" not in os.environ, reason="rabbitmq-server is not installed here"
 )

@@ -8,6 +8,8 @@ from worker.core.body import MAX_BODY
 from worker.core.errors import InvalidEvent
 from worker.core.events import decode
 
+pytestmark = pytest.mark.verify
+
 LONGEST_TEXT = 250
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.harness import Program, System, Worker, eventually
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.verify]
 
 CALLS, AGENTS = "call-ended", "agent-onboarded"
 
