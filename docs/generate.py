@@ -1,7 +1,7 @@
 """Write what the docs say of the code: settings, metrics, AsyncAPI, and the transitions of a circuit breaker.
 
 python -m docs.generate            # write them
-python -m docs.generate --check    # only tell which are out of date; exit status 1 then
+python -m docs.generate --check    # only name the pages that are out of date; exit status 1 then
 
 A test keeps each page equal to what is made here.
 """
@@ -38,34 +38,34 @@ _BY = "Made by `python -m docs.generate`; don't edit it here."
 _SETTINGS_INTRODUCTION = f"""\
 # Settings
 
-Each setting can be given in several ways. Where more than one gives it, the upper one wins:
+A setting can be set in several ways. If more than one sets it, the first of these wins:
 
 1. an environment variable: `{PREFIX}VICIDIAL__TIMEOUT` sets `vicidial.timeout`, with `__` between the levels;
 2. for a secret, a file in the directory that `{SECRETS_DIR}` names: `vicidial__password` there sets
    `vicidial.password`;
-3. a line in the YAML file given with `--config FILE`; [webhook.yaml](../config/webhook.yaml) and
+3. a line in the YAML file of `--config FILE`; [webhook.yaml](../config/webhook.yaml) and
    [queue.yaml](../config/queue.yaml) name every setting with its default;
 4. the default.
 
-A secret can always stand in a file of its own: the setting with `_file` behind its name says which. Giving
-it both directly and by a file, in the same place, is an error; of two places the upper one wins, whichever of
-the two ways it uses. Only the dialer's password is read again while the worker runs.
+A secret can always be in a file of its own: the setting with `_file` after its name says which. To set it
+both directly and by a file, in the same place, is an error; of two places the first wins, whichever of the
+two ways it uses. Only the dialer's password is read again while the worker runs.
 
-`crm-sync check` and `crm-sync run` name everything that is wrong with the settings at once, before anything
-is opened, and exit with 2. A name that is unknown is wrong, in the file and in the environment, so that a
-slip is not ignored.
+`crm-sync check` and `crm-sync run` name everything that is wrong with the settings at once, before they open
+any connection, and exit with 2. An unknown name is an error, in the file and in the environment, so that a
+typing error is not ignored.
 
 A **duration** is written `500ms`, `5s`, `2m`, `1h`, or as a number of seconds, in whole milliseconds; the
 longest is 7 days, `168h`. A **list** is written with commas, or in brackets as in YAML and JSON. **true or
 false** may also be `1` or `0`, `yes` or `no`, `on` or `off`. In YAML a value is what is written there: `0100`
-stays `0100`, and needs no quotes. Only nothing at all, `null` and `~` mean "not given".
+stays `0100`, and needs no quotes. Only an empty value, `null` and `~` mean "not set".
 
-An **address** is taken exactly as it is written, but for blanks and line breaks around it. Write special
+An **address** is used exactly as it is written, except blanks and line breaks around it. Write special
 characters as `%XX`: in a password `/` as `%2F`, `@` as `%40`, `#` as `%23`, `?` as `%3F` and `%` as `%25`. A
 **file with a secret** is UTF-8 text of at most 64 KiB; a byte order mark before it and line breaks behind it
 are not part of the secret.
 
-The query of `broker.url` may hold `heartbeat` and `timeout` (whole seconds, 1 to 600), `name`, `auth`
+The query of `broker.url` may contain `heartbeat` and `timeout` (whole seconds, 1 to 600), `name`, `auth`
 (`plain` or `external`) and, for `amqps://`, `cafile`, `capath`, `certfile`, `keyfile` and `no_verify_ssl` (0
 or 1).
 """
@@ -235,9 +235,9 @@ def _shown(value: object) -> str:
 _METRICS_INTRODUCTION = """\
 # Metrics
 
-`GET /metrics` gives them all, in Prometheus' text format; [Monitoring](monitoring.md) says which to look at.
-What the values of the labels `outcome`, `reason`, `breaker` and `state` mean, and what to do, stands in
-[Operations](operations.md).
+`GET /metrics` returns all of them in Prometheus' text format. [Monitoring](monitoring.md) says which to look
+at, and [Operations](operations.md) what the values of the labels `outcome`, `reason`, `breaker` and `state`
+mean, and what to do.
 """
 
 
@@ -261,7 +261,7 @@ def metrics_page() -> str:
         [
             f"<!-- {_BY} -->\n",
             _METRICS_INTRODUCTION,
-            "| metric | kind | labels | what it tells |",
+            "| metric | kind | labels | what it shows |",
             "|---|---|---|---|",
             *rows,
             "\nThe upper bounds of the histograms' buckets, in seconds:\n",

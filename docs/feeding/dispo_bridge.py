@@ -1,4 +1,4 @@
-"""Take VICIdial's Dispo Call URL and No Agent Call URL, and publish each as a `call.ended` event.
+"""Serve VICIdial's Dispo Call URL and No Agent Call URL, and publish each as a `call.ended` event.
 
     BRIDGE_TOKEN=... CRM_SYNC_BROKER__URL=amqp://... python dispo_bridge.py
 

@@ -21,7 +21,7 @@ class Refused extends Error {
   }
 }
 
-/** Give the delivery's id if one of the secrets signed exactly these bytes; else throw Refused. */
+/** Return the delivery's id if one of the secrets signed exactly these bytes; else throw Refused. */
 function verify(secrets, headers, body, now) {
   const id = headers['webhook-id'] ?? '';
   const timestamp = headers['webhook-timestamp'] ?? '';
@@ -50,7 +50,7 @@ function verify(secrets, headers, body, now) {
   return id;
 }
 
-/** Give the delivery's type; throw Refused where the body is not what was agreed. */
+/** Return the delivery's type; throw Refused if the body is not what was agreed. */
 function readEvent(body) {
   let payload;
   try {

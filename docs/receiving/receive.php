@@ -17,7 +17,7 @@ final class Refused extends Exception
 {
 }
 
-/** Give the delivery's id if one of the secrets signed exactly these bytes; else throw Refused. */
+/** Return the delivery's id if one of the secrets signed exactly these bytes; else throw Refused. */
 function verify(array $secrets, array $server, string $body, int $now): string
 {
     $id = $server['HTTP_WEBHOOK_ID'] ?? '';
@@ -45,7 +45,7 @@ function verify(array $secrets, array $server, string $body, int $now): string
     return $id;
 }
 
-/** Give the delivery's type; throw Refused where the body is not what was agreed. */
+/** Return the delivery's type; throw Refused if the body is not what was agreed. */
 function read_event(string $body): string
 {
     $payload = json_decode($body, true);

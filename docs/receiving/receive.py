@@ -33,13 +33,13 @@ class Refused(Exception):
     """A request that is not accepted; `status` says how to answer it."""
 
     def __init__(self, status: int, why: str) -> None:
-        """Take the HTTP status and a sentence for the sender's log."""
+        """Hold the HTTP status and a sentence for the sender's log."""
         super().__init__(why)
         self.status = status
 
 
 def verify(secrets: Sequence[bytes], headers: Message, body: bytes, now: float) -> str:
-    """Give the delivery's id if one of the secrets signed exactly these bytes; else raise `Refused`."""
+    """Return the delivery's id if one of the secrets signed exactly these bytes; else raise `Refused`."""
     message_id = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
     signatures = headers.get("webhook-signature", "")
@@ -61,7 +61,7 @@ def verify(secrets: Sequence[bytes], headers: Message, body: bytes, now: float) 
 
 
 def read_event(body: bytes) -> str:
-    """Give the delivery's type; raise `Refused` where the body is not what was agreed."""
+    """Return the delivery's type; raise `Refused` if the body is not what was agreed."""
     try:
         payload = json.loads(body.decode())
     except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ class Receiver(BaseHTTPRequestHandler):
     database = ""
 
     def do_POST(self) -> None:
-        """Take one delivery."""
+        """Receive one delivery."""
         try:
             body = self.read()
             message_id = verify(self.secrets, self.headers, body, time.time())
