@@ -19,7 +19,7 @@ class QueueSink:
     def __init__(
         self, exchange: str, publisher: Publisher, observe: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Take the exchange's name, who publishes, and who is told what became of it."""
+        """Publish to an exchange; `observe` is called with the outcome of each publish."""
         self._exchange = exchange
         self._publisher = publisher
         self._observe = observe

@@ -1,1 +1,1 @@
-"""The dialer: VICIdial's non-agent API, in the real dialect and in the tutorials'."""
+"""The dialer: VICIdial's non-agent API, in its real dialect and in that of the tutorials."""

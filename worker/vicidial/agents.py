@@ -1,12 +1,12 @@
-"""Which campaigns a dash-joined list names, and what they are called.
+"""Agents: the answers of `agent_campaigns`, `campaigns_list` and `user_details`, and dash-joined campaigns.
 
-VICIdial joins an agent's campaigns with dashes, and a campaign's id may hold
+VICIdial joins an agent's campaigns with dashes, and a campaign's id may contain
 dashes itself, and even begin with one: ``X-ALL--LEAD`` may be ``X-ALL`` and
-``-LEAD``. The list of all campaigns tells where one ends and the next begins.
+``-LEAD``. The list of all campaigns shows where one ends and the next begins.
 
-That list lacks the campaigns that the API user's group may not see, while an
+That list lacks the campaigns that the API user's group may not see, but an
 agent's list has them: ``A-B`` may be one such campaign, although there are ``A``
-and ``B``. `hidden` names what such a campaign could be called.
+and ``B``. `possible_hidden_ids` lists the ids that such a campaign could have.
 """
 
 import re
@@ -39,10 +39,10 @@ _NO_CAMPAIGNS = re.compile(r"NO AVAILABLE CAMPAIGNS(?:: *([^|]*)\|)?")
 
 
 def read_agent(body: str, agent_user: str) -> AgentEnrichment:
-    """Read an answer of `agent_campaigns` about one agent. No campaigns is an answer too.
+    """Parse an answer of `agent_campaigns` about one agent, who may have no campaigns.
 
-    Campaigns are split at dashes, which is a guess where there is one: `campaigns_ambiguous`
-    says so, and `resolve` knows better with the list of all campaigns.
+    The list is split at each dash, so one with a dash is marked as `campaigns_ambiguous`; `resolve` splits it
+    with the list of all campaigns. Raises like `worker.vicidial.calls.read_call`.
     """
     columns: list[str] | tuple[str, ...] | None
     columns, rows = find_rows(body, agent_user, "user", _OTHER_AGENT_COLUMNS)
@@ -71,7 +71,7 @@ def _agent_without_campaigns(body: str, agent_user: str) -> AgentEnrichment:
 
 
 def _real_agent(agent_user: str, campaigns: str, in_groups: str) -> AgentEnrichment:
-    """Split the lists at their dashes. A campaign id may hold a dash too, an in-group id may not."""
+    """Split the lists at their dashes. A campaign id may contain a dash too, an in-group id may not."""
     ids = [name for name in campaigns.split("-") if name]
     agent = AgentRecord(
         agent_user=agent_user,
@@ -83,16 +83,16 @@ def _real_agent(agent_user: str, campaigns: str, in_groups: str) -> AgentEnrichm
 
 
 def _lines_from(body: str, asked: str) -> list[str]:
-    """Give the row of the id asked for and what follows it that may be a pair, each line once."""
+    """Return the row of the id and the lines after it that may hold a pair, each line once."""
     rest = list(dropwhile(lambda line: split_row(line, asked) is None, dict.fromkeys(lines(body))))
     mark = rest[0][len(asked) :].lstrip(" ")[:1]
     return [line for line in rest if mark in line and line.strip() and not line.startswith("<")]
 
 
 def _tutorial_agent(following: list[str], agent_user: str) -> AgentEnrichment:
-    """Read the tutorials' order: agent, then pairs of campaign id and name.
+    """Parse the tutorials' order: agent, then pairs of campaign id and name.
 
-    All on one line or a pair a line, with the agent on the first line or on each.
+    All are on one line, or a pair is on each line, with the agent on the first line or on each.
     """
     mark = following[0][len(agent_user) :].lstrip(" ")[:1]
     campaigns: dict[str, Campaign] = {}
@@ -117,7 +117,7 @@ def _pairs(values: list[str]) -> list[Campaign]:
 
 
 def _is_name(text: str) -> bool:
-    """Tell a campaign's name from a list of in-groups, whose ids have neither spaces nor small letters."""
+    """Return whether a text is a campaign's name; ids of in-groups have neither spaces nor small letters."""
     return " " in text or text != text.upper()
 
 
@@ -128,10 +128,10 @@ _OTHER_CAMPAIGN_COLUMNS = frozenset({"campaign_name", "active", "user_group"})
 _FEWEST_CAMPAIGN_COLUMNS = 8
 _STARTS_WITH_CAMPAIGN = re.compile(r"[-\w]{1,32} *([|\t,])")
 _LONGEST_READ_ID = 32
-"""VICIdial's own are of eight characters at most."""
+"""VICIdial's own have eight characters at most."""
 _ACTIVE = {"Y": True, "N": False}
 _NO_ROW = ("<", "ERROR:", "DEBUG:")
-"""What lines begin with that are no rows: PHP's warnings, VICIdial's errors and queries."""
+"""Beginnings of lines that are no rows: PHP's warnings, VICIdial's errors and queries."""
 
 _DETAILS_COLUMNS = ("user", "full_name", "user_group", "user_level", "active")
 _OTHER_DETAILS = frozenset(_DETAILS_COLUMNS[1:])
@@ -140,7 +140,7 @@ _LEVEL = re.compile(r"[0-9]{1,2}")
 
 @dataclass(frozen=True, slots=True)
 class KnownCampaign:
-    """One of the dialer's campaigns. `name` is `None` where it has none, or none that could be read."""
+    """One of the dialer's campaigns. `name` is None if it has none, or none that could be read."""
 
     name: str | None
     active: bool
@@ -156,13 +156,12 @@ class UserDetails:
 
 
 def read_campaigns(body: str) -> dict[str, KnownCampaign]:
-    """Read an answer of `campaigns_list`, by campaign id; empty where the API user may see none.
+    """Parse an answer of `campaigns_list`, by campaign id; empty if the API user may see none.
 
-    A campaign's name that holds the separator makes its row longer than the
-    header: the id stands before it, and what stands behind it is counted from
-    the end. If that leaves in doubt which field holds the separator, only the
-    name is left out. Whatever else does not fit is an error: an agent's joined
-    list would be split wrongly where a campaign is missing here.
+    A name that contains the separator makes its row longer than the header: the id is before it, and the
+    columns behind it are counted from the end. If it stays unclear which field contains the separator, only
+    the name is left out. Anything else that does not fit is an error: an agent's joined list would be split
+    wrongly if a campaign was missing here. Raises `EnrichmentUnavailable`.
     """
     header, rows = _campaign_rows(body)
     if not rows:
@@ -182,7 +181,7 @@ def read_campaigns(body: str) -> dict[str, KnownCampaign]:
 
 
 def _campaign_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
-    """Find the rows: what holds the header's separator, or else that of the first line that begins as one."""
+    """Return the lines with the separator of the header, else of the first line that looks like a row."""
     all_lines = lines(body)
     header, mark = None, None
     for line in all_lines:
@@ -200,7 +199,7 @@ def _campaign_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
 
 
 def _campaign_by_name(header: list[str], values: list[str]) -> KnownCampaign:
-    """Read name and mark by their columns; the mark tells on which side of it a field holds the separator."""
+    """Parse name and mark by their columns; the mark shows on which side of it a field has the separator."""
     if "campaign_name" not in header or "active" not in header:
         raise unreadable("campaigns_list names no column of names, or none that tells which are active")
     name, mark = header.index("campaign_name"), header.index("active")
@@ -217,7 +216,7 @@ def _campaign_by_name(header: list[str], values: list[str]) -> KnownCampaign:
 
 
 def _campaign_by_shape(values: list[str]) -> KnownCampaign:
-    """Read id, name and mark: without a header the mark alone tells where the name ends."""
+    """Parse id, name and mark: without a header only the mark shows where the name ends."""
     marks = [at for at, value in enumerate(values[:-5]) if value in _ACTIVE and at > 1]
     if len(values) < _FEWEST_CAMPAIGN_COLUMNS or marks != [2]:
         raise unreadable("a row of campaigns_list fits no known order")
@@ -234,9 +233,9 @@ def _known_campaign(name: str, active: str) -> KnownCampaign:
 
 
 def read_user_details(body: str, agent_user: str) -> UserDetails | None:
-    """Read an answer of `user_details` about one user; `None` where there is none that may be seen.
+    """Parse an answer of `user_details` about one user; None if there is none that may be seen.
 
-    The row has the database's spelling of the user, whatever the case of the letters asked for.
+    The row has the database's spelling of the user, whose case may differ. Raises `EnrichmentUnavailable`.
     """
     header, rows = find_rows(body, agent_user, "user", _OTHER_DETAILS, any_case=True)
     if not rows:
@@ -264,23 +263,21 @@ LONGEST_ID = 8
 """The longest id of a campaign in VICIdial's database: `vicidial_campaigns.campaign_id VARCHAR(8)`."""
 _MOST_DASHES = 2000
 _STEPS = 2000
-"""How many pieces are tried before a list is called ambiguous."""
+"""How many pieces are tried before a list counts as ambiguous."""
 
 _DASH = re.compile("-")
 
 
 def resolve(found: AgentEnrichment, known: Mapping[str, KnownCampaign] | None) -> AgentEnrichment:
-    """Name an agent's campaigns, and split its joined list as the known campaigns say.
+    """Return an agent with its campaigns named, and its joined list split by the known campaigns.
 
-    No campaign stands twice in an agent's list. Of all ways to split it so, the
-    one is taken that leaves the fewest pieces which are no active campaign (the
-    list names active ones only). `campaigns_ambiguous` is true if the list holds
-    a dash and an unknown piece is left, if several ways that name different
-    campaigns leave equally few, or if there is no such way. Ids are compared
-    exactly, then as MariaDB does, without regard to case.
+    No campaign is twice in an agent's list, and the list has active ones only. Of all ways to split it, the
+    one with the fewest pieces that are no active campaign wins. `campaigns_ambiguous` is true if the list has
+    a dash and an unknown piece is left, if several ways with different campaigns are equally good, or if
+    there is no way. Ids are compared exactly, then case-insensitively as MariaDB does.
 
-    With `known` being `None`, or for a list of more than `_MOST_DASHES`, nothing is changed: any list with a
-    dash is ambiguous.
+    If `known` is None, or the list has more than `_MOST_DASHES`, nothing is changed: any list with a dash is
+    ambiguous.
     """
     agent, text = found.agent, found.campaigns_text
     if known is None or (text is not None and text.count("-") > _MOST_DASHES):
@@ -299,9 +296,9 @@ def resolve(found: AgentEnrichment, known: Mapping[str, KnownCampaign] | None) -
 
 
 def possible_hidden_ids(text: str, known: Mapping[str, KnownCampaign]) -> list[str]:
-    """Return what an unknown campaign in a joined list could be called, if it is read as several known ones.
+    """Return the ids of an unknown campaign that could be read as several known ones, as `A-B` as `A`, `B`.
 
-    So `A-B`, if there are `A` and `B`; each leaves a rest that can be split into known campaigns.
+    The rest of the list can be split into known campaigns for each of them.
     """
     return _Split(text, _Known(known)).overlooked()
 
@@ -313,7 +310,7 @@ class _Known:
         self._exact = known
         self._ids = {each.casefold(): each for each in known}
         self.dashes = sorted({0, *(each.count("-") for each in known)})
-        """How many dashes an id may hold."""
+        """How many dashes an id may contain."""
         self.longest = max([LONGEST_ID, *map(len, known)])
 
     def find(self, campaign_id: str) -> KnownCampaign | None:
@@ -332,18 +329,18 @@ class _Known:
 
 
 class _Piece(NamedTuple):
-    """A piece of a list, and the least cost of all from it to the end."""
+    """A piece of a list, and the least cost from it to the end."""
 
     cost: tuple[int, int, int]
-    """How many pieces are no active campaign, how many of these unknown, and how many there are."""
+    """How many pieces are no active campaign, how many of these are unknown, and how many there are."""
     after: int
-    """The place where the next one begins."""
+    """The position of the next one."""
     idle: bool
     known: bool
 
 
 class _Frame(NamedTuple):
-    """A place where the next piece of a way begins, the pieces not yet tried, and the idle ones before it."""
+    """A position in a way, the pieces not yet tried there, and how many idle ones are before it."""
 
     at: int
     untried: Iterator[_Piece]
@@ -351,7 +348,7 @@ class _Frame(NamedTuple):
 
 
 class _Split:
-    """The ways to split a joined list. A piece may begin at its beginning and behind each dash."""
+    """The ways to split a joined list. A piece may begin at the start and behind each dash."""
 
     def __init__(self, text: str, known: _Known) -> None:
         self._text = text
@@ -365,10 +362,10 @@ class _Split:
         return self._text[self._begins[at] : self._ends[after - 1]]
 
     def _pieces_by_place(self) -> list[list[_Piece]]:
-        """Return the pieces that may stand at each place, that with the cheapest way to the end first.
+        """Return the possible pieces at each position, the one with the cheapest way to the end first.
 
-        A piece holds as many dashes as some known id does, and none if it is unknown: so the time grows
-        with the length of the text and no faster.
+        A piece has as many dashes as some known id, and none if it is unknown: so the time is linear in the
+        length of the text.
         """
         found: list[list[_Piece]] = [[] for _ in range(self._places)]
         least = [(0, 0, 0)] * (self._places + 1)
@@ -388,7 +385,7 @@ class _Split:
         return found
 
     def best(self) -> tuple[list[str], bool]:
-        """Return the pieces of the best way, and whether another may be as good and name other campaigns."""
+        """Return the pieces of the best way, and whether another with other campaigns may be as good."""
         if not self._text:
             return [], False
         steps = iter(range(_STEPS + 4 * self._places))
@@ -410,9 +407,9 @@ class _Split:
         return set(map(self._known.identity, pieces))
 
     def _ways(self, idle: int, steps: Iterator[int]) -> Iterator[list[str]]:
-        """Yield the ways in which no campaign stands twice and `idle` pieces are no active one.
+        """Yield the ways without a repeated campaign in which `idle` pieces are no active one.
 
-        Each piece that is tried takes one of the `steps`; without any left, no more are found.
+        Each piece that is tried consumes one of the `steps`; when none is left, the search ends.
         """
         pieces: list[str] = []
         used: set[str] = set()
@@ -437,7 +434,7 @@ class _Split:
                 yield [*pieces, text]
 
     def _cheapest(self) -> list[str]:
-        """Return the pieces of the way that costs least if a campaign may stand twice."""
+        """Return the pieces of the cheapest way in which a campaign may be repeated."""
         pieces, at = [], 0
         while at < self._places:
             after = self._pieces[at][0].after

@@ -1,8 +1,16 @@
-"""From the bytes of an answer to its text: the one place that deals with encodings and invisible characters.
+"""The dialer's answers: from bytes to text, to rows, to errors, and what may be shown of an unreadable one.
 
-What has no meaning must not change the meaning of an answer. An editor puts a byte order mark before one
-PHP file, and the site then sends it before every answer; a proxy labels or compresses anew; a database in
-another charset answers with its own bytes. The parsers see none of it.
+Encodings and invisible characters must not change the meaning of an answer. An
+editor puts a byte order mark into one PHP file, and the site then sends it before
+every answer; a proxy labels or compresses anew; a database in another charset
+answers with its own bytes. The parsers see none of it.
+
+VICIdial answers errors with status 200 and a line `ERROR: …`. That line counts
+behind anything that says nothing: HTML, PHP's warnings, invisible characters. It
+does not count behind a separator, as it then is a field of some row. Parsers look
+for their rows first, and call `explain` only if there is none.
+
+Errors hold no text of a body but VICIdial's own fixed sentences, since its bodies repeat the password.
 """
 
 import re
@@ -24,7 +32,7 @@ from worker.core.scrub import INVISIBLE, Scrubber
 # --- from bytes to text
 
 MAX_ANSWER = 1024 * 1024
-"""The largest answer that is taken in, in bytes, compressed or not."""
+"""The largest answer that is read, in bytes, compressed or not."""
 
 ACCEPTED = "gzip, deflate"
 """The content codings that can be decoded, as `Accept-Encoding` names them."""
@@ -32,7 +40,7 @@ ACCEPTED = "gzip, deflate"
 CHECK_SERVER = "check the web server and any proxy at vicidial.url"
 
 _NO_CODING = frozenset({"", "identity", "none", "binary", "8bit", "utf-8", "utf8"})
-"""No coding, or what is written by mistake where there is none."""
+"""No coding, or what servers write by mistake if there is none."""
 _CODING = re.compile(r"[-\w.]{1,20}", re.ASCII)
 _GZIP_OR_ZLIB, _RAW_DEFLATE = 47, -15
 
@@ -46,7 +54,7 @@ _WIDE = {
     (True, False, False, False): "utf-32-le",
     (False, False, False, True): "utf-32-be",
 }
-"""Which bytes of a character of ASCII are not NUL, and what that encoding is called."""
+"""Encodings, by which bytes of an ASCII character are not NUL."""
 _SAMPLE = 4096
 _MOSTLY = 0.6
 
@@ -60,18 +68,17 @@ _INDENTED = re.compile(r"\n\s")
 
 
 def text_of(body: bytes, codings: Iterable[str] = ()) -> str:
-    """Return the text of an answer, without what stands invisibly before the first character of any line.
+    """Return the text of an answer, without invisible characters at the beginning of a line.
 
     `codings` are the values of its `Content-Encoding` headers. Raises `EnrichmentUnavailable` if it can't be
-    decoded: an outage, since a server or proxy that sends such an answer sends no other, so the event that
-    met it is not to blame.
+    decoded: that is an outage, since such a server or proxy would send every answer so.
     """
     text = _decode(_decompress(body, codings))
     return text if _is_plain(text) else _MEANINGLESS.sub("", text)
 
 
 def _is_plain(text: str) -> bool:
-    """Return quickly whether nothing needs to be dropped, as is usual."""
+    """Return quickly whether there is nothing to drop, as is usual."""
     if not text.isascii() or text[:1].isspace():
         return False
     return _ODD_IN_ASCII.search(text) is None and _INDENTED.search(text) is None
@@ -104,12 +111,12 @@ def _inflate(body: bytes, coding: str) -> bytes:
 
 
 def undecodable(why: str) -> EnrichmentUnavailable:
-    """Make the error for an answer that arrived but could not be decoded."""
+    """Return the error for an answer that could not be decoded."""
     return EnrichmentUnavailable(f"the dialer's answer could not be decoded: {why}; {CHECK_SERVER}")
 
 
 def too_large() -> EnrichmentUnavailable:
-    """Make the error for an answer that is larger than what is taken in."""
+    """Return the error for an answer that is larger than `MAX_ANSWER`."""
     return EnrichmentUnavailable(
         f"the dialer's answer is larger than {MAX_ANSWER} bytes", FailureKind.UNREADABLE
     )
@@ -130,7 +137,7 @@ def _decode(body: bytes) -> str:
 
 
 def _wide_encoding(body: bytes) -> str | None:
-    """Return the encoding in which most characters are of ASCII, so that NUL stands at the same places."""
+    """Return the encoding of two or four bytes in which most characters would be ASCII, by its NULs."""
     sample = body[:_SAMPLE]
     for width in (4, 2):
         shares = [sample[at::width].count(0) / max(1, len(sample[at::width])) for at in range(width)]
@@ -146,17 +153,16 @@ SEPARATORS = ("|", "\t", ",")
 
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _TAGS_BEFORE_ROW = re.compile(r"(?:<(?!b>)[^<>]*>\s*)+")
-"""HTML before a row. PHP's own messages begin with `<b>`: they are no rows."""
+"""HTML before a row. PHP's own messages begin with `<b>`; they are no rows."""
 
 
 def find_rows(
     body: str, asked: str, id_column: str, others: frozenset[str], *, any_case: bool = False
 ) -> tuple[list[str] | None, list[list[str]]]:
-    """Find the different rows that begin with the id asked for, and their columns' names where they are told.
+    """Return the columns' names if there is a header, and the distinct rows that begin with the id `asked`.
 
-    A header begins with `id_column` and names at least one of `others`. Rows can
-    stand amid tens of kilobytes of PHP's warnings. With `any_case`, the id in the
-    row may have capital letters where the one asked for has small ones.
+    A header begins with `id_column` and has at least one of `others`. Rows can be amid tens of kilobytes of
+    PHP's warnings. With `any_case`, the case of the id may differ.
     """
     header: list[str] | None = None
     rows: dict[tuple[str, ...], list[str]] = {}
@@ -175,7 +181,7 @@ def find_rows(
 
 
 def split_row(line: str, first: str) -> list[str] | None:
-    """Split a line at the separator that stands behind its first value; `None` where it begins otherwise."""
+    """Split a line at the separator behind its first value; None if it begins with another one."""
     return _split_behind(line, first) if line.startswith(first) else None
 
 
@@ -190,7 +196,7 @@ def _split_behind(line: str, first: str) -> list[str] | None:
 
 
 def split_values(line: str, mark: str) -> list[str]:
-    """Split a line; where blanks stand before every value but the first, they are no part of the values."""
+    """Split a line; if blanks precede every value but the first, they are stripped."""
     values = line.split(mark)
     last = values[-1]
     if (last and last[0] != " ") or not all(value.startswith(" ") for value in values[1:] if value):
@@ -203,7 +209,7 @@ def by_name(
 ) -> dict[str, str]:
     """Return a row's values by their columns' names. Raises `EnrichmentUnavailable` if they don't fit.
 
-    The column `free_text` may hold the separator: what stands behind it is counted from the end.
+    The column `free_text` may contain the separator: the columns behind it are counted from the end.
     """
     surplus = len(values) - len(columns)
     if surplus > 0 and free_text in columns:
@@ -215,17 +221,14 @@ def by_name(
 
 
 def only_row(rows: list[list[str]]) -> list[str]:
-    """Give the row where it is the only one. Raises `EnrichmentUnavailable`."""
+    """Return the only row. Raises `EnrichmentUnavailable` if there are several."""
     if len(rows) > 1:
         raise unreadable("the dialer answered with several different rows for one id")
     return rows[0]
 
 
 def lines(body: str) -> list[str]:
-    """Split at line feeds alone: `str.splitlines` would also cut at characters inside a field.
-
-    HTML at the beginning of a line is left out.
-    """
+    """Split at line feeds only, as `str.splitlines` also splits inside a field. Drop HTML before a row."""
     if "\r" in body:
         body = body.replace("\r\n", "\n").removesuffix("\r")
     split = body.split("\n")
@@ -235,7 +238,7 @@ def lines(body: str) -> list[str]:
 
 
 def seconds(text: str, what: str) -> int | None:
-    """Read a number of seconds, `None` where it is empty or negative. Raises `EnrichmentUnavailable`."""
+    """Parse a number of seconds, None if it is empty or negative. Raises `EnrichmentUnavailable`."""
     if not text:
         return None
     if not _NUMBER.fullmatch(text):
@@ -270,7 +273,7 @@ _LOGIN_REFUSED = {
     "INVALID SOURCE": "vicidial.source must be 2 to 20 letters and digits",
 }
 _LOGIN_IS_GOOD = frozenset({"IP ADDRESS IS NOT ALLOWED", "INVALID SOURCE"})
-"""What is refused whatever the password is; the others are failed logins, of which ten lock the API user."""
+"""Refused whatever the password is; the others are failed logins, of which ten lock the API user."""
 _LOGIN_REFUSED_WITHOUT_ERROR = re.compile(
     rf"^{_TAGS}({'|'.join(map(re.escape, _LOGIN_REFUSED))})", re.IGNORECASE | re.MULTILINE
 )
@@ -294,12 +297,12 @@ _NOT_FOUND = {
     "AGENT USER DOES NOT EXIST": _NO_AGENT,
     "AGENT NOT FOUND": _NO_AGENT,
 }
-"""What means that the id is not known, and what can be the cause."""
+"""Sentences that mean that the id is not known, and the possible cause."""
 _REJECTED = "INVALID SEARCH PARAMETERS"
 
 
 def error_text(body: str) -> str:
-    """Return what stands behind the first `ERROR:`; empty if there is none."""
+    """Return the text behind the first `ERROR:`; empty if there is none."""
     return next(_error_texts(_INVISIBLE.sub("", body)), "")
 
 
@@ -320,17 +323,17 @@ def _sentence(text: str) -> str:
 
 
 def first_in(text: str, known: Iterable[str]) -> str | None:
-    """Return the first of the known words that stand in a text."""
+    """Return the first of the known phrases that a text contains."""
     return next((words for words in known if words in text), None)
 
 
 def unreadable(message: str) -> EnrichmentUnavailable:
-    """Make the error for an answer that fits no known shape."""
+    """Return the error for an answer of no known shape."""
     return EnrichmentUnavailable(message, FailureKind.UNREADABLE)
 
 
 def explain(body: str, function: str) -> EnrichmentUnavailable:
-    """Make the error for an answer of `function` without a row, if it means the same for all functions."""
+    """Return the error for an answer without a row; what means the same for all functions."""
     seen = _INVISIBLE.sub("", body)
     if (login := _refused_login(seen)) is not None:
         text = f"the dialer says {login}: {_LOGIN_REFUSED[login]}"
@@ -355,7 +358,7 @@ def explain(body: str, function: str) -> EnrichmentUnavailable:
 
 
 def _refused_login(seen: str) -> str | None:
-    """Return what it says of the login, in any of its errors: what is overlooked here locks the API user."""
+    """Return how any of its errors refuses the login: what is overlooked here locks the API user."""
     if first_in(seen.upper(), _LOGIN_REFUSED) is None:
         return None
     for text in _error_texts(seen):
@@ -366,7 +369,7 @@ def _refused_login(seen: str) -> str | None:
 
 
 def _failed_server(seen: str) -> EnrichmentUnavailable | None:
-    """Make the error for what the dialer's server sends if it can't work, which PHP's warnings don't mean."""
+    """Return the error for an answer of a server that can't work; PHP's warnings are none."""
     if not seen.strip():
         return EnrichmentUnavailable("the dialer answered with an empty body")
     if _NO_DATABASE.search(seen):
@@ -379,9 +382,9 @@ def _failed_server(seen: str) -> EnrichmentUnavailable | None:
 
 
 def _missing_permission(said: str, function: str) -> str:
-    """Say which boxes to tick: `auth` looks at the list of functions, the function itself at the rest.
+    """Return which boxes to tick: `auth` checks the list of functions, the function itself the rest.
 
-    The tutorials' sentence does not tell which of them it was.
+    The tutorials' sentence does not say which of them it was.
     """
     allow = f"add {function} (or ALL_FUNCTIONS) to its API Allowed Functions"
     modify = ", Modify Users 1" if function in _MODIFIES_USERS else ""
@@ -396,7 +399,7 @@ def _missing_permission(said: str, function: str) -> str:
 
 
 def explain_needed(body: str, function: str) -> ProcessingError:
-    """Make the error for an answer of a needed function without a row."""
+    """Return the error for an answer of a needed function without a row."""
     said = error_message(body)
     if (known := first_in(said, _NOT_FOUND)) is not None:
         return NotReady(f"the dialer says {known}{_NOT_FOUND[known]}")
@@ -416,15 +419,14 @@ _DIGITS = re.compile(r"\d{7,}")
 def excerpt(body: str, scrub: Scrubber, limit: int = 200) -> str:
     """Return the beginning of an answer on one line, `limit` characters and `…` at most, safe to show.
 
-    Only its length if it is not plainly text: what can't be read by us may be read by others.
-    No secret that `scrub` knows: it looks at all that may be shown before anything
-    is taken out, and once more before it is cut off. No request: of a line with
-    an error only its words remain, since the dialer repeats the password behind
-    them. No phone number: of seven digits or more in a row the last two remain.
+    - If it is not plainly text, only its length: what we can't read others may.
+    - No secret that `scrub` knows, both before anything is removed and before the text is cut off.
+    - No request: of a line with an error only its words, since the dialer repeats the password behind them.
+    - No phone number: of seven digits or more in a row only the last two.
     """
     if _NOT_TEXT.search(body) is not None:
         return f"({len(body)} characters, not all of them text)"
-    text = " ".join(_said(_plain(line)) for line in scrub.beginning(body).split("\n"))
+    text = " ".join(_error_words(_plain(line)) for line in scrub.beginning(body).split("\n"))
     text = " ".join(scrub(text).split())
     if scrub.holds(text):
         return "(not shown, as it may hold a secret)"
@@ -435,13 +437,13 @@ def excerpt(body: str, scrub: Scrubber, limit: int = 200) -> str:
 
 
 def _plain(line: str) -> str:
-    """Take HTML out of a line, and all that can't be printed."""
+    """Return a line without HTML, and without what can't be printed."""
     text = unescape(_TAG.sub("", line))
     return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
-def _said(line: str) -> str:
-    """Cut off a line what stands behind the words of its first error, and what is not plain words before."""
+def _error_words(line: str) -> str:
+    """Return only the words of a line's first error; a line without one is unchanged."""
     error = _ERROR.search(line)
     if error is None:
         return line

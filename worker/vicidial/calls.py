@@ -1,4 +1,4 @@
-"""What VICIdial's id of a call tells: when the call began, and its lead.
+"""Calls: what VICIdial's id of a call holds, and the answers of `callid_info`.
 
 The dialer builds the id when it dials, or when the caller enters the queue::
 
@@ -13,6 +13,10 @@ The dialer builds the id when it dials, or when the caller enters the queue::
 
 The tens digit of the month and the year are not in it. They follow from a time
 near it, the row's `call_date`, which is between the start and the end of the call.
+
+Answers come in two dialects: that of the real API (recorded from VICIdial 2.14)
+and that of the tutorials; which one it is follows from the answer. Status 200
+carries errors too, so the body alone decides.
 """
 
 import re
@@ -30,7 +34,7 @@ LATEST = timedelta(hours=12)
 """How much later than the id's time `call_date` may be. The clocks of two servers may differ a little."""
 
 REPEATS_AFTER = timedelta(days=60)
-"""No id comes again sooner. Of months with the same last digit, November and January are the nearest."""
+"""No id is used again sooner. November and January are the nearest months with the same last digit."""
 
 _SHAPE = re.compile(
     r"(?:[YJVMS]|DC|LP|VH|XL)([0-9])([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{10})", re.ASCII
@@ -41,25 +45,25 @@ _LONGEST_MONTHS = (31, 31, 31, 31, 30, 31, 30, 31, 31, 30)
 
 
 class CallId(NamedTuple):
-    """The parts of a call id whose date is one of some year."""
+    """The parts of a call id."""
 
     month: int
     """Its last digit."""
     day: int
     time: time
     lead_id: str | None
-    """`None` where the call was made without a lead."""
+    """None if the call was made without a lead."""
 
     def is_at(self, when: datetime) -> bool:
-        """Tell whether a time of the dialer's zone is the one in the id."""
+        """Return whether a time of the dialer's zone is the one in the id."""
         return (when.month % 10, when.day, when.time()) == (self.month, self.day, self.time)
 
     def begin(self, call_date: datetime, times: DialerTimes) -> tuple[datetime, datetime] | None:
         """Return when the call began, and `call_date`, both with their offsets from UTC.
 
-        `None` if `call_date`, a local time, does not fit to the id: the call then began at another time, or
-        the id was not made by VICIdial. In the hour that comes twice when the clocks go back, the reading of
-        `call_date` is the one that `times` prefers, and the start is the last one before it.
+        None if `call_date`, a local time, does not fit the id: the call then began at another time, or the
+        id was not made by VICIdial. In the hour that is repeated when the clocks go back, `call_date` has the
+        reading that `times` prefers, and the start is the last one before it.
         """
         for at in times.readings(call_date):
             for days in _NEAREST_DAYS:
@@ -74,7 +78,7 @@ class CallId(NamedTuple):
 
 
 def parse_call_id(call_id: str) -> CallId | None:
-    """Return the parts of a call id, `None` where it has another shape or a date that never is."""
+    """Return the parts of a call id; None if it has another shape or an impossible date."""
     found = _SHAPE.fullmatch(call_id)
     if found is None:
         return None
@@ -108,10 +112,13 @@ _LIKE_A_CALL_TYPE = re.compile(r"OUTBOUND(_[A-Z]+)?")
 
 
 def read_call(body: str, call_id: str, times: DialerTimes, not_final: AbstractSet[str]) -> CallEnrichment:
-    """Read an answer of `callid_info` about one call.
+    """Parse an answer of `callid_info` about one call.
 
-    It is final where its status is none of `not_final`, which are in capital
-    letters; an empty status is looked for there as ``""``.
+    It is final if its status is none of `not_final`, which are in capital letters; an empty status is
+    looked for as ``""``.
+
+    Raises `NotReady` if nothing was found yet, `EnrichmentRejected` if the dialer refuses the id,
+    `EnrichmentUnavailable` for an outage, a refusal or an unreadable answer, and nothing else.
     """
     columns: list[str] | tuple[str, ...] | None
     columns, rows = find_rows(body, call_id, "call_id", _OTHER_CALL_COLUMNS)
@@ -157,7 +164,7 @@ def _real_call(row: dict[str, str], times: DialerTimes, not_final: AbstractSet[s
 
 
 class _Span(NamedTuple):
-    """When a call began and ended; what is not known is `None`."""
+    """When a call began and ended, and its length; None for what is not known."""
 
     started: datetime | None
     ended: datetime | None
@@ -168,7 +175,7 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
     """Return start, end and length of a call.
 
     The start is in the call's id. VICIdial sets `call_date` to the hang-up when an agent's outbound call ends
-    (`date_moves`). Of all other calls, and until then, it is the start or the answer.
+    (`date_moves`); until then, and for all other calls, it is the start or the answer.
     """
     length = _length(row)
     call_date = local_time(row.get("call_date", ""))
@@ -186,13 +193,13 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
 
 
 def _length(row: dict[str, str]) -> int | None:
-    """Give the call's whole length where a column tells it: VICIdial's logs call it `length_in_sec`."""
+    """Return the call's whole length if a column has it: VICIdial's logs call it `length_in_sec`."""
     text = row.get("length_in_sec") or row.get("duration")
     return seconds(text, "length of the call") if text else None
 
 
 def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet[str]) -> CallEnrichment:
-    """Read the tutorials' order: id, start, end, direction, agent, phone, status, recording file."""
+    """Parse the tutorials' order: id, start, end, direction, agent, phone, status, recording file."""
     if len(values) not in (_TUTORIAL_CALL_COLUMNS - 1, _TUTORIAL_CALL_COLUMNS):
         raise unreadable(f"the row of callid_info has {len(values)} columns, which fits no known order")
     call_id, start, end, direction, user, phone, status, *recording = values
@@ -202,7 +209,7 @@ def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet
     local_start, local_end = local_time(start), local_time(end)
     started, ended = times.localize(local_start), times.localize(local_end)
     if started is not None and ended is not None:
-        length = int((ended - started).total_seconds())  # also right where the clocks were changed between
+        length = int((ended - started).total_seconds())  # also right if the clocks were changed in between
     elif local_start is not None and local_end is not None:
         length = int((local_end - local_start).total_seconds())
     else:

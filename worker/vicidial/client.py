@@ -1,15 +1,13 @@
-"""The one place that speaks HTTP to the dialer.
+"""The dialer's HTTP client, the only code that sends requests to it; and the probes, which see if it works.
 
-Polite by construction: kept
-alive connections, no redirects followed (one would carry the password
-elsewhere), no answer over 1 MiB taken in. It never retries by itself; aiohttp
-repeats a GET once, silently, where a kept-alive connection turns out to have
-been closed by the server before it read anything.
+It keeps connections alive, follows no redirect (which would carry the password
+elsewhere) and reads no more than 1 MiB of an answer. It never retries by itself;
+aiohttp silently repeats a GET once if the server closed a kept-alive connection
+before it read anything. The guard (`worker.vicidial.guard`) decides whether and
+when a request may be sent.
 
-Whether and when a request may go decides its guard (`worker.vicidial.guard`).
-
-No text of its bodies leaves: errors are VICIdial's own fixed sentences, and
-of an answer that can't be read a short excerpt without user and password.
+Errors hold no text of a body but VICIdial's own fixed sentences, and a short
+excerpt of an unreadable answer without user and password.
 """
 
 import asyncio
@@ -48,14 +46,14 @@ from worker.vicidial.guard import DROPPED_BY_VICIDIAL, Guard, LockoutGuard
 from worker.vicidial.lookup import SingleFlight
 
 _LONGEST_LINE, _MOST_HEADERS = 32 * 1024, 256
-"""Limits of an answer's head: generous, as a site's own headers say nothing of the answer."""
+"""Limits of an answer's head; generous, as a site may add headers of its own."""
 
 NO_CALL = "M0000000000000000000"
 NO_AGENT = "crmsyncchecknobody"
-"""A call id and a user that no dialer has, yet none refuses to look for."""
+"""A call id and a user that no dialer has, and that none refuses to look for."""
 
 _About = tuple[tuple[str, str], ...]
-"""What a request asks about, as pairs of a parameter's name and value."""
+"""The parameters of a request, as pairs of name and value."""
 
 _log = structlog.get_logger()
 
@@ -74,7 +72,7 @@ def open_session(settings: VicidialSettings) -> aiohttp.ClientSession:
 
 
 class DialerClient:
-    """Asks the dialer's functions, one request each."""
+    """Calls the dialer's functions, with one request each."""
 
     def __init__(
         self,
@@ -87,9 +85,9 @@ class DialerClient:
         tracing: Tracing = UNTRACED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the session from `open_session`, and the breakers that the requests' ends open and close.
+        """Use a session of `open_session`, and the breakers that record how requests end.
 
-        `observe` is called with each request, `on_password` with each new password that its file holds.
+        `observe` is called with each request, `on_password` with each new password from the file.
         """
         self._secrets: set[str] = set()
         self._use(settings)
@@ -104,15 +102,16 @@ class DialerClient:
         self._on_password = on_password
 
     async def callid_info(self, call_id: str, times: DialerTimes) -> CallEnrichment:
-        """Ask about one call.
+        """Look up one call.
 
-        Raises as the reading of its answer does, and `EnrichmentUnavailable` where no answer came.
+        Raises `CircuitOpen` if the request may not be sent, `EnrichmentUnavailable` without an answer, and
+        what `read_call` raises.
         """
         read = partial(calls.read_call, call_id=call_id, times=times, not_final=self._settings.not_final)
         return await self._ask("callid_info", (("call_id", call_id),), read)
 
     async def agent_campaigns(self, agent_user: str, campaign_id: str | None = None) -> AgentEnrichment:
-        """Ask about one agent, or whether it has one campaign. Raises as `callid_info` does."""
+        """Look up one agent, or whether it has one campaign. Raises like `callid_info`."""
         about: _About = (("agent_user", agent_user),)
         if campaign_id is not None:
             about += (("campaign_id", campaign_id),)
@@ -122,26 +121,26 @@ class DialerClient:
     async def recording_lookup(
         self, search: Iterable[tuple[str, str]], times: DialerTimes
     ) -> list[recordings.FoundRecording]:
-        """Search for recordings. Raises as `callid_info` does, and `FunctionRefused`."""
+        """Search for recordings. Raises like `callid_info`, and `LeftOut` or `FunctionRefused`."""
         read = partial(recordings.read_recordings, times=times)
         return await self._ask("recording_lookup", tuple(search), read)
 
     async def campaigns_list(self, campaign_id: str | None = None) -> dict[str, agents.KnownCampaign]:
-        """Ask for the campaigns that the API user may see, or one. Raises as `recording_lookup` does."""
+        """Return the campaigns that the API user may see, or one. Raises like `recording_lookup`."""
         about = () if campaign_id is None else (("campaign_id", campaign_id),)
         return await self._ask("campaigns_list", about, agents.read_campaigns)
 
     async def user_details(self, agent_user: str) -> agents.UserDetails | None:
-        """Ask for an agent's details, `None` where it shows none. Raises as `recording_lookup` does."""
+        """Return an agent's details, None if there are none. Raises like `recording_lookup`."""
         read = partial(agents.read_user_details, agent_user=agent_user)
         return await self._ask("user_details", (("agent_user", agent_user),), read)
 
     async def version(self) -> Version:
-        """Ask for the version, which needs no login. Raises `EnrichmentUnavailable`."""
+        """Return the version, which needs no login. Raises `EnrichmentUnavailable`."""
         return await self._observed("version", (), read_version)
 
     async def probe(self, function: str) -> None:
-        """Ask a needed function about what no dialer has. Raises `EnrichmentUnavailable` if not answered."""
+        """Call a needed function with an id that no dialer has. Raises `EnrichmentUnavailable`."""
         about, read = _PROBES[function]
         async with self.guard.probe(function):
             await self._observed(function, about, read)
@@ -151,7 +150,7 @@ class DialerClient:
             return await self._observed(function, about, read)
 
     def _reread_password(self) -> str:
-        """Use the password as its file holds it now, and return it. Raises `ValueError`."""
+        """Return the password that its file holds now, and use it. Raises `ValueError`."""
         settings = self._settings.reread()
         password = settings.password.get_secret_value()
         if settings.password != self._settings.password:
@@ -160,7 +159,7 @@ class DialerClient:
         return password
 
     def _use(self, settings: VicidialSettings) -> None:
-        """Prepare what every request of a function repeats: writing it anew costs a tenth of one."""
+        """Prepare what all requests of a function have in common: that saves a tenth of a request's time."""
         self._settings = settings
         self._forms = _forms(settings)
         self._addresses = {name: URL(settings.url).extend_query(form) for name, form in self._forms.items()}
@@ -223,11 +222,11 @@ _PROBES: dict[str, tuple[_About, Callable[[str], object]]] = {
     ),
     "agent_campaigns": ((("agent_user", NO_AGENT),), partial(agents.read_agent, agent_user=NO_AGENT)),
 }
-"""They log in and read the database, and no event can be the reason why they are not answered."""
+"""The probes: they log in and read the database, and no event can be the reason why they fail."""
 
 
 def _forms(settings: VicidialSettings) -> dict[str, dict[str, str]]:
-    """Give what is sent with each function, but for the id asked about."""
+    """Return the parameters of each function, without the id."""
     login = {"user": settings.user, "pass": settings.password.get_secret_value(), "source": settings.source}
     flags = {"stage": "pipe", "header": "YES"}
     agentdirect = {"ignore_agentdirect": "Y"} if settings.ignore_agentdirect else {}
@@ -246,7 +245,7 @@ _WORDS = re.compile(r"[\w ,:/'-]{1,100}", re.ASCII)
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read a body as it is, no more than `MAX_ANSWER` of it. Raises `EnrichmentUnavailable`."""
+    """Read a body, up to `MAX_ANSWER`. Raises `EnrichmentUnavailable` if it is larger."""
     body = bytearray()
     while not response.content.at_eof():
         body += await response.content.readany()
@@ -269,10 +268,7 @@ def _read_answer(response: aiohttp.ClientResponse, body: bytes) -> str:
 
 
 def _failure(error: Exception, timeout: timedelta, *, answered: bool) -> EnrichmentUnavailable:
-    """Name what became of a request that raised; with `answered`, the head of an answer had arrived.
-
-    Once a byte of an answer has arrived, the dialer can be reached, whatever is wrong with the answer.
-    """
+    """Return the error for a request that raised; `answered` if the head of an answer had arrived."""
     match error:
         case TimeoutError() if answered:
             what = f"was not complete within {timeout.total_seconds():g} s"
@@ -287,7 +283,7 @@ def _failure(error: Exception, timeout: timedelta, *, answered: bool) -> Enrichm
 
 
 def _parser_message(message: str) -> str:
-    """Return what the HTTP parser says, without the bytes of the answer that it quotes."""
+    """Return the message of the HTTP parser, without the bytes of the answer that it quotes."""
     words = " ".join(message.partition("b'")[0].partition('b"')[0].split()).rstrip(":")
     return words if _WORDS.fullmatch(words) else "malformed"
 
@@ -295,16 +291,16 @@ def _parser_message(message: str) -> str:
 # --- probing
 
 PROBES_TO_VERIFY = 3
-"""Answers in a row that show a dialer to be well: if every other request fails, one may come by chance."""
+"""Answers in a row that show that a dialer works: if every other request fails, one may succeed by chance."""
 LOOK_AT_PASSWORD_EVERY = 1.0
-"""Seconds until the password file is read again while the dialer refuses what it held."""
+"""Seconds between two reads of the password file while the dialer refuses its password."""
 
 
 class Prober:
-    """Asks the questions that the breakers of the dialer wait for."""
+    """Sends the probes that the breakers of the dialer wait for."""
 
     def __init__(self, client: DialerClient, changed: asyncio.Event) -> None:
-        """Take the client, and what is set at each change of a breaker's state."""
+        """Probe with the client; `changed` is set at each change of a breaker's state."""
         self._client = client
         self._guard = client.guard
         self._breakers = client.guard.breakers
@@ -322,16 +318,16 @@ class Prober:
                     await self._changed.wait()
 
     async def probe_what_is_due(self) -> None:
-        """Ask what the breakers want to be asked now. A password that has changed is due at once."""
+        """Send the probes that are due now. A password that has changed is due at once."""
         if self._guard.lockout.refusing and self._guard.lockout.ready_in() == 0:
             self._breakers.dialer.probe_now()
         for function in self._breakers.to_probe():
             await self._probe(function)
 
     async def verify(self, function: str) -> bool:
-        """Return whether the dialer answers our own question to this function, several times in a row.
+        """Return whether the dialer answers several probes of this function in a row.
 
-        Those who want to know it at one time share the questions.
+        Concurrent callers share the probes.
         """
         return await self._verifying.get(function, lambda: self._ask_in_a_row(function))
 

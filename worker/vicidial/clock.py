@@ -1,4 +1,4 @@
-"""The dialer's clock: in which zone it writes its times, and how far it is from ours."""
+"""The dialer's clock: the time zone of its times, how to read them, and how far its clock is from ours."""
 
 import asyncio
 import re
@@ -14,11 +14,11 @@ from worker.core.errors import EnrichmentUnavailable, FailureKind, ProcessingErr
 from worker.vicidial.answers import explain, unreadable
 
 MEASURE_EVERY = 900.0
-"""Seconds: all over the world the clocks are changed at a full quarter of an hour."""
+"""Seconds: everywhere in the world clocks are changed at a full quarter of an hour."""
 MEASURE_AGAIN = 60.0
-"""Seconds until `version` is asked again after it failed, or told no offset."""
+"""Seconds until `version` is asked again after it failed, or if it has no offset."""
 ASK_AGAIN = 1.0
-"""The same while nothing is known, and a look-up waits for it."""
+"""The same while nothing is known and a look-up waits for it."""
 LARGEST_SKEW = 30.0
 """Seconds by which the dialer's clock may differ from ours before it is worth a warning."""
 
@@ -32,7 +32,7 @@ _DATE = re.compile(r"DATE: ([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2
 _OF_AGENT_API = re.compile(
     r"VERSION: [^|\n]*\|BUILD: [^|\n]*\|DATE: [^|\n]*\|EPOCH: [0-9]+\s*$", re.MULTILINE
 )
-"""It ends with the epoch, where the non-agent API goes on with daylight saving and the time zone."""
+"""It ends with the epoch; the answer of the non-agent API goes on with daylight saving and time zone."""
 
 _log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What `version` told; `None` is what it did not tell.
+    """An answer of `version`; None for what it lacks.
 
     `epoch` is the dialer's clock in seconds since 1970, `offset` its present
     offset from UTC.
@@ -53,13 +53,13 @@ class Version:
     epoch: int | None
     offset: timedelta | None
     outage: str = field(default="", compare=False)
-    """What the answer says of an outage, if it is one's: an empty body, a page, a database that is down."""
+    """Why the answer is that of an outage, if it is: an empty body, a page, a database that is down."""
     agent_api: bool = False
     """Whether the agent API answered (`agc/api.php`), which knows none of our functions."""
 
 
 def read_version(body: str) -> Version:
-    """Read an answer of `version`, whatever it is. Never raises."""
+    """Parse an answer of `version`, whatever it is. Never raises."""
     version, build, epoch = (
         None if found is None else found[1]
         for found in (pattern.search(body) for pattern in (_VERSION, _BUILD, _EPOCH))
@@ -81,7 +81,7 @@ def _outage(body: str) -> str:
 
 
 def _offset(body: str) -> timedelta | None:
-    """Give `DATE` (read as UTC) less the `EPOCH` beside it, to the minute: the `TZ` field can be wrong."""
+    """Return `DATE` (read as UTC) less the `EPOCH` beside it, to the minute: the `TZ` field can be wrong."""
     if (date := _DATE.search(body)) is None or (epoch := _EPOCH.match(body, date.end(1) + 1)) is None:
         return None
     try:
@@ -97,22 +97,20 @@ def _offset(body: str) -> timedelta | None:
 
 @dataclass(frozen=True, slots=True)
 class DialerTimes:
-    """How to read the dialer's times, which are local and tell no zone; in an unknown `zone` none is known.
+    """How to read the dialer's times, which are local and name no zone; without a `zone` none is known.
 
-    `near` is an aware time at or after what is read about, such as that of the
-    event. It tells apart the two readings of a time in the hour that is repeated
-    when the clocks go back.
+    `near` is an aware time at or after the one that is read, such as the event's. It decides between the two
+    readings of a time in the hour that is repeated when the clocks go back.
     """
 
     zone: tzinfo | None
     near: datetime | None = None
 
     def read(self, text: str) -> datetime | None:
-        """Read a time; `None` for an empty one, a placeholder such as zeros, and in an unknown zone.
+        """Parse a time; None for an empty one, a placeholder such as zeros, and in an unknown zone.
 
-        It has the offset of its own day. Of two readings it is the later one that
-        is not after `near`, and the first one where there is no `near`. Raises
-        `EnrichmentUnavailable` for what is no local time.
+        It has the offset of its own day. Of two readings it is the later one that is not after `near`, and
+        the first one without `near`. Raises `EnrichmentUnavailable` if it is no local time.
         """
         return self.localize(local_time(text))
 
@@ -124,7 +122,7 @@ class DialerTimes:
         return found[0] if found else None
 
     def readings(self, local: datetime) -> tuple[datetime, ...]:
-        """Return what a local time can be, the one that `read` takes first; two in the hour that is repeated.
+        """Return the readings of a local time, that of `read` first; two in the hour that is repeated.
 
         Empty in an unknown zone.
         """
@@ -138,7 +136,7 @@ class DialerTimes:
         if self.zone.utcoffset(local - _DAY) == self.zone.utcoffset(local + _DAY):
             return (first,)
         second = self.zone.utcoffset(local.replace(fold=1))
-        if second is None or second >= offset:  # more: the time never was
+        if second is None or second >= offset:  # more: the clocks skipped this time
             return (first,)
         later = _with_zone(local, timezone(second))
         if self.near is not None and later - self.near <= _CLOCKS_DIFFER:
@@ -146,11 +144,11 @@ class DialerTimes:
         return first, later
 
     def are_ambiguous(self, *whens: datetime | None) -> bool:
-        """Tell whether one of these times, which were read, could also be read in another way."""
+        """Return whether one of these times, which were read, has another reading."""
         return any(len(self.readings(when.replace(tzinfo=None))) > 1 for when in whens if when is not None)
 
     def after(self, start: datetime, seconds: int) -> datetime:
-        """Give the time so many seconds after one that was read, with the offset of then."""
+        """Return the time `seconds` after one that was read, with the offset of that moment."""
         end = (start + timedelta(seconds=seconds)).astimezone(self.zone)
         return end.astimezone(timezone(end.utcoffset() or timedelta(0)))
 
@@ -160,10 +158,10 @@ def _with_zone(local: datetime, zone: timezone) -> datetime:
 
 
 def local_time(text: str) -> datetime | None:
-    """Read a time without its zone; `None` for an empty one and for one that is only a placeholder.
+    """Parse a time without a zone; None for an empty one and for a placeholder.
 
-    MariaDB's is a date of zeros; years in which nobody called, such as 1 and 9999, are of that kind, and
-    with them no offset can lead out of what `datetime` holds. Raises `EnrichmentUnavailable`.
+    Placeholders are MariaDB's date of zeros, and years such as 1 and 9999, for which an offset could exceed
+    the range of `datetime`. Raises `EnrichmentUnavailable`.
     """
     if not text or text.startswith("0000-00-00"):
         return None
@@ -180,9 +178,9 @@ def local_time(text: str) -> datetime | None:
 
 
 class DialerClock:
-    """Tells the dialer's zone, and warns if its clock is wrong.
+    """Knows the dialer's zone, and warns if its clock is wrong.
 
-    `skew` is in seconds, positive if the dialer's clock is ahead of ours, `None` while it is unknown.
+    `skew` is in seconds, positive if the dialer's clock is ahead of ours, None while it is unknown.
     """
 
     def __init__(
@@ -194,10 +192,10 @@ class DialerClock:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Take the zone that is set; if it is `None`, the present offset from UTC is measured instead.
+        """Use the zone of the settings; if it is None, measure the present offset from UTC instead.
 
-        `on_outage` is called with the reason each time that `version` fails: no call is looked up then, so
-        nothing else would show that the dialer is down.
+        `on_outage` is called with the reason each time `version` fails while no offset is known: no call is
+        looked up then, so nothing else would show that the dialer is down.
         """
         self._zone = setting
         self._setting = setting
@@ -217,9 +215,9 @@ class DialerClock:
             await asyncio.sleep(self._ask_at - self._clock())
 
     async def zone(self) -> tzinfo | None:
-        """Return the zone, `None` if the dialer tells no offset.
+        """Return the zone, None if the dialer shows no offset.
 
-        While the offset is asked for, others use what is known, or wait for the answer if nothing is. Raises
+        While the offset is measured, others use the last known one, or wait if there is none. Raises
         `EnrichmentUnavailable` while nothing is known because `version` failed: an outage must not cost a
         call its times.
         """
@@ -255,7 +253,7 @@ class DialerClock:
             version = await self._ask_version()
         except ProcessingError as error:
             self._failed(str(error))
-        except Exception as error:  # noqa: BLE001 - nobody foresaw it, and times are worth another try
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not end the watching
             self._failure = "an unforeseen error"
             _log.error("dialer_clock_unknown", exc_info=error)
         else:
@@ -280,9 +278,9 @@ class DialerClock:
         return MEASURE_EVERY - (self._wall() + (self.skew or 0)) % MEASURE_EVERY + 1
 
     def _compare(self, version: Version, now: float) -> None:
-        """Learn from what the dialer's clock shows while ours shows `now`."""
+        """Compare the dialer's clock with ours, which shows `now`, and with the settings."""
         if version.epoch is not None:
-            self.skew = version.epoch + 0.5 - now  # it is told in whole seconds, cut off
+            self.skew = version.epoch + 0.5 - now  # whole seconds, rounded down
             if abs(self.skew) > LARGEST_SKEW:
                 _log.warning("dialer_clock_differs", seconds=round(self.skew), advice="set both by NTP")
         if version.offset is None:

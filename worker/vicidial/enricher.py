@@ -1,4 +1,4 @@
-"""From an event to what the dialer knows of it."""
+"""Enrichment: from an event to what the dialer knows about its call or agent."""
 
 import re
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -31,7 +31,7 @@ from worker.vicidial.recordings import FoundRecording
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 _Asked = tuple[_K, datetime | None]
-"""What is asked, and by which event's time its answer is read; `None` for whoever asked first."""
+"""What is looked up, and the event's time by which the answer is read; None for whoever asked first."""
 _Read = tuple[DialerTimes, _V]
 """An answer, and how its times were read."""
 
@@ -39,14 +39,14 @@ _CALL_ID = re.compile(r"[0-9a-zA-Z]+")
 _USER = re.compile(r"[-_0-9a-zA-Z]+")
 _MOST_NAMED = 10
 _MOST_ASKED = 12
-"""How many campaigns are asked for one by one, so that a list is known to be split rightly."""
+"""How many hidden campaigns are asked for one by one to prove that a list is split correctly."""
 
 
 class VicidialEnricher:
-    """Fulfils `worker.core.ports.Enricher`.
+    """Implements `worker.core.ports.Enricher`.
 
-    Identical look-ups in flight share one request; those about agents are kept
-    for a short time. A call that is not ready is never kept.
+    Identical look-ups in flight share one request; answers about agents are cached for a short time. A call
+    that is not ready is never cached.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class VicidialEnricher:
         *,
         on_hit: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take the client; `on_hit` is called at each use of a kept answer, with the function's name."""
+        """Look up with the client; call `on_hit` with the function's name at each use of a cached answer."""
         self._client = client
         self._clock = clock
         self._calls = SingleFlight[_Asked[str], _Read[CallEnrichment]]()
@@ -123,7 +123,7 @@ class VicidialEnricher:
         return found.model_copy(update={"call": found.call.model_copy(update=known)})
 
     async def _rows(self, search: recordings.Search, times: DialerTimes) -> list[FoundRecording] | None:
-        """Return what a lookup finds, `None` if it fails."""
+        """Return what a search finds, None if it fails."""
         rows: list[FoundRecording] = []
         for query in search.queries:
             more = await _optional(partial(self._search, query, search, times))
@@ -146,13 +146,13 @@ class VicidialEnricher:
         except EnrichmentRejected:
             if search.last:
                 raise
-            return []  # the dialer has no call with such a `uniqueid`; there is another way to find it
+            return []  # the dialer has no call with this `uniqueid`; another search follows
 
     async def _agent(self, event: Event, *, accept_incomplete: bool) -> AgentEnrichment:
         user, expected = event.subject, event.expected_campaigns
         _check_characters(_USER, user, "agent user")
         ask = partial(self._client.agent_campaigns, user)
-        found = await self._agents.get(user, ask, fresh=bool(expected))  # a check is of the present state
+        found = await self._agents.get(user, ask, fresh=bool(expected))  # a check needs the present state
         found = await self._with_names(found)
         if not accept_incomplete and expected and (missing := check_access(expected, found).missing):
             named = ", ".join(missing[:_MOST_NAMED])
@@ -162,7 +162,7 @@ class VicidialEnricher:
         return await self._with_details(found)
 
     async def _with_names(self, found: AgentEnrichment) -> AgentEnrichment:
-        """Name the campaigns, and tell a dash within a campaign's id from one between two."""
+        """Name the campaigns, and split their list correctly at its dashes."""
         text = found.campaigns_text
         if not self._settings.campaigns_list or not text:
             return found
@@ -180,10 +180,10 @@ class VicidialEnricher:
         )
 
     async def _has_none_of(self, user: str, hidden: list[str]) -> bool:
-        """Return whether the agent surely has none of these campaigns, which the API user may not see.
+        """Return whether the agent certainly has none of these campaigns, which the API user may not see.
 
-        `agent_campaigns` tells of all campaigns of the agent, also of those; its filter asks for one.
-        A server without the filter is not VICIdial, and has no groups that hide campaigns.
+        `agent_campaigns` lists these too, and its filter asks for one. A server without the filter is not
+        VICIdial, and has no groups that hide campaigns.
         """
         if len(hidden) > _MOST_ASKED:
             return False
@@ -223,9 +223,9 @@ async def _shared(
     times: DialerTimes,
     times_of: Callable[[_V], Iterable[datetime | None]],
 ) -> _V:
-    """Return what is asked, from a request in flight if its answer is read alike for this event's time.
+    """Return the answer of a request in flight if this event's time would not change how it is read.
 
-    It is not if it has a time of the hour that is repeated when the clocks go back.
+    It would if the answer has a time in the hour that is repeated when the clocks go back.
     """
 
     async def read() -> _Read[_V]:
@@ -238,7 +238,7 @@ async def _shared(
 
 
 def _check_same_call(call: CallRecord, event: Event) -> None:
-    """Raise `NotReady` where the row is another call's, of months or years ago, that had the same id."""
+    """Raise `NotReady` if the row is that of another call with the same id, months or years ago."""
     known = call.started_at or call.ended_at
     if known is None or parse_call_id(call.call_id) is None:
         return
@@ -250,11 +250,11 @@ def _check_same_call(call: CallRecord, event: Event) -> None:
 
 
 async def _optional(look_up: Callable[[], Awaitable[_V]]) -> _V | None:
-    """Return the answer of an optional function, or `None` if it is left out or fails."""
+    """Return the answer of an optional function; None if it is left out or fails. Never fail the event."""
     try:
         return await look_up()
     except CircuitOpen:
-        raise  # the dialer itself is in trouble: look all of it up later
+        raise  # the dialer itself is in trouble: look everything up later
     except (LeftOut, ProcessingError):
         return None  # the log says why
 

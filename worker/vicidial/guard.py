@@ -1,18 +1,18 @@
-"""The guard around each request to the dialer: whether it may be sent now, and what its end teaches.
+"""The guard around each request to the dialer: decides whether it may be sent, and learns from its outcome.
 
-`request` is the one way through. On the way in it asks, in this order:
+Every request passes `Guard.request`, which asks in this order:
 
-1. the circuit breakers (`worker.core.breakers`): the dialer, and the function that is asked;
-2. the concurrency limiter (`worker.vicidial.limiter`): a place, or a wait for one with a deadline;
+1. the circuit breakers (`worker.core.breakers`) of the dialer and of the function;
+2. the concurrency limiter (`worker.vicidial.limiter`) for a slot, with a deadline;
 3. the breakers again, as that wait may have been long;
 4. the login lockout guard (`LockoutGuard`).
 
-On the way out it tells each of them, once a request, what came of it: from the
-exception that passes through, or from there being none.
+Afterwards it reports the outcome to each of them, once a request: the exception
+that passes through, or none.
 
-An event that needs the answer is put off with `CircuitOpen` if it may not be
-asked. The optional functions have breakers of their own: what they do opens no
-other one, slows down no needed request, and is `LeftOut` while theirs is open.
+If it may not be sent, an event that needs the answer is put off with
+`CircuitOpen`. The optional functions have breakers of their own, which affect
+no other one and no needed request; while one is open, its function is `LeftOut`.
 """
 
 import hashlib
@@ -53,32 +53,49 @@ MOST_FAILURES = 9
 LOCK = 15 * 60 * 1.02
 """Seconds for which a refused password is not sent again, and in which failed logins are counted.
 
-VICIdial's 15 minutes and 18 s more: it notes its logins in whole seconds, and may count one a while after we
-stopped waiting for it.
+VICIdial's 15 minutes and 18 s more: it records logins in whole seconds, and may count one a while after we
+stopped waiting for its answer.
 """
 DROPPED_BY_VICIDIAL = re.compile(r"[^-_0-9a-zA-Z]")
 """What VICIdial drops from a user or password before it compares it, and before it repeats it in an error."""
 _LONGER = 2.1
-"""How much longer each wait without a file is; after two of 5 minutes, the first try was 15 minutes ago."""
+"""The factor between two waits without a password file: 5 minutes, then 10.5, then `LOCK`."""
 
 
 @dataclass(slots=True, eq=False)
 class Permit:
-    """Leave to send one request. Whoever holds it reports exactly once how the request ended."""
+    """The right to send one request. Its holder reports exactly once how the request ended."""
 
     lone: bool
-    """Whether it is the lone try after a refusal."""
+    """Whether this is the lone try after a refusal."""
     admitted: float
     password: bytes
-    """The fingerprint of the password that it is sent with."""
+    """The fingerprint of the password that is sent."""
 
 
 class LockoutGuard:
-    """Stops sending once a login is refused, and decides when the next try may go.
+    """Login lockout guard: failed logins must never lock the API user.
+
+    VICIdial counts a user's failed logins since the last good one. After ten it refuses that user, even with
+    the right password, until 15 minutes after the last good login. So:
+
+    - The first refused login stops every request that is not sent yet.
+    - The next try is sent no sooner than `refused_probe` after the last one, and alone: after everything sent
+      before has ended, and nothing else is sent meanwhile. The password file is read just before.
+    - A refused password is not sent again for 15 minutes while its file still holds it, as it can only fail.
+      Another one is tried as soon as the file holds it.
+    - Without a file only the dialer's side can change (an inactive user, a level, two-factor login): the same
+      password is tried after `refused_probe`, then after about twice as long each time, up to 15 minutes.
+    - Between two good logins no 15 minutes hold ten failed ones, whatever the file holds and however many
+      requests were in flight at the first refusal.
+
+    It knows only its own process. Each further worker, restart and `crm-sync check` adds logins, and the sum
+    of `max_concurrency` over all workers must stay below ten: so many can be in flight when the password
+    changes. If logins are refused and every answer is lost, that can't be told from an outage.
 
     Every permit that `admit` returns must come back, through one of `accepted`, `refused` and `unanswered`.
-    The first report counts and any further one is ignored, so that a `finally` may report `unanswered` for
-    every request. A permit that never came back would hold up every later try.
+    The first report counts and later ones are ignored, so a `finally` may report `unanswered` for every
+    request. A permit that never comes back blocks every later try. Nothing here waits or sends.
     """
 
     def __init__(
@@ -88,13 +105,13 @@ class LockoutGuard:
         read_password: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with nothing refused.
+        """Start with nothing refused.
 
         Args:
-            refused_probe: The shortest time between two tries, in seconds.
+            refused_probe: The minimum time between two tries, in seconds.
             password: The password that is sent as long as nothing is refused.
-            read_password: Returns the password to send from now on, reading its file again. Raises
-                `ValueError`. `None` if there is no file.
+            read_password: Reads the file again and returns the password to send from now on. Raises
+                `ValueError`. None if there is no file.
             clock: Returns the time in seconds.
         """
         self._refused_probe = self._without_file = refused_probe
@@ -108,7 +125,7 @@ class LockoutGuard:
         self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
         self._refused_passwords: dict[bytes, float] = {}
         self.message: str | None = None
-        """What the dialer said to the latest refused login; `None` if no refusal stands."""
+        """The dialer's answer to the latest refused login; None if no refusal stands."""
         self._tried_at = 0.0
 
     @property
@@ -125,13 +142,13 @@ class LockoutGuard:
         return permit
 
     def accepted(self, permit: Permit) -> None:
-        """Report that the dialer took the login. Only a lone try's success lifts the refusal.
+        """Report that the dialer accepted the login. Only the success of a lone try lifts the refusal.
 
-        An answer that nobody can read does not show that: it counts as `unanswered`.
+        An unreadable answer does not show that: report it as `unanswered`.
         """
         if not self._ended(permit):
             return
-        # The dialer's count began anew with this login: what ended before it was sent counts no more.
+        # The dialer restarted its count at this login: what ended before it was sent no longer counts.
         while self._failures and self._failures[0] < permit.admitted:
             self._failures.popleft()
         if permit.lone:
@@ -140,7 +157,7 @@ class LockoutGuard:
             self._without_file = self._refused_probe
 
     def refused(self, permit: Permit, message: str) -> None:
-        """Report that the dialer refused the login. `message` goes to operators, so it holds no secret."""
+        """Report that the dialer refused the login. `message` is shown to operators, without secrets."""
         if not self._ended(permit):
             return
         now = self._clock()
@@ -153,10 +170,7 @@ class LockoutGuard:
         self.message = message
 
     def unanswered(self, permit: Permit) -> None:
-        """Report an outage, a timeout or a cancellation.
-
-        While a refusal stands, its login was probably refused too, so it counts.
-        """
+        """Report an outage, timeout or cancellation; it counts as a failed login while a refusal stands."""
         if not self._ended(permit) or not self.refusing:
             return
         now = self._clock()
@@ -167,7 +181,7 @@ class LockoutGuard:
                 self._refused_passwords[permit.password] = now
 
     def next_try_in(self) -> float:
-        """Return the seconds until the next try may go, with the password as its file holds it now."""
+        """Return the seconds until the next try is due, with the password that its file holds now."""
         if not self.refusing:
             return 0.0
         now = self._clock()
@@ -181,7 +195,7 @@ class LockoutGuard:
         return max(0.0, due - now)
 
     def _file_allows_at(self, read_password: Callable[[], str], now: float) -> float:
-        """Read the file again, and return when what it holds may be sent."""
+        """Read the file again. Return when its password may be sent."""
         try:
             self._password, self._unreadable = self._fingerprint(read_password()), ""
         except ValueError as error:
@@ -195,12 +209,12 @@ class LockoutGuard:
         return self._refused_passwords.get(self._password, -math.inf) + LOCK
 
     def ready_in(self) -> float:
-        """Return the seconds until `admit` may return a permit; a guess while requests are under way."""
+        """Return the seconds until `admit` may succeed; an estimate while requests are under way."""
         wait = self.next_try_in()
         return max(wait, 1.0) if self.refusing and self._under_way else wait
 
     def explain(self) -> str:
-        """Return what was refused, and when the next try goes, in words for an operator."""
+        """Return for an operator what was refused, and when the next try is due."""
         wait = self.next_try_in()
         refused_at = self._refused_passwords.get(self._password, -math.inf)
         same = self._read_password is not None and refused_at + LOCK > self._clock()
@@ -226,7 +240,7 @@ class LockoutGuard:
 
 
 def _in_words(seconds: float) -> str:
-    """Write a wait for a person, rounded up to whole seconds: `5s`, `4m 50s`, `2h`, `1h 2m`."""
+    """Return a duration as text, rounded up to whole seconds: `5s`, `4m 50s`, `2h`, `1h 2m`."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts = [(hours, "h"), (minutes, "m"), (0 if hours else rest, "s")]
@@ -242,16 +256,16 @@ OPTIONAL: Mapping[str, str] = MappingProxyType(
         "user_details": "full_name, access_level and user_group",
     }
 )
-"""The functions that can be done without: not every API user may use them. And what is null without each."""
+"""The optional functions, which not every API user may use, and what is null without each."""
 FAILURES_IN_A_ROW = 3
-"""So many open an optional function's breaker: each is a call that waited for nothing."""
+"""How many open an optional function's breaker; each made one call wait in vain."""
 
 _INSTANT = 0.005
-"""Seconds: what the recorded server took when idle. A dialer that answers sooner has nothing to be spared."""
+"""Seconds that the recorded server took when idle. A faster answer counts as no faster."""
 
 
 class Guard:
-    """Decides whether a request may be sent, and learns from how it ended."""
+    """Decides whether a request may be sent, and learns from its outcome."""
 
     def __init__(
         self,
@@ -261,11 +275,11 @@ class Guard:
         max_concurrency: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the breakers that events have to pass; those of the optional functions wait as they do."""
+        """Use these breakers for needed functions, and ones with the same waits for optional functions."""
         self.breakers = breakers
         self.lockout = lockout
         self.verify: Callable[[str], Awaitable[bool]] = _not_verified
-        """Returns whether the dialer answers a question of our own to this function."""
+        """Returns whether the dialer answers probes of this function; set by the `Prober`."""
         self._limit = AdaptiveLimit(max_concurrency, clock)
         self._limiter = ConcurrencyLimiter(self._limit, max_concurrency)
         self._being_tried = set[str]()
@@ -285,31 +299,31 @@ class Guard:
 
     @property
     def limit(self) -> int:
-        """How many requests may go at one time now."""
+        """How many requests may be under way now."""
         return self._limit.limit
 
     @property
     def refusal(self) -> str | None:
-        """The refusal for which nothing is sent to the dialer now, in words; `None` if there is none."""
+        """Why nothing is sent to the dialer now, if it refuses us; else None."""
         if self.lockout.refusing:
             return self.lockout.message
         return self.breakers.dialer.status().reason if self.breakers.dialer.refused else None
 
     def left_out(self, function: str) -> str | None:
-        """Return why an optional function is not asked now; `None` if it is."""
+        """Return why an optional function is not used now; None if it is."""
         status = self._optional[function].status()
         return status.reason if status.state in (State.OPEN, State.HALF_OPEN) else None
 
     def leaves_out(self, function: str) -> bool:
-        """Return whether an optional function is not asked now."""
+        """Return whether an optional function is not used now."""
         return self.left_out(function) is not None
 
     @asynccontextmanager
     async def request(self, function: str, subject: str) -> AsyncIterator[None]:
-        """Hold the leave to send one request about this subject of an event.
+        """Guard one request about this subject of an event; the block sends it.
 
-        Raises `CircuitOpen`, or `LeftOut` for an optional function, if it may not be sent now. What the block
-        raises passes through.
+        Raises `CircuitOpen`, or `LeftOut` for an optional function, if it may not be sent now, and what the
+        block raises.
         """
         if function in self._optional:
             async with self._optional_request(function):
@@ -330,10 +344,10 @@ class Guard:
 
     @asynccontextmanager
     async def probe(self, function: str) -> AsyncIterator[None]:
-        """Hold the leave to ask a question of our own; it goes before all requests that wait.
+        """Guard one probe, which goes before all requests that wait; the block sends it.
 
-        Any answer will do, also one that nobody can read: servers differ in what they say of what they don't
-        have. It swallows what the block raises then, and lets anything else pass.
+        Any answer is a success, also an unreadable one, as servers differ in how they answer an unknown id:
+        what the block raises then is suppressed.
         """
         try:
             async with self._sending(function, first=True):
@@ -385,7 +399,7 @@ class Guard:
         optional: bool = False,
         first: bool = False,
     ) -> AsyncIterator[None]:
-        """Hold a place and a permit. `check` raises if nothing may be sent after the wait for the place."""
+        """Hold a slot and a permit. `check` raises if nothing may be sent after the wait for the slot."""
         try:
             async with self._limiter.slot(optional=optional, first=first):
                 check()
@@ -406,16 +420,16 @@ class Guard:
             self.breakers.login_refused(error, timedelta(seconds=self.lockout.next_try_in()))
             raise
         except (NotReady, EnrichmentRejected, FunctionRefused):
-            self.lockout.accepted(permit)  # an answer, if not the wanted one: the login is good
+            self.lockout.accepted(permit)  # an answer, so the login is good
             raise
         else:
             self.lockout.accepted(permit)
         finally:
-            self.lockout.unanswered(permit)  # of no effect if it was reported already
+            self.lockout.unanswered(permit)  # ignored if it was reported already
 
     @contextmanager
     def _timed(self, function: str) -> Iterator[None]:
-        """Let the limit learn how long the answer took, or that there was none."""
+        """Report to the limit how long the answer took, or that there was none."""
         started, worked = time.perf_counter(), time.thread_time()
         answered = True
         try:
@@ -432,14 +446,14 @@ class Guard:
             raise
         finally:
             if answered:
-                ours = time.thread_time() - worked  # what kept us busy was not the dialer
+                ours = time.thread_time() - worked  # not the dialer's
                 seconds = max(time.perf_counter() - started - ours, _INSTANT)
                 self._limit.on_success(function, seconds, self._limiter.busy)
 
     async def _record_failure(self, function: str, subject: str, error: EnrichmentUnavailable) -> bool:
         """Record that an event's request failed. Return whether it counts as an attempt of the event."""
         if isinstance(error, LoginRefused):
-            return False  # recorded already, and nobody's fault but the password's
+            return False  # recorded already, and the event is not to blame
         dialer = self.breakers.dialer
         in_doubt = error.kind is FailureKind.OUTAGE and dialer.in_doubt
         if in_doubt and await self.verify(function) and dialer.failed_alone(f"{function} {subject}"):
@@ -447,7 +461,7 @@ class Guard:
         return self.breakers.unanswered(function, error, subject)
 
     def _report_optional(self, status: BreakerStatus) -> None:
-        """Log once that an optional function is left out, and once that it works again."""
+        """Log once that an optional function is not used, and once that it works again."""
         name = status.name
         if status.state is State.RECOVERING:
             self._reported.discard(name)

@@ -1,33 +1,33 @@
-"""How many requests may be under way at the dialer: as many as it answers without queueing.
+"""The adaptive concurrency limit: as many requests at a time as the dialer answers without queueing.
 
-The dialer's database carries live calls. Past some number at a time (4 on the
-recorded server) more requests at once only wait for each other there. The
-limit finds that number by how long answers take, and never exceeds the most
-that the settings allow. It is TCP's way of sharing a line it knows nothing of:
+The dialer's database carries live calls. Above some number (4 on the recorded
+server) concurrent requests only wait for each other there. The limit finds that
+number by how long answers take, and never exceeds the maximum of the settings.
+It works like TCP's congestion control:
 
-- It measures how long an answer takes when nothing else of ours is under way:
-  the *best* time of each kind of request, a median of seven.
+- It measures how long an answer takes while no other request of ours is under
+  way: the *best* time of each kind of request, a median of seven.
 - Slow start (Jacobson, "Congestion Avoidance and Control", SIGCOMM 1988): it
-  begins at 1 and doubles after each round of `limit` answers, for as long as
-  all that it lets through is used.
+  begins at 1 and doubles after each round of `limit` answers, as long as all of
+  the limit is used.
 - The queue is estimated as TCP Vegas does (Brakmo, O'Malley, Peterson, "TCP
   Vegas: New Techniques for Congestion Detection and Avoidance", SIGCOMM 1994),
   and Netflix's concurrency-limits for services: limit * (1 - 1 / slowdown),
   where the slowdown is the median of observed / best.
 - A slowdown of 3 or more in a single round cuts it at once, to
-  limit / slowdown + 1; so does one of 2 in the slow start, which is over then.
-- Once a second, by all rounds since: a slowdown of more than 1.5 cuts it
-  likewise, if more than one and a half requests queue; where less than a sixth
-  of it queues, or less than one request, it rises by 1, if it is used.
-- A timeout or a 5xx halves it, once for all that was under way.
-- The best times are measured again 10 s later, then after twice as long each
+  limit / slowdown + 1; in slow start one of 2 does, and ends the slow start.
+- Once a second, by all rounds since: a slowdown of more than 1.5 cuts it in the
+  same way, if more than one and a half requests queue. If less than a sixth of
+  the limit queues, or less than one request, it rises by 1, if it is used.
+- A timeout or a 5xx halves it, once for all requests that were under way.
+- The best times are measured again after 10 s, then after twice as long each
   time, up to 5 minutes, as BBR's ProbeRTT does (Cardwell et al., "BBR:
   Congestion-Based Congestion Control", ACM Queue 14(5), 2016), but for no more
-  than a fiftieth of the time. A dialer that has become slower for good is
-  learnt so; one that is faster than its best times is measured at once.
+  than a fiftieth of the time. That finds a dialer that has become slower for
+  good; one that is faster than its best times is measured at once.
 
-The medians are why a stalled answer changes nothing, and the tolerance of 1.5
-is why chance does not.
+Because of the medians one stalled answer changes nothing, and because of the
+tolerance of 1.5 noise does not.
 """
 
 import asyncio
@@ -39,40 +39,40 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 
 ENOUGH = 7
-"""So many answers make a median that chance hardly moves: for a best time, and for a round."""
+"""Answers that make a median stable, for a best time and for a round."""
 MOST_ROUNDS = 256
-"""So many rounds, at most, are looked at for a small step: the latest."""
+"""How many of the latest rounds count for a small step, at most."""
 TOLERANCE = 1.5
-"""Times that differ by less than this factor may be the same but for chance."""
+"""Times that differ by less than this factor count as the same."""
 STARK_AT_START, STARK = 2.0, 3.0
-"""The slowdown that a single round is believed: in the slow start, which has few of them, and later."""
+"""The slowdown for which a single round is enough: in slow start, which has few rounds, and later."""
 FEW_QUEUE, MANY_QUEUE = 0.9, 1.5
-"""So many requests in the queue, or fewer, are no reason to stop growing; so many or fewer none to cut."""
+"""Queued requests: up to the first the limit may grow, above the second it may be cut."""
 STEP = 1.0
-"""Seconds from one small step to the next, at least."""
+"""Minimum seconds between two small steps."""
 MEASURE_FIRST, MEASURE_EVERY = 10.0, 300.0
-"""Seconds in use from one measuring to the next: after one that found something new, and at most."""
+"""Seconds between two measurements: after one that found something new, and at most."""
 MEASURE_RARELY = 50.0
-"""How many times as long as a measuring took no other follows, be the dialer ever so slow."""
+"""Minimum pause between two measurements, as a multiple of the last one's duration."""
 SHORTEST = 1e-6
-"""A best time is never taken to be less, in seconds."""
+"""The least best time, in seconds."""
 LONGEST_WAIT = 120.0
-"""Seconds that a request waits for its place. RabbitMQ takes back what is in hand for 30 minutes."""
+"""Seconds that a request waits for a slot. RabbitMQ requeues what is unacknowledged for 30 minutes."""
 OVERDUE = 0.25
-"""Seconds after which a request for something optional no longer keeps needed ones waiting."""
+"""Seconds after which an optional request no longer keeps needed ones waiting."""
 
 _Waiter = tuple[int, asyncio.Future[None]]
-"""One who waits for a place: the number in which they came, and what is set when it is theirs."""
+"""A request that waits for a slot: its number in order of arrival, and what is set when it gets one."""
 
 
 class AdaptiveLimit:
-    """How many requests may be under way. Pure: it is told of answers, and holds nobody up itself."""
+    """How many requests may be under way. Pure: it learns from answers, and makes nobody wait itself."""
 
     limit: int
-    """So many may be under way now. It is 1 also while the best times are measured."""
+    """How many requests may be under way now. It is 1 also while the best times are measured."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take the highest limit there may be, at least 1, and a clock in seconds."""
+        """Start at 1; `most` is the highest limit, at least 1."""
         self.limit = 1
         self._most = most
         self._clock = clock
@@ -90,10 +90,10 @@ class AdaptiveLimit:
         self._measuring, self._resume_at = True, 1  # the limit after the measuring
 
     def on_success(self, kind: str, seconds: float, busy: int) -> None:
-        """Take an answer into account, `seconds` after its request was sent.
+        """Record an answer, `seconds` after its request was sent.
 
-        `kind` tells apart what takes differently long; there must be few kinds. `busy` is how many requests
-        were under way when this one ended, itself included.
+        `kind` separates requests that take differently long; there must be few kinds. `busy` is how many
+        requests were under way when this one ended, itself included.
         """
         now = self._clock()
         if now - seconds <= self._cut_at:
@@ -114,7 +114,7 @@ class AdaptiveLimit:
                 self._end_round(now, busy)
 
     def on_overload(self) -> None:
-        """Take into account a request that timed out, or was answered with a 5xx."""
+        """Record a request that timed out, or was answered with a 5xx."""
         self._slow_start = False
         if self._outdated:
             self._outdated -= 1
@@ -141,7 +141,7 @@ class AdaptiveLimit:
             self._step(now, busy)
 
     def _step(self, now: float, busy: int) -> None:
-        """Decide about a small step, by all that was answered since the last one."""
+        """Take a small step, if any, by all answers since the last one."""
         slowdown = _median(self._rounds)
         self._slowdown = max(1.0, slowdown)
         if slowdown < 1 / TOLERANCE:
@@ -160,7 +160,7 @@ class AdaptiveLimit:
         return round(self.limit / slowdown + 1)
 
     def _cut(self, limit: int, now: float, busy: int) -> None:
-        """Go down to a limit. What is under way was sent under the old one, and tells nothing of the new."""
+        """Lower the limit. What is under way was sent under the old one, and says nothing about the new."""
         self.limit = limit
         self._slow_start = False
         self._outdated, self._cut_at = busy - 1, now
@@ -180,7 +180,7 @@ class AdaptiveLimit:
         self._slow_start = slow_start
 
     def _measure(self, kind: str, seconds: float, now: float) -> None:
-        """Note the answer to a lone request. The measuring ends when one kind has had enough of them."""
+        """Record the answer to a lone request. The measurement ends when one kind has enough of them."""
         samples = self._samples.setdefault(kind, [])
         samples.append(seconds)
         if len(samples) < ENOUGH:
@@ -197,14 +197,14 @@ class AdaptiveLimit:
         self._begin_step(now)
 
     def _learn(self, kind: str, seconds: float) -> None:
-        """Note an answer of a kind that no measuring has met, less what the queue adds at present."""
+        """Record an answer of a kind that was never measured, less what the queue adds at present."""
         samples = self._samples.setdefault(kind, [])
         samples.append(seconds / self._slowdown)
         if len(samples) == ENOUGH:
             self._note_best(kind, self._samples.pop(kind))
 
     def _note_best(self, kind: str, times: list[float]) -> bool:
-        """Take a new best time, and say whether it is the known one but for chance, which is averaged out."""
+        """Record a best time. Return whether it equals the known one within the tolerance; then average them."""
         old, new = self._best.get(kind, 0.0), max(_median(times), SHORTEST)
         as_known = old / TOLERANCE < new < old * TOLERANCE
         self._best[kind] = math.sqrt(old * new) if as_known else new
@@ -212,27 +212,27 @@ class AdaptiveLimit:
 
 
 def _median(values: Collection[float]) -> float:
-    """Give the middle one, of an even number the lower: of two, a stalled one must not count."""
+    """Return the middle value; the lower one of an even number, so that one stalled of two does not count."""
     return sorted(values)[(len(values) - 1) // 2]
 
 
 class AtCapacityError(Exception):
-    """No place became free in time."""
+    """No slot became free in time."""
 
 
 class ConcurrencyLimiter:
-    """Lets at most `limit.limit` requests go at one time, the others in the order in which they came.
+    """Lets at most `limit.limit` requests go at one time; the others wait in order of arrival.
 
-    The limit may change at any time. A higher one is seen at the next release; under a lower one nobody is
-    let in until so many have left.
+    The limit may change at any time. A higher one takes effect at the next release; under a lower one nobody
+    gets a slot until enough have ended.
 
-    Requests for something optional leave one place free for the needed ones if there are two or more. One
-    that takes longer than `OVERDUE` is no longer counted when a needed one wants in: so they may exceed the
-    limit together, but never `most`.
+    Optional requests leave one slot to the needed ones if there are two or more. An optional request that
+    takes longer than `OVERDUE` no longer counts when a needed one waits: together they may exceed the limit,
+    but never `most`.
     """
 
     def __init__(self, limit: AdaptiveLimit, most: int) -> None:
-        """Take the limit to keep to, and the most requests there may ever be."""
+        """Keep to `limit`, and never exceed `most`."""
         self._limit = limit
         self._most = most
         self._busy = self._optional = 0
@@ -243,14 +243,14 @@ class ConcurrencyLimiter:
 
     @property
     def busy(self) -> int:
-        """How many places are taken."""
+        """How many slots are in use."""
         return self._busy
 
     @contextlib.asynccontextmanager
     async def slot(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
-        """Hold a place for the length of the block, waiting for it if there is none.
+        """Hold a slot for the duration of the block; wait if none is free, with `first` before all others.
 
-        `first` goes before all who wait. Raises `NoPlaceError` after `LONGEST_WAIT`.
+        Raises `AtCapacityError` after `LONGEST_WAIT`.
         """
         if (self._waiting_needed or self._waiting_optional) or not self._is_free(optional=optional):
             await self._wait(optional=optional, first=first)
@@ -271,25 +271,25 @@ class ConcurrencyLimiter:
     async def _wait(self, *, optional: bool, first: bool) -> None:
         line = self._waiting_optional if optional else self._waiting_needed
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (-1 if first else next(self._numbers), turn)
-        line.insert(0 if first else len(line), place)
-        self._let_in()  # a needed one may pass the optional ones that wait
+        waiter = (-1 if first else next(self._numbers), turn)
+        line.insert(0 if first else len(line), waiter)
+        self._let_in()  # a needed one may overtake the optional ones that wait
         try:
             async with asyncio.timeout(LONGEST_WAIT):
-                await self._turn(place, line, optional=optional)
+                await self._turn(waiter, line, optional=optional)
         except TimeoutError as error:
             raise AtCapacityError(
                 f"the dialer is too slow: no place for one more request fell free within {LONGEST_WAIT:g} s"
             ) from error
 
-    async def _turn(self, place: _Waiter, line: deque[_Waiter], *, optional: bool) -> None:
-        _, turn = place
+    async def _turn(self, waiter: _Waiter, line: deque[_Waiter], *, optional: bool) -> None:
+        _, turn = waiter
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                with contextlib.suppress(ValueError):  # `_let_in` may have passed over it
-                    line.remove(place)
+                with contextlib.suppress(ValueError):  # `_let_in` may have removed it
+                    line.remove(waiter)
             else:  # let in already
                 self._leave(optional=optional)
             raise
@@ -314,7 +314,7 @@ class ConcurrencyLimiter:
         self._let_in()
 
     def _let_in(self) -> None:
-        """Give free places away, so that nobody who comes later takes one from those who wait."""
+        """Assign free slots to those who wait, so that no later request overtakes them."""
         while (line := self._next_line()) is not None:
             _, turn = line.popleft()
             if not turn.done():  # else cancelled
@@ -322,7 +322,7 @@ class ConcurrencyLimiter:
                 self._enter(optional=line is self._waiting_optional)
 
     def _next_line(self) -> deque[_Waiter] | None:
-        """Return the line whose first may enter; if both may, that of who came first."""
+        """Return the line whose first may enter; if both may, the one that waits longer."""
         lines = (self._waiting_needed, False), (self._waiting_optional, True)
         free = [line for line, optional in lines if line and self._is_free(optional=optional)]
         return min(free, key=lambda line: line[0][0], default=None)

@@ -1,17 +1,17 @@
-"""Which recordings belong to a call: what to search for, and which of the rows found are its own.
+"""Recordings: the answers of `recording_lookup`, what to search for, and which rows belong to a call.
 
-VICIdial's `recording_lookup` finds by a `uniqueid`, of which it looks at the
-second alone, by lead, or by agent and day. Each can give other calls'
-recordings too. A recording of another call in a CRM is worse than none, so a
-row must fit to the call by its agent, its lead and its time::
+VICIdial finds recordings by a `uniqueid`, of which only the second counts, by
+lead, or by agent and day. Each search can find other calls' recordings too. A
+recording of another call in a CRM is worse than none, so a row must match the
+call by its agent, its lead and its time::
 
                   id's time         talk          customer leaves    hang-up     event
     ────┬─────────────┼───────────────┼────────────────┼────────────────┼──────────┼────
         DIALLING      └── dialling ───┘                └── dead time ───┘
 
-Where the hang-up is known, a row is the call's own if it begins before that.
-Where it is not, a row is the call's own if it begins within the talk time, and
-what begins later is told apart by the event's time, if at all.
+If the hang-up is known, a row is the call's own if it begins before that. If
+not, a row is the call's own if it begins within the talk time; rows that begin
+later are decided by the event's time, if at all.
 """
 
 import re
@@ -40,7 +40,7 @@ _NO_LEAD = frozenset({"", "0", "NULL"})
 
 @dataclass(frozen=True, slots=True)
 class FoundRecording:
-    """A recording, and by what to tell whose it is: a search can find those of other calls too."""
+    """A recording, with the agent and lead by which it is matched to a call."""
 
     recording: Recording
     agent_user: str
@@ -48,9 +48,9 @@ class FoundRecording:
 
 
 def read_recordings(body: str, times: DialerTimes) -> list[FoundRecording]:
-    """Read an answer of `recording_lookup`, in its order; empty where nothing was found.
+    """Parse an answer of `recording_lookup`, in its order; empty if nothing was found.
 
-    Raises `EnrichmentRejected` where the dialer has no call with what was searched for.
+    Raises `EnrichmentRejected` if the dialer has no call with the uniqueid, and `EnrichmentUnavailable`.
     """
     columns, rows = _recording_rows(body)
     if not rows:
@@ -81,7 +81,7 @@ def _recording_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
 
 
 def _recording_columns(header: Sequence[str] | None, width: int) -> Sequence[str]:
-    """Give the columns' names: with `duration=Y` the rows have one before the last that the header lacks."""
+    """Return the columns' names. With `duration=Y` rows have one before the last that the header lacks."""
     names = _RECORDING_COLUMNS if header is None else header
     if "user" not in names:
         raise unreadable("the rows of recording_lookup lack the user")
@@ -108,7 +108,7 @@ def _recording(row: dict[str, str], times: DialerTimes) -> FoundRecording:
 
 
 def _split_location(location: str) -> tuple[str | None, str | None]:
-    """Give a recording's address and its file's name: the location is either an address or a path."""
+    """Return a recording's address and file name: the location is either an address or a path."""
     if location in ("", "NULL"):
         return None, None
     scheme, _, rest = location.partition("://")
@@ -121,14 +121,14 @@ def _split_location(location: str) -> tuple[str | None, str | None]:
 # --- which of them are a call's own
 
 Query = tuple[tuple[str, str], ...]
-"""The parameters of one search, as pairs of name and value."""
+"""The parameters of one request, as pairs of name and value."""
 
 DIALLING = timedelta(seconds=10)
-"""How much sooner than the id's time a recording may begin: the clocks of web and telephony server differ."""
+"""How much sooner than the id's time a recording may begin, as the servers' clocks differ."""
 RINGING = timedelta(minutes=1)
-"""How long a call may ring or wait for an agent without a doubt about its first recording."""
+"""How long a call may ring or wait for an agent until its first recording is in doubt."""
 TIMELY = timedelta(minutes=15)
-"""How long after the talk an event comes that is not late: a disposition takes minutes."""
+"""How long after the talk an event is not late: a disposition takes minutes."""
 
 _SECOND = timedelta(seconds=1)
 _UNIQUEID = re.compile(r"[0-9]{10}(\.[0-9]{1,9})?")
@@ -136,7 +136,7 @@ _USER = re.compile(r"[-_0-9a-zA-Z]+")
 
 
 class _Belongs(IntEnum):
-    """Whether a row is the call's own by one of its marks; the least of them counts."""
+    """Whether a row is the call's own by one criterion; the least of them counts."""
 
     NO = 0
     MAYBE = 1
@@ -145,11 +145,11 @@ class _Belongs(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One way to find a call's recordings; all its searches belong together."""
+    """One way to find a call's recordings; the rows of all its queries belong together."""
 
     queries: tuple[Query, ...]
     last: bool = True
-    """Whether it is the last way: where it finds nothing there is nothing."""
+    """Whether no other search follows: if it finds nothing, there is nothing."""
 
     @property
     def by(self) -> str:
@@ -158,11 +158,11 @@ class Search:
 
 
 def build_searches(call: CallRecord, event: Event, zone: tzinfo | None) -> list[Search]:
-    """Return the ways to find the recordings, the narrowest first; the next one is for when one finds none.
+    """Return the searches for a call's recordings, the narrowest first, to be made until one finds some.
 
     A `uniqueid` does not find what was recorded while an agent dialled and nobody answered. If an agent
-    exchanged the lead in the call, the recordings may be the old one's, which is in the id.
-    Empty if no row could be told apart: no agent took the call, or its start is not known.
+    exchanged the lead during the call, the recordings may have the old one, which is in the id. Empty if no
+    row could be matched: no agent took the call, or its start is not known.
     """
     if call.agent_user is None or call.started_at is None:
         return []
@@ -183,21 +183,21 @@ def match_to_call(
 ) -> list[FoundRecording] | None:
     """Return the rows that belong to the call, the longest first.
 
-    Empty if all of them are other calls' beyond a doubt. `None` if none is the call's own beyond a doubt,
-    and at least one may be.
+    Empty if all of them certainly are other calls'. None if none is certainly the call's own, and at least
+    one may be.
     """
     if call.started_at is None:
         return None
     window = _Window.of(call, event, call.started_at)
     marked = [(min(_whose(row, call, event), window.holds(row.recording)), row) for row in rows]
-    mine = _told_apart([row for belongs, row in marked if belongs is _Belongs.YES], window, event, search.by)
+    mine = _certain([row for belongs, row in marked if belongs is _Belongs.YES], window, event, search.by)
     if not mine and any(belongs > _Belongs.NO for belongs, _ in marked):
         return None
     return sorted(mine, key=_longest_first)
 
 
 def lead_of(rows: Sequence[FoundRecording]) -> str | None:
-    """Return the lead that all of these rows name, `None` if they name none or several."""
+    """Return the lead that all of these rows have; None if they have none or several."""
     leads = {each.lead_id for each in rows}
     return leads.pop() if len(leads) == 1 else None
 
@@ -213,10 +213,10 @@ class _Window:
 
     start: datetime
     start_is_known: bool
-    """Else it is `call_date`, which is the end of an outbound call that an agent took."""
+    """If not, `start` is `call_date`, which is the end of an outbound call that an agent took."""
     talk: timedelta
     hung_up: datetime | None
-    """The last moment of the call; `None` if neither dialer nor event tells it."""
+    """The last moment of the call; None if neither dialer nor event has it."""
     over: datetime
     """A moment at which the call was over: the hang-up, or the event's time."""
     inbound: bool
@@ -245,14 +245,14 @@ class _Window:
         if began > self.over:
             return _Belongs.NO
         length = timedelta(seconds=recording.duration_seconds or 0)
-        # What begins before the call and does not last into it is of the agent's call before.
+        # What begins before the call and ends before it is of the agent's call before.
         if began < self.start and (began < self.start - DIALLING or began + length <= self.start):
             return _Belongs.NO if self.start_is_known else _Belongs.MAYBE
         return _Belongs.YES
 
 
 def _whose(row: FoundRecording, call: CallRecord, event: Event) -> _Belongs:
-    """Tell by agent and lead. The lead in a call's id can have been exchanged for another one in the call."""
+    """Match by agent and lead. The agent may have exchanged the lead in the id during the call."""
     user = row.agent_user.casefold()
     if user.upper() in NOBODY:
         return _Belongs.MAYBE  # made by the dialer itself
@@ -268,10 +268,10 @@ def _leads(call: CallRecord, event: Event) -> list[str]:
     return list(dict.fromkeys(each for each in (event.lead_id, call.lead_id) if each is not None))
 
 
-def _told_apart(
+def _certain(
     rows: list[FoundRecording], window: _Window, event: Event, searched_by: str
 ) -> list[FoundRecording]:
-    """Return those of the possible rows that are the call's own beyond a doubt."""
+    """Return those of the possible rows that certainly are the call's own."""
     begun = [(row.recording.started_at or window.over, row) for row in rows]
     if not begun:
         return []
