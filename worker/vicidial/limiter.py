@@ -204,7 +204,7 @@ class AdaptiveLimit:
             self._note_best(kind, self._samples.pop(kind))
 
     def _note_best(self, kind: str, times: list[float]) -> bool:
-        """Record a best time. Return whether it equals the known one within the tolerance; then average them."""
+        """Record a best time. Return whether it equals the known one within the tolerance; if so, average."""
         old, new = self._best.get(kind, 0.0), max(_median(times), SHORTEST)
         as_known = old / TOLERANCE < new < old * TOLERANCE
         self._best[kind] = math.sqrt(old * new) if as_known else new
