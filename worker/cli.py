@@ -1,5 +1,6 @@
 """The command `crm-sync`. Exit status 0, 1 (failed), 2 (wrong usage or settings)."""
 
+import gc
 import importlib
 from typing import Any, Final, NamedTuple
 
@@ -44,7 +45,7 @@ COMMANDS: Final = {
     ),
     "demo": Place("demo", "app", "Watch the real worker at work for some ten seconds; nothing to set up."),
 }
-"""Each command by its name. Its module is imported when it is run: what one needs, the others don't load."""
+"""The commands by their names. The module of a command is imported only when it is run."""
 
 
 class Commands(Group):
@@ -63,7 +64,10 @@ class Commands(Group):
 def load(name: str) -> Any:  # noqa: ANN401 - typer's own types are private
     """Import a command and return it."""
     place = COMMANDS[name]
-    found = getattr(importlib.import_module(f"worker.commands.{place.module}"), place.name)
+    try:
+        found = getattr(importlib.import_module(f"worker.commands.{place.module}"), place.name)
+    finally:
+        gc.enable()  # see `worker.__main__`
     if isinstance(found, typer.Typer):
         command = build(found)
     else:
