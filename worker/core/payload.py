@@ -153,19 +153,11 @@ def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
 
 
 def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> AccessCheck:
-    """Compare the campaigns that an agent has with those that it should have.
-
-    A campaign id may itself contain the dash that joins the dialer's list.
-    Where that leaves the list ambiguous, an expected campaign counts as
-    present where it stands whole in it.
-    """
-    has = [campaign.campaign_id for campaign in enrichment.agent.campaigns]
+    """Compare the campaigns that an agent has with those that it should have."""
     expected = tuple(dict.fromkeys(expected))
-    present = covered = {name for name in expected if name in has}
-    if enrichment.agent.campaigns_ambiguous:
-        joined = f"-{enrichment.campaigns_text or ''}-"
-        present = {name for name in expected if f"-{name}-" in joined}
-        covered = present.union(*(name.split("-") for name in present))
+    present = enrichment.which_of(expected)
+    covered = {listed for name in present for listed in enrichment.listed_as(name)}
+    has = [campaign.campaign_id for campaign in enrichment.agent.campaigns]
     return AccessCheck(
         ok=len(present) == len(expected),
         missing=tuple(name for name in expected if name not in present),

@@ -5,6 +5,7 @@ in the `crm-sync-enrichment` header of a retry copy, so that an event whose
 delivery failed is not looked up again.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -91,13 +92,31 @@ class CallEnrichment(_Record):
 class AgentEnrichment(_Record):
     """What the dialer said about an agent.
 
-    `campaigns_text` is the joined list as the dialer wrote it, `None` where
-    the dialer named each campaign by itself.
+    `campaigns_text` is the list as the dialer joined it with dashes, `None` if the dialer named each campaign
+    by itself. A campaign's id may contain a dash too, so a list with a dash is ambiguous unless all campaigns
+    are known (`worker.vicidial.agents.resolve`).
     """
 
     kind: Literal["agent"] = "agent"
     agent: AgentRecord
     campaigns_text: str | None = None
+
+    def which_of(self, campaign_ids: Iterable[str]) -> set[str]:
+        """Return which of these campaigns the agent has; of an ambiguous list, those that are whole in it."""
+        if self.agent.campaigns_ambiguous:
+            joined = f"-{self.campaigns_text or ''}-"
+            return {each for each in campaign_ids if f"-{each}-" in joined}
+        return {campaign.campaign_id for campaign in self.agent.campaigns}.intersection(campaign_ids)
+
+    def listed_as(self, campaign_id: str) -> list[str]:
+        """Return the ids as which a campaign that the agent has is listed: its parts if that is ambiguous."""
+        parts = split_at_dashes(campaign_id) if self.agent.campaigns_ambiguous else []
+        return [campaign_id, *parts]
+
+
+def split_at_dashes(joined: str) -> list[str]:
+    """Split a list that the dialer joined with dashes, as if no id contained one."""
+    return [each for each in joined.split("-") if each]
 
 
 Enrichment = CallEnrichment | AgentEnrichment

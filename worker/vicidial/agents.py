@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import dropwhile
 from typing import NamedTuple
 
-from worker.core.records import AgentEnrichment, AgentRecord, Campaign
+from worker.core.records import AgentEnrichment, AgentRecord, Campaign, split_at_dashes
 from worker.vicidial.answers import (
     SEPARATORS,
     by_name,
@@ -71,12 +71,11 @@ def _agent_without_campaigns(body: str, agent_user: str) -> AgentEnrichment:
 
 
 def _real_agent(agent_user: str, campaigns: str, in_groups: str) -> AgentEnrichment:
-    """Split the lists at their dashes. A campaign id may contain a dash too, an in-group id may not."""
-    ids = [name for name in campaigns.split("-") if name]
+    """Split the lists at their dashes. A campaign's id may contain a dash too, an in-group's may not."""
     agent = AgentRecord(
         agent_user=agent_user,
-        campaigns=tuple(Campaign(campaign_id=name) for name in ids),
-        in_groups=tuple(name for name in in_groups.split("-") if name),
+        campaigns=tuple(Campaign(campaign_id=each) for each in split_at_dashes(campaigns)),
+        in_groups=tuple(split_at_dashes(in_groups)),
         campaigns_ambiguous="-" in campaigns,
     )
     return AgentEnrichment(agent=agent, campaigns_text=campaigns)
