@@ -25,7 +25,7 @@ from worker.core.events import Event, EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import DialerRequest
 from worker.observe import log
-from worker.observe.console import Console
+from worker.observe.log import Console
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 

@@ -20,7 +20,7 @@ from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy
 from worker.core.tracing import UNTRACED, Tracing
 from worker.observe import health
-from worker.observe.lag import LoopLag
+from worker.observe.health import LoopLag
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 from worker.rabbitmq.consumer import Consumer

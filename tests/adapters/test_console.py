@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.observe.console import Console, wants_colors
+from worker.observe.log import Console, wants_colors
 
 NOW = datetime(2026, 11, 22, 9, 53, 43, 45678, tzinfo=UTC)
 HEAD = "2026-11-22 09:53:43.045Z "

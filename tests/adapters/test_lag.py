@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from worker.observe.lag import LoopLag
+from worker.observe.health import LoopLag
 
 
 def test_the_longest_lateness_of_the_loop_is_remembered_for_as_long_as_a_scrape_may_take() -> None:

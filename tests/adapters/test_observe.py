@@ -34,8 +34,8 @@ from worker.core.pipeline import Outcome
 from worker.core.ports import Depth, DialerRequest
 from worker.core.scrub import Scrubber
 from worker.observe import health, log
+from worker.observe.log import Repeats
 from worker.observe.metrics import Metrics
-from worker.observe.repeats import Repeats
 from worker.observe.report import Reporter
 from worker.settings import HttpSettings, LogSettings
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clock import Clock
-from worker.observe.repeats import Repeats, in_short, origin
+from worker.observe.log import Repeats, in_short, origin
 
 
 def test_the_first_is_shown_at_once_and_the_next_a_minute_later_with_their_number() -> None:

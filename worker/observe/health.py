@@ -1,8 +1,11 @@
-"""The health endpoints: `/livez`, `/readyz`, `/status`, `/metrics`."""
+"""The health endpoints: `/livez`, `/readyz`, `/status`, `/metrics`; and how late the event loop is."""
 
+import asyncio
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Never
 
 import orjson
 import structlog
@@ -10,6 +13,11 @@ from aiohttp import web
 
 from worker.observe.metrics import CONTENT_TYPE, Metrics
 from worker.settings import HttpSettings
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks."""
+LOOKS = 30
+"""How many looks are remembered: those of 15 s, as long as is usual between two scrapes."""
 
 _log = structlog.get_logger()
 
@@ -26,7 +34,7 @@ async def serve(
     ready: Callable[[], bool],
     status: Callable[[], dict[str, Any]],
 ) -> AsyncIterator[int]:
-    """Serve the endpoints for as long as the block runs; gives the port. Raises `ListenError`.
+    """Serve the endpoints for as long as the block runs; yield the port. Raises `ListenError`.
 
     `/livez` answers whenever the loop turns and says nothing of any
     dependency, so that a broker's outage restarts no worker.
@@ -67,3 +75,31 @@ async def serve(
         yield port
     finally:
         await runner.cleanup()
+
+
+class LoopLag:
+    """Measures by how much a short sleep takes longer than it should.
+
+    A call that blocks the event loop delays every event in work, every probe and every heartbeat.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make it; `clock` returns seconds."""
+        self._clock = clock
+        self._late: deque[float] = deque(maxlen=LOOKS)
+
+    @property
+    def longest(self) -> float:
+        """The longest delay that is remembered, in seconds; one that still lasts is not among them."""
+        return max(self._late, default=0.0)
+
+    async def watch(self) -> Never:
+        """Measure until cancelled."""
+        while True:
+            before = self._clock()
+            await asyncio.sleep(LOOK_EVERY)
+            self.woken_after(self._clock() - before)
+
+    def woken_after(self, seconds: float) -> None:
+        """Record how long a sleep took."""
+        self._late.append(max(0.0, seconds - LOOK_EVERY))

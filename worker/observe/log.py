@@ -1,24 +1,27 @@
 """The log: one line of JSON (or of text, for a person) for each thing that happened, on standard error.
 
-`docs/logs.md` names every line and field. No secret leaves: every line goes
+`docs/logs.md` lists every line and field. No secret leaves: every line goes
 through `Scrubber`. A fault that repeats does not flood it: see `REPEATING`.
 """
 
 import logging
+import os
 import re
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import UTC, datetime
+from typing import TextIO
 
 import orjson
 import structlog
+from structlog.dev import Column, KeyValueColumnFormatter, LogLevelColumnFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from worker.core.scrub import Scrubber
-from worker.observe.console import Console, wants_colors
 from worker.observe.phones import mask_phones
-from worker.observe.repeats import Repeats, in_short, origin
 from worker.settings import LogSettings
 
 REPEATING = frozenset(
@@ -31,12 +34,108 @@ REPEATING = frozenset(
         "settling_held_up",
     }
 )
-"""Lines of which each says the same for as long as a fault lasts, so that one a minute is enough.
+"""Lines that say the same for as long as a fault lasts, so that one a minute is enough.
 
-None that tells of one event or request, or that something changed, belongs here.
+No line about one event or request, or about a change, belongs here.
 """
 
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+SHOW_EVERY = 60.0
+"""Seconds between two lines that say the same."""
+MOST_FAULTS = 512
+"""How many faults are told apart; of more, the one that was shown longest ago is forgotten."""
+_DEEPEST = 8
+"""How many errors behind an error, or within a group, are looked at."""
+
+_LEVELS = ("critical", "error", "warning", "info", "debug")
+_EVENT_WIDTH = 22
+"""So wide is the column of the event's name; the longest of ours, which are rare, stick out."""
+_NEEDS_QUOTES = frozenset(" =\"'\\")
+
+
+# --- faults that repeat ------------------------------------------------------------------------------
+
+
+class Repeats:
+    """Decides which lines of a fault are logged: the first at once, then one every so many seconds.
+
+    Of a fault only its hash is kept, so the memory is bounded whatever its
+    text. It may be asked from any thread: libraries log from their own.
+    """
+
+    def __init__(
+        self,
+        every: float = SHOW_EVERY,
+        most: int = MOST_FAULTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make it; `every` are the seconds between two lines of a fault, `most` the faults remembered."""
+        self._every = every
+        self._most = most
+        self._clock = clock
+        self._shown: dict[int, tuple[float, int]] = {}  # when, and how many were left out since; oldest first
+        self._lock = threading.Lock()
+
+    def seen(self, fault: Hashable) -> int | None:
+        """Record that the fault happened once more.
+
+        Returns:
+            How many lines of it were left out since the last one that was shown, if this one is to be shown;
+            `None` if this one is to be left out too.
+        """
+        key, now = hash(fault), self._clock()
+        with self._lock:
+            shown_at, left_out = self._shown.get(key, (None, 0))
+            if shown_at is not None and now - shown_at < self._every:
+                self._shown[key] = (shown_at, left_out + 1)
+                return None
+            self._shown.pop(key, None)
+            self._shown[key] = (now, 0)
+            if len(self._shown) > self._most:
+                del self._shown[next(iter(self._shown))]
+            return left_out
+
+
+def origin(error: BaseException) -> tuple[Hashable, ...]:
+    """Return the class of an error and where it was raised, and the same of its causes and its group.
+
+    Two errors with the same origin have the same traceback, but for their texts and the way there.
+    """
+    found: list[Hashable] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting and len(found) < _DEEPEST:
+        each = waiting.pop(0)
+        if each is None:
+            continue
+        found.append((type(each), *_place(each)))
+        waiting.append(each.__cause__ or (None if each.__suppress_context__ else each.__context__))
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
+    return tuple(found)
+
+
+def in_short(error: BaseException) -> str:
+    """Return class, text and line of an error whose traceback was logged a short time ago."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whoever wrote the class; the log goes on
+        text = "(it has no text)"
+    file, line = _place(error)
+    where = "" if file is None else f" at {file}:{line}"
+    return f"{type(error).__name__}: {text}{where}; the traceback is in an earlier line"
+
+
+def _place(error: BaseException) -> tuple[str | None, int]:
+    """Return the file and the line where it was raised, `None` and 0 if it never was."""
+    step = error.__traceback__
+    if step is None:
+        return None, 0
+    while step.tb_next is not None:
+        step = step.tb_next
+    return step.tb_frame.f_code.co_filename, step.tb_lineno
+
+
+# --- the log ------------------------------------------------------------------------------------
 
 
 def configure(
@@ -52,7 +151,7 @@ def configure(
     libraries'; what they add is masked and scrubbed like the rest. `repeats`
     decides which lines of a fault that repeats are shown.
 
-    Gives the scrubber that every line goes through, so that it can learn a new secret.
+    Returns the scrubber that every line goes through, so that it can learn a new secret.
     """
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     render = Console(colors=wants_colors(sys.stderr)) if settings.format == "console" else _json
@@ -73,7 +172,7 @@ def configure(
 
 
 class _Limit:
-    """Of a fault that repeats, leaves out whole lines of `REPEATING`, and of any other line the traceback."""
+    """Leaves out lines of `REPEATING` while a fault repeats, and the traceback of any other line."""
 
     def __init__(self, repeats: Repeats) -> None:
         self._repeats = repeats
@@ -103,8 +202,8 @@ class _Limit:
 class _LimitLibraries(logging.Filter):
     """The same for a library's warnings and errors.
 
-    Two are the same fault where the same error is told of, or without one
-    the texts differ in nothing but numbers.
+    Two records are of the same fault if their errors have the same origin; without an error, if their texts
+    differ in nothing but numbers.
     """
 
     def __init__(self, repeats: Repeats) -> None:
@@ -125,10 +224,9 @@ class _LimitLibraries(logging.Filter):
 class _Finish:
     """Renders a line, with its level and time, and without any secret.
 
-    Hardly any line could hold one, so it is rendered first and looked at
-    quickly; only where that raises a suspicion each text in it is scrubbed
-    and the line rendered anew, so that what is replaced can't break the JSON.
-    The level and the time are added last: a password 2026 must not tear them up.
+    Hardly any line could hold a secret, so it is rendered first and searched quickly. Only if that raises a
+    suspicion is each text in it scrubbed and the line rendered anew, so that a replacement can't break the
+    JSON. The level and the time are added last: a password 2026 must not change them.
     """
 
     def __init__(self, render: Callable[..., str], scrubber: Scrubber) -> None:
@@ -151,7 +249,7 @@ def _stamped(name: str, event: EventDict) -> EventDict:
 
 
 def _route_libraries(repeats: Repeats, complete: list[Processor], level: int) -> None:
-    """Let the libraries' own records look like ours; never below INFO: aiormq then logs whole frames."""
+    """Log the libraries' own records as ours; never below INFO, at which aiormq logs whole frames."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_LimitLibraries(repeats))
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
@@ -180,7 +278,7 @@ def _from_record(_logger: WrappedLogger, _name: str, event: EventDict) -> EventD
 
 
 def _error_of(exc_info: object) -> BaseException | None:
-    """Give the error that a line is to tell of, from what logging calls take as `exc_info`."""
+    """Return the error of a line, from what logging calls accept as `exc_info`."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     elif exc_info is True:
@@ -189,7 +287,7 @@ def _error_of(exc_info: object) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> str:
-    """Give a traceback without the values of variables, which may be secrets."""
+    """Return a traceback without the values of variables, which may be secrets."""
     return "".join(traceback.format_exception(error)).rstrip()
 
 
@@ -202,3 +300,86 @@ def _text_of(record: logging.LogRecord) -> str:
 
 def _json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
     return orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()
+
+
+# --- the log for a person: log.format=console --------------------------------------------------------
+
+
+class Console(structlog.dev.ConsoleRenderer):
+    """One line each: time (UTC), level, event, then `name=value` as the code wrote them.
+
+    What has no value is left out. A number of seconds or milliseconds is shown
+    with its unit: `duration_ms: 4.2` as `duration=4.2ms`, `open_seconds: 75`
+    as `open=1m15s`. Whatever could steer a terminal is escaped.
+    """
+
+    def __init__(self, *, colors: bool) -> None:
+        """Make it, with or without colors."""
+        style = self.get_default_column_styles(colors)
+        by_level = self.get_default_level_styles(colors)
+        levels = {level: by_level[level] + style.bright for level in _LEVELS}
+
+        def bare(color: str, width: int = 0, before: str = "", after: str = "") -> KeyValueColumnFormatter:
+            return KeyValueColumnFormatter(None, color, style.reset, _escaped, width, before, after)
+
+        super().__init__(
+            columns=[
+                Column("timestamp", bare(style.timestamp)),
+                Column("level", LogLevelColumnFormatter(levels, style.reset)),
+                Column("event", bare(style.bright, _EVENT_WIDTH)),
+                Column("logger", bare(style.bright + style.logger_name, 0, "[", "]")),
+                Column("", KeyValueColumnFormatter(style.kv_key, style.kv_value, style.reset, _shown)),
+            ],
+            exception_formatter=structlog.dev.plain_traceback,  # the others show variables: secrets
+            sort_keys=False,
+        )
+
+    def __call__(self, logger: WrappedLogger, name: str, event_dict: EventDict) -> str:
+        """Return the line, and below it the traceback if there is one."""
+        line = dict(_with_unit(*pair) for pair in event_dict.items() if pair[1] is not None)
+        line["timestamp"] = f"{event_dict['timestamp']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"
+        for long in ("exception", "stack"):
+            if long in line:
+                line[long] = _escaped(line[long])
+        return super().__call__(logger, name, line)
+
+
+def wants_colors(stream: TextIO) -> bool:
+    """Return whether to write colors: to a terminal with colors, unless `NO_COLOR` is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _with_unit(name: str, value: object) -> tuple[str, object]:
+    if isinstance(value, int | float):
+        if name.endswith("_ms"):
+            short = f"{value:g}ms" if value < 60_000 else _duration(value / 1000)
+            return name.removesuffix("_ms"), short
+        if name.endswith("_seconds"):
+            return name.removesuffix("_seconds"), _duration(value)
+    return name, value
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as a person writes them: `0.35s`, `42s`, `1m15s`, `2h0m5s`."""
+    if seconds < 60:
+        return f"{seconds:g}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_shown, value))
+    text = str(value)
+    if not text or _NEEDS_QUOTES.intersection(text):
+        return '"' + _escaped(text).replace('"', r"\"").replace("\n", r"\n") + '"'
+    return _escaped(text).replace("\n", r"\n")
+
+
+def _escaped(value: object) -> str:
+    """Return text with escapes for what would steer a terminal, but for the ends of lines."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
