@@ -9,10 +9,10 @@ from aiormq.abc import DeliveredMessage
 from pamqp.header import ContentHeader
 from pydantic import SecretStr
 
-from worker.core.disposition import Ack
 from worker.core.errors import PublishError
 from worker.core.events import EventType
 from worker.core.pipeline import Outcome
+from worker.core.ports import Ack
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.message import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher

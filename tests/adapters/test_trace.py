@@ -31,11 +31,11 @@ from tests.core.inbounds import inbound
 from tests.otlp import Collector
 from worker import __version__
 from worker.commands.tracing import asked_for_by
-from worker.core.disposition import Ack, DeadLetter, Disposition, Duplicate, Retry, Stage
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent, NotReady, PublishError, Reason
 from worker.core.events import Event, EventType
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome
+from worker.core.ports import Ack, DeadLetter, Disposition, Duplicate, Retry, Stage
 from worker.core.tracing import UNTRACED, Server, Tracing, trace_headers
 from worker.observe import trace
 from worker.observe.trace import OpenTelemetryTracing, WatchedExporter

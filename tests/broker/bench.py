@@ -14,11 +14,10 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from pydantic import SecretStr
 
 from worker.core.breakers import CircuitBreakers
-from worker.core.disposition import Ack, DeadLetter, Disposition, Retry, Stage
 from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import EventType, Inbound, decode
 from worker.core.pipeline import Outcome, Pipeline
-from worker.core.ports import Depth
+from worker.core.ports import Ack, DeadLetter, Depth, Disposition, Retry, Stage
 from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq.consumer import Consumer
 from worker.rabbitmq.message import Delivery

@@ -11,13 +11,12 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from tests.broker.bench import AGENTS, LONG, SHORT, Bench, ack, bury, closed_breakers, eventually, open_bench
-from worker.core.body import MAX_BODY
-from worker.core.disposition import Disposition
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent
 from worker.core.events import Event, Inbound, decode
+from worker.core.parsing import MAX_BODY
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
-from worker.core.ports import Receipt
+from worker.core.ports import Disposition, Receipt
 from worker.core.records import Enrichment
 from worker.core.retry import RetryPolicy
 from worker.rabbitmq import consumer

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 from simulators.broker_node import PrivateBroker, free_ports
 from tests.adapters.raw import Connection, RawServer
 from tests.broker.bench import AGENTS, CALLS, Bench, ack, closed_breakers, eventually, open_bench
-from worker.core.disposition import Disposition
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
+from worker.core.ports import Disposition
 from worker.rabbitmq.connection import BROKER_ERRORS, connect
 from worker.rabbitmq.consumer import Consumer
 from worker.rabbitmq.message import Delivery

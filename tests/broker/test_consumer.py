@@ -11,8 +11,8 @@ import pamqp.encode
 import pytest
 
 from tests.broker.bench import AGENTS, CALLS, Bench, ack, bury, closed_breakers, eventually, open_bench
-from worker.core.disposition import Ack, Disposition
 from worker.core.events import Inbound, decode
+from worker.core.ports import Ack, Disposition
 
 pytestmark = pytest.mark.broker
 

@@ -19,7 +19,6 @@ from simulators.broker_node import PrivateBroker
 from tests.broker.bench import AGENTS, CALLS, LONG, SHORT, Bench, eventually, open_bench
 from worker.core.breaker import BreakerStatus, State
 from worker.core.breakers import FUNCTIONS, CircuitBreakers
-from worker.core.disposition import Ack, DeadLetter, Retry
 from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
@@ -31,7 +30,7 @@ from worker.core.errors import (
 from worker.core.events import Event, EventType
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
-from worker.core.ports import Receipt
+from worker.core.ports import Ack, DeadLetter, Receipt, Retry
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 from worker.core.retry import RetryPolicy
 from worker.rabbitmq import consumer as consumer_module

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.broker.bench import AGENTS, LONG, Bench, ack, bury, eventually, open_bench
-from worker.core.disposition import Disposition, Retry
 from worker.core.events import Inbound
+from worker.core.ports import Disposition, Retry
 from worker.rabbitmq import settle
 from worker.rabbitmq.message import Delivery
 

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from tests.broker.bench import CALLS, Bench, ack, bury, eventually, open_bench, retry
 from tests.broker.raw import SHORT_TEXTS, RawMessage, short, sized, table
-from worker.core.disposition import Disposition
 from worker.core.events import Inbound, decode
+from worker.core.ports import Disposition
 from worker.rabbitmq import codec
 from worker.rabbitmq.dead_letters import Progress, Selection, browse, replaying, settle
 from worker.rabbitmq.message import Header, table_of

@@ -9,10 +9,9 @@ import pytest
 
 from simulators.broker_node import PrivateBroker
 from tests.broker.bench import Bench, ack, eventually, open_bench, retry
-from worker.core.disposition import Disposition
 from worker.core.errors import PublishError
 from worker.core.events import Inbound
-from worker.core.ports import Outgoing
+from worker.core.ports import Disposition, Outgoing
 from worker.rabbitmq.publisher import BrokerPublisher
 
 pytestmark = pytest.mark.broker

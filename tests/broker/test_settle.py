@@ -23,10 +23,10 @@ from tests.broker.bench import (
     retry,
     until,
 )
-from worker.core.disposition import Ack, DeadLetter, Disposition, Retry
 from worker.core.errors import PublishError, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
+from worker.core.ports import Ack, DeadLetter, Disposition, Retry
 from worker.rabbitmq.message import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.settle import Settler

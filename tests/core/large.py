@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 
-from worker.core.body import MAX_BODY
+from worker.core.parsing import MAX_BODY
 
 
 def filled(head: str, item: str, tail: str) -> bytes:

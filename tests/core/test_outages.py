@@ -18,7 +18,6 @@ from statistics import median
 import pytest
 
 from worker.core.breaker import BreakerStatus, CircuitBreaker, State
-from worker.core.disposition import Retry
 from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentUnavailable,
@@ -26,6 +25,7 @@ from worker.core.errors import (
     Reason,
     Unavailable,
 )
+from worker.core.ports import Retry
 from worker.core.retry import RetryPolicy
 
 SEED = 20261120

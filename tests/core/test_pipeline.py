@@ -12,7 +12,6 @@ import pytest
 
 from worker.core.breaker import State
 from worker.core.breakers import CircuitBreakers
-from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import (
     CircuitOpen,
     DeliveryRejected,
@@ -28,7 +27,7 @@ from worker.core.errors import (
 from worker.core.events import Event, EventType, Inbound
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome, Pipeline
-from worker.core.ports import Receipt
+from worker.core.ports import Ack, DeadLetter, Duplicate, Receipt, Retry, Stage
 from worker.core.records import (
     AgentEnrichment,
     AgentRecord,

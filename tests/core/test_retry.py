@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.core.disposition import DeadLetter, Retry
 from worker.core.errors import (
     DeliveryRejected,
     DeliveryUnavailable,
@@ -25,6 +24,7 @@ from worker.core.errors import (
     Reason,
     Unavailable,
 )
+from worker.core.ports import DeadLetter, Retry
 from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, LookAgain, RetryPolicy, describe, format_delay
 
 SECOND = timedelta(seconds=1)

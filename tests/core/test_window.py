@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType
-from worker.core.window import LARGEST, Window
+from worker.core.pipeline import Window
+from worker.settings.tree import LARGEST_WINDOW
 
 CALL, AGENT = EventType.CALL_ENDED, EventType.AGENT_ONBOARDED
 
@@ -48,12 +49,12 @@ def test_whatever_a_subject_holds_it_can_be_remembered() -> None:
 
 
 def test_the_largest_one_holds_as_many_as_it_says() -> None:
-    window = Window(LARGEST)
-    for number in range(LARGEST + 1):
+    window = Window(LARGEST_WINDOW)
+    for number in range(LARGEST_WINDOW + 1):
         window.add(event(str(number)))
     assert event("0") not in window
     assert event("1") in window
-    assert event(str(LARGEST)) in window
+    assert event(str(LARGEST_WINDOW)) in window
 
 
 @given(st.integers(0, 4), st.lists(st.integers(0, 6)))

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from worker.core import examples
-from worker.core.disposition import Stage
+from worker.commands import examples
+from worker.commands.schemas import CLOUD_EVENT_IDENTITY, cloud_event_schema, event_schemas
 from worker.core.errors import BY_THE_BROKER, Reason
-from worker.core.ids import EVENT_ID_PATTERN
+from worker.core.parsing import EVENT_ID_PATTERN
 from worker.core.payload import schemas as payload_schemas
-from worker.core.schemas import CLOUD_EVENT_IDENTITY, cloud_event_schema, event_schemas
+from worker.core.ports import Stage
 from worker.core.signature import sign
 from worker.rabbitmq.message import MAX_ERROR, Header
 

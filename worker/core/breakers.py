@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 
-from worker.core.breaker import BreakerStatus, CircuitBreaker, State
+from worker.core.breaker import BreakerStatus, CircuitBreaker, SlowStart, State
 from worker.core.errors import (
     CircuitOpen,
     DeliveryUnavailable,
@@ -72,11 +72,12 @@ class CircuitBreakers:
         self._on_change = on_change
         self._wake: Callable[[], None] = lambda: None
         self._in_work = Counter[EventType]()
-        self._start_capacity = 1 if slow_start else full
-        self._ended = 0
+        self._start = SlowStart(full)
         self._start_until: float | None = None
-        self.all_closed = self._start_capacity == full
-        """Whether there is full room for every event."""
+        if slow_start:
+            self._start.begin()
+        self.all_closed = self._started
+        """Whether there is full capacity for every event."""
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` at each change of a state from now on, in place of whoever was called before."""
@@ -96,8 +97,10 @@ class CircuitBreakers:
     def end(self, kind: EventType) -> None:
         """Count an event of this type no more."""
         self._in_work[kind] -= 1
-        if self._start_capacity < self.full:
-            self._grow_from_start()
+        if not self._started:
+            self._start.succeeded()  # so far the process has outlived the event
+            if self._start.capacity == self.full:
+                self._end_start()
 
     def capacity(self, kind: EventType) -> int:
         """Return how many events of a type may be in work now.
@@ -109,27 +112,21 @@ class CircuitBreakers:
         return min(self._shared_capacity(), self.functions[FUNCTIONS[kind]].capacity())
 
     def _shared_capacity(self) -> int:
-        if self._start_capacity < self.full and self._start_until and self._clock() >= self._start_until:
+        if not self._started and self._start_until and self._clock() >= self._start_until:
             self._end_start()
-        return min(self._start_capacity, self.dialer.capacity(), self.sink.capacity())
+        return min(self._start.capacity, self.dialer.capacity(), self.sink.capacity())
 
-    def _grow_from_start(self) -> None:
-        """Let the room double after as many events as it holds: so far the process has outlived them."""
-        self._ended += 1
-        if self._ended >= self._start_capacity:
-            self._ended = 0
-            self._start_capacity = min(2 * self._start_capacity, self.full)
-            if self._start_capacity == self.full:
-                self._end_start()
+    @property
+    def _started(self) -> bool:
+        return self._start.capacity == self.full
 
     def _end_start(self) -> None:
-        self._start_capacity = self.full
+        self._start.finish()
         self._note_whether_closed()
         self._wake()
 
     def _note_whether_closed(self) -> None:
-        started = self._start_capacity == self.full
-        self.all_closed = started and all(breaker.state is State.CLOSED for breaker in self._all)
+        self.all_closed = self._started and all(breaker.state is State.CLOSED for breaker in self._all)
 
     def check(self, kind: EventType) -> None:
         """Raise `CircuitOpen` if no event of this type may be worked on now."""
@@ -181,7 +178,7 @@ class CircuitBreakers:
     def next_change_in(self) -> float | None:
         """Return the seconds, at least 0, until a capacity may grow by itself; `None` if none will."""
         times = [when for breaker in self._all if (when := breaker.next_change()) is not None]
-        if self._start_capacity < self.full and self._start_until is not None:
+        if not self._started and self._start_until is not None:
             times.append(self._start_until)
         return max(0.0, min(times) - self._clock()) if times else None
 

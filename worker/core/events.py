@@ -16,10 +16,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from worker.core import ids
-from worker.core.body import name_of, parse_object
+from worker.core import parsing
 from worker.core.errors import InvalidEvent
-from worker.core.times import read_time
+from worker.core.parsing import name_of, parse_object, read_time
 
 MAX_EXPECTED_CAMPAIGNS = 1000
 """How many campaigns an agent can be expected to have."""
@@ -91,13 +90,13 @@ def _required(value: object) -> object:
     return value
 
 
-_LongText = Annotated[str, Field(max_length=ids.MAX_ID)]
-_Id = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(ids.whole)]
-_EventId = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(ids.plain)]
-_KnownId = Annotated[_LongText | None, BeforeValidator(ids.known)]
-_Uniqueid = Annotated[_LongText | None, BeforeValidator(ids.uniqueid)]
-_Agent = Annotated[_LongText | None, BeforeValidator(ids.agent)]
-_Lead = Annotated[str | None, BeforeValidator(ids.lead)]
+_LongText = Annotated[str, Field(max_length=parsing.MAX_ID)]
+_Id = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(parsing.whole_id)]
+_EventId = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(parsing.plain)]
+_KnownId = Annotated[_LongText | None, BeforeValidator(parsing.known_id)]
+_Uniqueid = Annotated[_LongText | None, BeforeValidator(parsing.uniqueid)]
+_Agent = Annotated[_LongText | None, BeforeValidator(parsing.agent)]
+_Lead = Annotated[str | None, BeforeValidator(parsing.lead)]
 _Campaigns = Annotated[list[_Id], Field(fail_fast=True, max_length=MAX_EXPECTED_CAMPAIGNS)]
 _Text = Annotated[str, Field(strict=True)]
 
@@ -163,10 +162,10 @@ def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
         subject, expected = fields.agent_user, fields.expected_campaigns
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
     event_id = (
-        ids.event_id(inbound.event_id)
+        parsing.event_id(inbound.event_id)
         or _checked_id(fields.event_id, "event_id")
         or _cloud_event_id(envelope)
-        or ids.event_id(inbound.message_id)
+        or parsing.event_id(inbound.message_id)
         or _derived_id(kind, subject, said_time, inbound.body)
     )
     return Event(
@@ -185,10 +184,10 @@ def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
 
 def _claimed_id(envelope: _Envelope | None, inbound: Inbound) -> str | None:
     """Return the id by which a person can find a message that is no event, if it has one."""
-    if (ours := ids.event_id(inbound.event_id)) is not None or envelope is None:
+    if (ours := parsing.event_id(inbound.event_id)) is not None or envelope is None:
         return ours
     try:
-        return ids.event_id(envelope.data.get("event_id")) or _cloud_event_id(envelope)
+        return parsing.event_id(envelope.data.get("event_id")) or _cloud_event_id(envelope)
     except InvalidEvent:
         return None
 
@@ -264,8 +263,8 @@ def _checked_id(value: object, name: str) -> str | None:
     """Insist that an id can travel as an HTTP header and as an AMQP property."""
     if value is None:
         return None
-    if (usable := ids.event_id(value)) is None:
-        raise InvalidEvent(f"{name} {_show(value)} is not 1 to {ids.MAX_ID} visible ASCII characters")
+    if (usable := parsing.event_id(value)) is None:
+        raise InvalidEvent(f"{name} {_show(value)} is not 1 to {parsing.MAX_ID} visible ASCII characters")
     return usable
 
 
@@ -275,17 +274,17 @@ def _cloud_event_id(envelope: _Envelope) -> str | None:
     CloudEvents are numbered within their `source`: two sources may use the same id for different
     events. A UUID is unique by itself; of any other id and its source, an id is derived.
     """
-    said, source = ids.plain(envelope.id), ids.plain(envelope.source)
+    said, source = parsing.plain(envelope.id), parsing.plain(envelope.source)
     if isinstance(source, bytes):  # text of an AMQP header that is not UTF-8
         source = repr(source)
-    if isinstance(said, str) and isinstance(source, str) and said and source and not ids.is_uuid(said):
-        return ids.derived("cloudevents", source, said)
+    if isinstance(said, str) and isinstance(source, str) and said and source and not parsing.is_uuid(said):
+        return parsing.derived_id("cloudevents", source, said)
     return _checked_id(envelope.id, "the CloudEvents id")
 
 
 def _derived_id(kind: EventType, subject: str, said_time: object, body: bytes) -> str:
     """Derive an id from the event alone, so that a producer's repeat gets the same one."""
-    return ids.derived(kind, subject, said_time if isinstance(said_time, str) else body.hex())
+    return parsing.derived_id(kind, subject, said_time if isinstance(said_time, str) else body.hex())
 
 
 def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:

@@ -7,18 +7,18 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
-from worker.core import ids
+from worker.core import parsing
 from worker.core.events import Event
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 
 _SAID_OF_A_CALL: dict[str, Callable[[object], object]] = {
-    "agent_user": ids.agent,
-    "campaign_id": ids.known,
-    "in_group_id": ids.known,
-    "list_id": ids.known,
-    "lead_id": ids.lead,
-    "phone_number": ids.known,
-    "status": ids.known,
+    "agent_user": parsing.agent,
+    "campaign_id": parsing.known_id,
+    "in_group_id": parsing.known_id,
+    "list_id": parsing.known_id,
+    "lead_id": parsing.lead,
+    "phone_number": parsing.known_id,
+    "status": parsing.known_id,
 }
 """The fields of an event that stand in for the dialer's row, and how each is read."""
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
-from worker.core.disposition import DeadLetter, Retry
 from worker.core.errors import (
     CircuitOpen,
     DeliveryRejected,
@@ -29,6 +28,7 @@ from worker.core.errors import (
     Reason,
     Unavailable,
 )
+from worker.core.ports import DeadLetter, Retry
 
 LOOK_AGAIN = timedelta(seconds=10)
 """Time between two look-ups of an event younger than `LOOK_AGAIN_OFTEN`, if its answer is not ready."""

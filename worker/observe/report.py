@@ -8,11 +8,10 @@ from typing import Any
 import structlog
 
 from worker.core.breaker import BreakerStatus, State
-from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry, Stage
 from worker.core.errors import BY_THE_BROKER, FailureKind, ProcessingError, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
-from worker.core.ports import Depth, DialerRequest
+from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Duplicate, Retry, Stage
 from worker.core.retry import format_delay
 from worker.observe.metrics import Metrics
 

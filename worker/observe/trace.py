@@ -31,10 +31,10 @@ from opentelemetry.util.types import AttributeValue
 from structlog.typing import EventDict, WrappedLogger
 
 from worker import __version__
-from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry
 from worker.core.errors import ProcessingError
 from worker.core.events import Inbound
 from worker.core.pipeline import Outcome
+from worker.core.ports import Ack, DeadLetter, Duplicate, Retry
 from worker.core.retry import format_delay
 from worker.core.tracing import UNTRACED, RequestSpan, Server, trace_headers
 

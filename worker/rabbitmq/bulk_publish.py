@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import aio_pika
 from aio_pika.abc import DeliveryMode
 
-from worker.core.body import MAX_BODY
 from worker.core.errors import InvalidEvent
 from worker.core.events import Event, Inbound, decode
+from worker.core.parsing import MAX_BODY
 from worker.rabbitmq.publisher import BrokerPublisher
 
 WINDOW = 200

@@ -20,10 +20,10 @@ from aiormq.abc import DeliveredMessage
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from worker.core.body import MAX_BODY
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import PublishError
 from worker.core.events import EventType, Inbound
+from worker.core.parsing import MAX_BODY
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.tracing import UNTRACED, Tracing
 from worker.rabbitmq.connection import SILENT, is_being_cancelled

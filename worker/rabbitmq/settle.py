@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from worker.core.disposition import Ack, DeadLetter, Duplicate, Retry
 from worker.core.errors import MessageRefused, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
+from worker.core.ports import Ack, DeadLetter, Duplicate, Retry
 from worker.rabbitmq.codec import Copy, Properties
 from worker.rabbitmq.message import MAX_ENRICHMENT, MAX_ERROR, Delivery, DroppedBody, Header
 from worker.rabbitmq.publisher import BrokerPublisher, RefusedByQueueError

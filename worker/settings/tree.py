@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from worker.core.events import EventType
 from worker.core.signature import SECRET_PREFIX, key_of
-from worker.core.window import LARGEST as LARGEST_WINDOW
 from worker.settings.types import (
     Delays,
     Duration,
@@ -37,6 +36,8 @@ from worker.settings.types import (
 PREFIX = "CRM_SYNC_"
 LONGEST_DRAIN = timedelta(minutes=25)
 """Below RabbitMQ's consumer timeout of 30 minutes, after which it closes the channel."""
+LARGEST_WINDOW = 1_000_000
+"""Events that are remembered against repeats at most; that takes about 140 MB."""
 
 _OWN_WORDS = {"vicidial", *(name for kind in EventType for name in (kind, kind.replace(".", "-")))}
 

@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from worker.core.events import AgentOnboarded, CallEnded, EventType
-from worker.core.ids import EVENT_ID_PATTERN, VISIBLE_PATTERN
+from worker.core.parsing import EVENT_ID_PATTERN, VISIBLE_PATTERN
 
 _MODELS: dict[EventType, type[BaseModel]] = {
     EventType.CALL_ENDED: CallEnded,
