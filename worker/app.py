@@ -1,4 +1,4 @@
-"""The composition root: opens, runs, drains, closes. The only module that knows every room."""
+"""The composition root: opens, runs, drains, closes. With `worker.check` alone it knows every package."""
 
 import asyncio
 import math
@@ -23,6 +23,7 @@ from worker.observe import health
 from worker.observe.health import LoopLag
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
+from worker.observe.status import Breaker, Broker, Dialer, Status
 from worker.rabbitmq.consumer import Consumer
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.session import Supervisor
@@ -59,7 +60,7 @@ class Worker:
         return self.reporter.metrics
 
     def show(self) -> None:
-        """Let the metrics show the present state whenever they are read."""
+        """Let the metrics read the present state whenever they are scraped."""
         state, guard, clock = self.supervisor.state, self.dialer.guard, self.clock
         self.metrics.in_flight.set_function(lambda: self.breakers.in_work)
         self.metrics.consuming.set_function(lambda: state.consuming)
@@ -70,40 +71,41 @@ class Worker:
             self.metrics.dialer_left_out.labels(function).set_function(partial(guard.leaves_out, function))
         for breaker in self.breakers.status():
             self.reporter.show_breaker(breaker)
-            closed = partial(self.breakers.open_seconds, breaker.name)
-            self.metrics.circuit_breaker_open_seconds.labels(breaker.name).set_function(closed)
+            open_seconds = partial(self.breakers.open_seconds, breaker.name)
+            self.metrics.circuit_breaker_open_seconds.labels(breaker.name).set_function(open_seconds)
         self.metrics.dialer_clock_skew.set_function(lambda: math.nan if clock.skew is None else clock.skew)
 
     def ready(self) -> bool:
-        """Tell whether it consumes, or is paused by an open breaker."""
+        """Return whether it consumes, or is paused by an open circuit breaker."""
         return self.supervisor.state.consuming
 
     def status(self) -> dict[str, Any]:
-        """Give what `/status` shows."""
+        """Return what `/status` answers."""
         state = self.supervisor.state
-        return {
-            "version": __version__,
-            "started_at": self.started_at.isoformat(),
-            "consuming": state.consuming,
-            "broker": {"connections": state.connections, "last_error": state.last_error},
-            "circuit_breakers": {each.name: _breaker(each) for each in self.breakers.status()},
-            "dialer": self._dialer(),
-            "in_flight": self.breakers.in_work,
-            "queues": self.reporter.queues,
-            "counts": self.reporter.counts,
-        }
+        now = Status(
+            version=__version__,
+            started_at=self.started_at,
+            consuming=state.consuming,
+            broker=Broker(connections=state.connections, last_error=state.last_error),
+            circuit_breakers={each.name: _breaker(each) for each in self.breakers.status()},
+            dialer=self._dialer(),
+            in_flight=self.breakers.in_work,
+            queues=self.reporter.queues,
+            counts=self.reporter.counts,
+        )
+        return now.model_dump(exclude_unset=True)
 
-    def _dialer(self) -> dict[str, Any]:
+    def _dialer(self) -> Dialer:
         guard = self.dialer.guard
         refusal, wait = guard.refusal, self.breakers.dialer.status().next_probe_in
         left_out = {function: why for function in OPTIONAL if (why := guard.left_out(function)) is not None}
-        return {
-            "limit": guard.limit,
-            "refused": refusal,
-            "next_try_in_seconds": round(wait.total_seconds()) if refusal and wait else None,
-            "left_out": left_out,
-            "clock_skew_seconds": self.clock.skew,
-        }
+        return Dialer(
+            limit=guard.limit,
+            refused=refusal,
+            next_try_in_seconds=round(wait.total_seconds()) if refusal and wait else None,
+            left_out=left_out,
+            clock_skew_seconds=self.clock.skew,
+        )
 
 
 @asynccontextmanager
@@ -112,9 +114,9 @@ async def assemble(
     on_password: Callable[[str], None] = lambda _: None,
     tracing: Tracing = UNTRACED,
 ) -> AsyncIterator[Worker]:
-    """Put a worker together; its HTTP sessions are closed at the end, `tracing` is not.
+    """Put a worker together, and close its HTTP sessions at the end, but not `tracing`.
 
-    `on_password` is told of each password that is read from its file again.
+    `on_password` is called with each password that is read from its file again.
     """
     topology = build_topology(settings)
     publisher = BrokerPublisher(tracing=tracing)
@@ -213,13 +215,13 @@ async def _open_sink(
     return webhook.WebhookSink(settings.sink, session, reporter.posted, tracing=tracing)
 
 
-def _breaker(status: BreakerStatus) -> dict[str, Any]:
-    shown: dict[str, Any] = {"state": status.state, "reason": status.reason}
+def _breaker(status: BreakerStatus) -> Breaker:
+    shown: dict[str, Any] = {"state": str(status.state), "reason": status.reason}
     if status.open_for is not None:
         shown["open_seconds"] = round(status.open_for.total_seconds(), 1)
     if status.next_probe_in is not None:
-        shown["next_probe_at"] = (datetime.now(UTC) + status.next_probe_in).isoformat(timespec="seconds")
-    return shown
+        shown["next_probe_at"] = (datetime.now(UTC) + status.next_probe_in).replace(microsecond=0)
+    return Breaker(**shown)
 
 
 async def run(
@@ -229,9 +231,11 @@ async def run(
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; a second one stops it at once.
 
-    Raises `worker.observe.health.ListenError`, `TopologyMismatchError`,
-    `asyncio.CancelledError` on the second signal, and `RuntimeError` where the
-    consuming ended without a stop: a worker is never connected but deaf.
+    Raises:
+        ListenError: the port of the health endpoints can't be listened on.
+        TopologyMismatchError: the broker's queues or exchanges differ from the settings.
+        asyncio.CancelledError: a second signal came.
+        RuntimeError: consuming ended without a stop. A worker is never connected but deaf.
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from worker import __version__
 from worker.cli import app
 from worker.commands import broker, common, dead_letters_output, terminal
-from worker.commands.picture import Look
+from worker.commands.status_view import Snapshot
 from worker.core.events import EventType
 from worker.core.scrub import Scrubber
 from worker.observe import health
@@ -187,8 +187,8 @@ def test_what_others_wrote_is_escaped_in_json(command: str, monkeypatch: pytest.
     if command == "check":
         monkeypatch.setenv("CRM_SYNC_HTTP__PORT", ODD.replace("\ud800", ""))
     else:
-        look = Look(ODD, well=False, sentences=(ODD,), answer={"breakers": {ODD: ODD}})
-        monkeypatch.setattr("worker.commands.status._look", lambda _: look)
+        look = Snapshot(ODD, well=False, sentences=(ODD,), answer={"breakers": {ODD: ODD}})
+        monkeypatch.setattr("worker.commands.status._take_snapshot", lambda _: look)
     shown = crm_sync(command, "--json").stdout
     assert json.loads(shown)
     assert all(line.isprintable() for line in shown.split("\n"))

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from tests.adapters.raw import Connection, RawServer, closed_port
 from worker.cli import app
-from worker.commands import picture, terminal
 from worker.commands import status as command
+from worker.commands import status_view, terminal
 from worker.observe import health
 from worker.observe.metrics import Metrics
 from worker.settings import HttpSettings
@@ -94,7 +94,7 @@ async def test_dead_letters_are_told_of_though_all_is_well() -> None:
     assert lines[0].endswith("but 5 in the dead letters need a person: crm-sync dead-letters list")
 
 
-async def test_a_closed_gate_comes_first_with_its_reason() -> None:
+async def test_an_open_breaker_comes_first_with_its_reason() -> None:
     probe = (datetime.now(UTC) + timedelta(minutes=4, seconds=30)).isoformat()
     closed = {"state": "open", "reason": REASON, "open_seconds": 750.2, "next_probe_at": probe}
     code, lines = await status_of(
@@ -102,11 +102,11 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
     )
     assert code == 1
     assert lines[:3] == [
-        f"✗ sink: circuit breaker open, intake paused for 12 min: {REASON}; see operations: circuit breakers",
+        f"✗ sink: circuit breaker open, intake paused for 12m: {REASON}; see operations: circuit breakers",
         "✗ dialer: circuit breaker recovering: it works again, and gets more and more; nothing to do",
         "",
     ]
-    assert f"sink             open        12 min    in 4 min    {REASON}" in lines
+    assert f"sink             open        12m       in 4m       {REASON}" in lines
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
             },
             [
                 (
-                    "sink: circuit breaker half-open, intake paused for 2 d: it was down; the next event"
+                    "sink: circuit breaker half-open, intake paused for 2d: it was down; the next event"
                     " shows whether it works again"
                 )
             ],
@@ -154,11 +154,11 @@ async def test_a_closed_gate_comes_first_with_its_reason() -> None:
             [
                 "it consumes nothing: gone; crm-sync check looks at the broker",
                 (
-                    "agent_campaigns: circuit breaker open, intake paused for 2 h; see operations:"
+                    "agent_campaigns: circuit breaker open, intake paused for 2h; see operations:"
                     " circuit breakers"
                 ),
                 (
-                    "callid_info: circuit breaker half-open, intake paused for 1 s; a question of our own"
+                    "callid_info: circuit breaker half-open, intake paused for 1s; a question of our own"
                     " shows whether it works again"
                 ),
             ],
@@ -190,7 +190,7 @@ async def test_an_optional_function_that_is_left_out_is_shown_and_is_no_trouble(
 async def test_a_dialer_that_refuses_is_shown_with_the_next_try() -> None:
     dialer = {"limit": 8, "refused": "LOGIN INCORRECT", "next_try_in_seconds": 240}
     _, lines = await status_of(answer(dialer=dialer))
-    assert "dialer   requests at one time: at most 8; refuses us: LOGIN INCORRECT; next try in 4 min" in lines
+    assert "dialer   requests at one time: at most 8; refuses us: LOGIN INCORRECT; next try in 4m" in lines
     _, lines = await status_of(answer(dialer={"refused": "LOGIN INCORRECT"}))
     assert "dialer   refuses us: LOGIN INCORRECT" in lines
 
@@ -227,7 +227,7 @@ async def test_for_a_program_it_is_one_json_document() -> None:
         "url": url,
         "well": False,
         "summary": [
-            f"sink: circuit breaker open, intake paused for 5 s: {REASON}; see operations: circuit breakers"
+            f"sink: circuit breaker open, intake paused for 5s: {REASON}; see operations: circuit breakers"
         ],
         "status": told,
     }
@@ -309,11 +309,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Give a function that runs the command, and tells which address it asked."""
     seen: list[str] = []
 
-    def look(base: str) -> picture.Look:
+    def look(base: str) -> status_view.Snapshot:
         seen.append(base)
-        return picture.Look(base, well=True, sentences=())
+        return status_view.Snapshot(base, well=True, sentences=())
 
-    monkeypatch.setattr(command, "_look", look)
+    monkeypatch.setattr(command, "_take_snapshot", look)
 
     def ask(*arguments: str) -> str:
         assert CliRunner().invoke(app, ["status", *arguments]).exit_code == 0
@@ -386,10 +386,10 @@ async def test_watching_redraws_until_ctrl_c_and_survives_a_worker_that_goes(
 
 
 async def test_the_first_look_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: str) -> picture.Look:
+    def interrupted(_: str) -> status_view.Snapshot:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_look", interrupted)
+    monkeypatch.setattr(command, "_take_snapshot", interrupted)
     monkeypatch.setattr(command, "out", Console(force_terminal=True, width=100, color_system=None))
     result = await crm_sync("status", "--watch", "--url", "http://127.0.0.1:8080")
     assert result.exit_code == 1

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from worker.commands.common import to_json
 from worker.commands.options import ConfigOption
-from worker.commands.picture import Look, Status, draw, judge
+from worker.commands.status_view import Snapshot, diagnose, render
 from worker.commands.terminal import out, say
+from worker.observe.status import Status
 from worker.settings import HttpSettings
 from worker.settings.load import peek
 from worker.settings.show import masked_address
@@ -58,35 +59,40 @@ def status(
 ) -> None:
     """Ask a running worker how it is: what is wrong, what to do, and the details.
 
-    First comes one sentence for each thing that is wrong. Then its breakers (why
-    each closed, for how long, when it tries again), the broker, the dialer, the
-    events in work and waiting, and what became of the others since its start.
-    What a breaker or a count means: docs/operations.md.
+    First comes one sentence for each thing that is wrong. Then its circuit
+    breakers (why each opened, for how long, when the next probe is), the broker,
+    the dialer, the events in work and waiting, and what became of the others
+    since its start. What a breaker or a count means: docs/operations.md.
 
     It asks the worker's /readyz and /status, and needs no secret. The address
     is --url, else that of the settings http.host and http.port.
 
-    Exit status 0 where it consumes and every breaker is closed, else 1, also where
-    no worker answers within 10 seconds.
+    Exit status 0 if it consumes and every circuit breaker is closed, else 1, also
+    if no worker answers within 10 seconds.
 
     Examples:
       crm-sync status
       crm-sync status --watch --url http://10.0.0.7:8080
-      crm-sync status --json | jq .status.breakers
+      crm-sync status --json | jq .status.circuit_breakers
     """
     if watch and (as_json or not out.is_terminal):
         raise typer.BadParameter(
             "it redraws a terminal; for a program ask again with --json", param_hint="--watch"
         )
     base = _base(url, config)
-    seen = _watch(base) if watch else _look(base)
+    snapshot = _watch(base) if watch else _take_snapshot(base)
     if as_json:
-        document = {"url": seen.url, "well": seen.well, "summary": seen.sentences, "status": seen.answer}
+        document = {
+            "url": snapshot.url,
+            "well": snapshot.well,
+            "summary": snapshot.sentences,
+            "status": snapshot.answer,
+        }
         typer.echo(to_json(document, indent=2))
     elif not watch:
-        for text, style in draw(seen):
+        for text, style in render(snapshot):
             say(text, style)
-    if not seen.well:
+    if not snapshot.well:
         raise typer.Exit(1)
 
 
@@ -115,22 +121,24 @@ def _refuse_url(why: str) -> NoReturn:
     raise typer.BadParameter(why, param_hint="--url")
 
 
-def _look(base: str) -> Look:
+def _take_snapshot(base: str) -> Snapshot:
     url = masked_address(base)
     try:
         ready, answer = asyncio.run(_ask(base))
-        told = Status.model_validate(answer)
+        reported = Status.model_validate(answer)
     except NoWorkerError as error:
-        return Look(url, well=False, sentences=(f"no worker answers at {url}: {error}",))
+        return Snapshot(url, well=False, sentences=(f"no worker answers at {url}: {error}",))
     except ValidationError:
-        return Look(url, well=False, sentences=(f"what answers at {url} is no worker of crm-sync; {_WHERE}",))
-    told = told.model_copy(update={"consuming": told.consuming and ready})
-    well, sentences = judge(told)
-    return Look(url, well=well, sentences=sentences, answer=answer, status=told)
+        return Snapshot(
+            url, well=False, sentences=(f"what answers at {url} is no worker of crm-sync; {_WHERE}",)
+        )
+    reported = reported.model_copy(update={"consuming": reported.consuming and ready})
+    well, sentences = diagnose(reported)
+    return Snapshot(url, well=well, sentences=sentences, answer=answer, status=reported)
 
 
 async def _ask(base: str) -> tuple[bool, Any]:
-    """Give whether the worker is ready, and its status. Raises `NoWorkerError`."""
+    """Return whether the worker is ready, and its status. Raises `NoWorkerError`."""
     try:
         async with asyncio.timeout(WITHIN), aiohttp.ClientSession() as session:
             async with session.get(f"{base}/readyz", allow_redirects=False) as response:
@@ -161,17 +169,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _watch(base: str) -> Look:
-    """Look again and again; give the last look."""
-    seen = None
+def _watch(base: str) -> Snapshot:
+    """Show snapshots until Ctrl-C; return the last one."""
+    snapshot = None
     with Live(console=out, auto_refresh=False) as live:
         try:
             while True:
-                seen = _look(base)
+                snapshot = _take_snapshot(base)
                 ending = (f"{datetime.now(UTC):%H:%M:%S} UTC, every {EVERY:g} s; Ctrl-C ends it", "dim")
-                lines = [Text(text, style or "") for text, style in (*draw(seen), ("", None), ending)]
+                lines = [Text(text, style or "") for text, style in (*render(snapshot), ("", None), ending)]
                 live.update(Text("\n").join(lines), refresh=True)
                 time.sleep(EVERY)
         except KeyboardInterrupt:
             pass
-    return seen or Look(masked_address(base), well=False, sentences=())
+    return snapshot or Snapshot(masked_address(base), well=False, sentences=())

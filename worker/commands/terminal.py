@@ -32,15 +32,15 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Show(Protocol):
-    """Tells a progress bar how far it got, with a word on it."""
+    """Updates a progress bar."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Show it, unless that was done just now."""
+        """Show how far it got, and a note, unless the bar was updated just now."""
         ...
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Show a table; where nobody looks, lines with tabs between the values. `right` names numbers."""
+    """Show a table; if standard output is no terminal, lines with tabs. Columns in `right` hold numbers."""
     if not out.is_terminal:
         for line in (columns, *rows):
             say("\t".join(printable(value) for value in line))
@@ -57,7 +57,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 
 
 def say(line: str = "", style: str | None = None, *, cut: bool = False) -> None:
-    """Show one line of plain text; `cut` it to the terminal's width where it is too long for one."""
+    """Show one line of plain text; with `cut`, no wider than the terminal."""
     if not out.is_terminal:
         typer.echo(line)
         return
@@ -67,26 +67,28 @@ def say(line: str = "", style: str | None = None, *, cut: bool = False) -> None:
 
 
 def age(when: datetime | None) -> str:
-    """Say how long ago that was, in one unit."""
-    if when is None:
-        return "-"
-    seconds = max(0, int((datetime.now(UTC) - when).total_seconds()))
+    """Return how long ago that was, in one unit."""
+    return "-" if when is None else in_one_unit((datetime.now(UTC) - when).total_seconds())
+
+
+def in_one_unit(seconds: float) -> str:
+    """Return a duration in its largest unit, such as `3h`; a negative one is `0s`."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+            return f"{seconds // size:.0f}{unit}"
+    return f"{max(0, int(seconds))}s"
 
 
 def moment(when: datetime | None) -> str:
-    """Write a time for a person, to the second, in UTC."""
+    """Return a time as a person reads it, to the second, in UTC."""
     return "-" if when is None else when.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
 
 
 @contextmanager
 def progress(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Show]:
-    """Show a progress bar on standard error, if a person looks and it is for more than a handful.
+    """Show a progress bar on standard error, if that is a terminal and there are enough steps.
 
-    Gives the function to call with how far it got.
+    Yields the function to call with how far it got.
     """
     shown = err.is_terminal and (in_bytes or total > A_HANDFUL)
     counts = DownloadColumn() if in_bytes else MofNCompleteColumn()
