@@ -461,6 +461,18 @@ async def test_what_is_not_final_is_not_lost_where_the_time_ends_between_two_gla
     assert outcome.disposition == Retry(LOOK_AGAIN_LATER, 1, "not_final", "INCALL")
 
 
+async def test_a_call_whose_time_ends_during_a_look_up_is_looked_up_once_more_before_it_is_given_up() -> None:
+    """Else it is a dead letter where the setting wants it delivered: that look-up was not the last one."""
+    world = World(NotReady("not found"))
+    end = HAPPENED + POLICY.ready_within
+    clock = iter([end - timedelta.resolution, end, end])
+    pipeline = Pipeline(
+        world.enricher, world.sink, POLICY, breakers(), deliver_not_found=True, now=lambda: next(clock)
+    )
+    outcome = await pipeline.process(CALL)
+    assert outcome.disposition == Retry(LOOK_AGAIN_LATER, 1, "not_found", "not found")
+
+
 async def test_the_age_counts_from_the_event_and_not_from_the_message() -> None:
     late = replace(CALL, first_seen=HAPPENED + 15 * MINUTE)
     outcome = await World(NotReady("not found"), age=15 * MINUTE).process(late)

@@ -22,6 +22,8 @@ class _Progress:
 
     stage: Stage = Stage.DECODE
     event: Event | None = None
+    age: timedelta | None = None
+    """The event's age when its look-up began: what is decided of that look-up is decided by one age."""
     enrichment: Enrichment | None = None
     seconds: dict[Stage, float] = field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class Pipeline:
             disposition, detail = await self._advance(inbound, progress)
         except Exception as raised:  # noqa: BLE001 - the policy decides, whatever went wrong
             error = raised
-            age = self._age(inbound, progress.event)
+            age = self._age(inbound, progress.event) if progress.age is None else progress.age
             disposition = self._policy.decide(raised, attempt=inbound.attempt, age=age)
         return Outcome(
             disposition, progress.stage, progress.event, progress.enrichment, detail, error, progress.seconds
@@ -110,7 +112,7 @@ class Pipeline:
         self._breakers.check(event.type)
         started = self._timer()
         try:
-            progress.enrichment = carried(inbound, event) or await self._enrich(event, inbound)
+            progress.enrichment = carried(inbound, event) or await self._enrich(event, inbound, progress)
         finally:
             progress.seconds[Stage.ENRICH] = self._timer() - started
         payload = build_payload(event, progress.enrichment)
@@ -123,8 +125,9 @@ class Pipeline:
             progress.seconds[Stage.DELIVER] = self._timer() - started
         return Ack(), receipt.detail
 
-    async def _enrich(self, event: Event, inbound: Inbound) -> Enrichment:
-        accept_incomplete = not self._policy.still_waits(self._age(inbound, event))
+    async def _enrich(self, event: Event, inbound: Inbound, progress: _Progress) -> Enrichment:
+        progress.age = self._age(inbound, event)
+        accept_incomplete = not self._policy.still_waits(progress.age)
         try:
             found = await self._enricher.enrich(event, accept_incomplete=accept_incomplete)
         except NotReady:
