@@ -34,7 +34,7 @@ async def connected(
     breakers: CircuitBreakers | None = None,
     **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
 ) -> AsyncIterator[DialerClient]:
-    """Give a client of the dialer there: its default user, unless the chosen settings name another."""
+    """Yield a client of the dialer there: its default user, unless the chosen settings name another."""
     chosen = {"user": DEFAULT_USER} | chosen
     if "password_file" not in chosen:
         chosen = {"password": SecretStr(DEFAULT_PASSWORD)} | chosen
@@ -58,7 +58,7 @@ def make_breakers(clock: Callable[[], float] = time.monotonic) -> CircuitBreaker
 
 
 async def grown(client: DialerClient, clock: Clock) -> None:
-    """Ask until as many requests may go at one time as ever; a slow moment lowers the limit for a second."""
+    """Look up until the limit is at its maximum; a slow moment lowers the limit for a second."""
     async with asyncio.timeout(60):
         while client.guard.limit < 8:
             await asyncio.gather(*(client.callid_info(CALL, TIMES) for _ in range(8)))
@@ -66,14 +66,14 @@ async def grown(client: DialerClient, clock: Clock) -> None:
 
 
 async def put_off(client: DialerClient) -> str:
-    """Ask, insist that nothing is sent, and give the reason."""
+    """Look a call up, check that nothing is sent, and return the reason."""
     with pytest.raises(CircuitOpen) as caught:
         await client.callid_info(CALL, TIMES)
     return str(caught.value)
 
 
 async def failure(client: DialerClient, kind: FailureKind = FailureKind.OUTAGE) -> str:
-    """Ask, insist on that kind of failure, and give its text."""
+    """Look a call up, check the kind of failure, and return its text."""
     with pytest.raises(EnrichmentUnavailable) as caught:
         await client.callid_info(CALL, TIMES)
     assert caught.value.kind is kind, caught.value

@@ -102,7 +102,7 @@ async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def closed_port() -> int:
-    """Give a port on which nobody listens."""
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

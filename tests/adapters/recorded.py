@@ -302,7 +302,7 @@ never asked: dialer_unreadable
 
 
 def outcomes() -> dict[str, str]:
-    """Give the outcome of each exchange by `group/name`, as the table has it."""
+    """Return the outcome of each exchange by `group/name`, as the table has it."""
     found: dict[str, str] = {}
     outcome = group = ""
     for line in RECORDED.strip("\n").split("\n"):
@@ -319,17 +319,17 @@ def outcomes() -> dict[str, str]:
 
 
 def name_of(exchange: Exchange) -> str:
-    """Give `group/name`."""
+    """Return `group/name`."""
     return f"{exchange.group}/{exchange.name}"
 
 
 def parameters(exchange: Exchange) -> dict[str, str]:
-    """Give what was asked, also where it stands in the request line alone."""
+    """Return what was asked, also where it stands in the request line alone."""
     return dict(exchange.query) or dict(parse_qsl(exchange.raw_query or ""))
 
 
 def function_of(exchange: Exchange) -> str:
-    """Give the function asked as the dialer takes it; one that it can't know counts as `callid_info`."""
+    """Return the function asked as the dialer takes it; one that it can't know counts as `callid_info`."""
     name = re.sub("[^-_0-9a-zA-Z]", "", parameters(exchange).get("function", ""))
     return name if name in READERS or name in NEVER_ASKED else "callid_info"
 
@@ -341,7 +341,7 @@ def read(exchange: Exchange, body: str | None = None) -> object:
 
 
 def outcome(exchange: Exchange) -> str:
-    """Say what reading an exchange's answer gives, as the table does; of an error label and whole text."""
+    """Return what reading an exchange's answer gives, as the table does; of an error label and whole text."""
     if exchange.status != 200:
         return f"HTTP {exchange.status}"
     if function_of(exchange) in NEVER_ASKED:

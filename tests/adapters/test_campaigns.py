@@ -32,7 +32,7 @@ def ids(found: AgentEnrichment) -> list[str]:
 
 
 def split(text: str, campaigns: dict[str, KnownCampaign]) -> tuple[list[str], bool]:
-    """Give the ids, and whether they are ambiguous."""
+    """Return the ids, and whether they are ambiguous."""
     found = resolve(answered(text), campaigns)
     return ids(found), found.agent.campaigns_ambiguous
 

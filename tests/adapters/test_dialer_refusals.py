@@ -336,7 +336,7 @@ async def test_a_changed_password_locks_nobody_out_and_the_new_one_is_taken_up_f
 
 
 def within_15_minutes(failures: list[tuple[float, int]]) -> list[int]:
-    """Give how many logins failed in each span of 15 minutes, its ends included."""
+    """Return how many logins failed in each span of 15 minutes, its ends included."""
     return [
         max(count for at, count in failures if at <= start + 900) - before
         for before, (start, _) in zip([0, *(count for _, count in failures)], failures, strict=False)

@@ -1,4 +1,4 @@
-"""From events to what the dialer knows: which look-ups are made, shared and kept, and what each adds."""
+"""From events to what the dialer knows: which look-ups are made, shared and cached, and what each adds."""
 
 import asyncio
 import json
@@ -109,9 +109,9 @@ def bench(client: DialerClient, settings: VicidialSettings) -> Bench:
 
 @pytest.fixture
 def enricher(client: DialerClient, settings: VicidialSettings) -> Bench:
-    """Give one that asks nothing but what it must."""
-    extras = {"recording_lookup": False, "campaigns_list": False, "user_details": False}
-    return Bench(client, settings.model_copy(update=extras))
+    """Return an enricher that looks up only what is needed."""
+    optional = {"recording_lookup": False, "campaigns_list": False, "user_details": False}
+    return Bench(client, settings.model_copy(update=optional))
 
 
 async def test_a_call_and_an_agent_are_looked_up(enricher: Bench, dialer: StandInDialer) -> None:
@@ -244,7 +244,7 @@ async def test_identical_look_ups_in_flight_share_one_request(enricher: Bench, d
     assert (dialer.count("callid_info", CALL), dialer.count("agent_campaigns", "1000")) == (1, 1)
     assert dialer.count("agent_campaigns", CALL) == 1
     await enricher.enrich(event(CALL))
-    assert dialer.count("callid_info") == 2  # only what is in flight is shared, nothing is kept
+    assert dialer.count("callid_info") == 2  # only what is in flight is shared, nothing is cached
 
 
 async def test_a_shared_failure_fails_each_and_is_not_cached(enricher: Bench, dialer: StandInDialer) -> None:

@@ -35,7 +35,7 @@ SPELLINGS = {
 
 
 def traces(spelled: str) -> set[str]:
-    """Give all parts of a spelled secret that are long enough to give it away."""
+    """Return all parts of a spelled secret that are long enough to give it away."""
     return {spelled[at : at + 8] for at in range(len(spelled) - 7)}
 
 

@@ -63,7 +63,7 @@ def breakers(clock: Clock) -> CircuitBreakers:
 async def client(
     dialer: StandInDialer, breakers: CircuitBreakers, clock: Clock
 ) -> AsyncIterator[DialerClient]:
-    """Give a client whose guard can ask questions of its own."""
+    """Provide a client whose guard can send probes."""
     async with connected(dialer.url, clock=clock, breakers=breakers, timeout=timedelta(seconds=5)) as made:
         Prober(made, asyncio.Event())
         yield made
@@ -74,7 +74,7 @@ def state(breakers: CircuitBreakers, name: str = "dialer") -> State:
 
 
 class Everywhere(Plants):
-    """Answers every request of one function so."""
+    """Answers every request of one function with the same answer."""
 
     def __init__(self, function: str, planted: Planted) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ def call(call_id: str = CALL, uniqueid: str | None = "1795269909.101") -> Event:
     )
 
 
-# --- what closes the dialer's breaker
+# --- what closes the dialer's circuit again
 
 
 async def test_an_id_that_the_dialer_rejects_shows_that_it_works_and_one_that_was_never_asked_for_does_not(

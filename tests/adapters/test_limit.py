@@ -104,19 +104,19 @@ class Simulation:
     # --- what is read off it
 
     def rate(self, since: float = 0.0) -> float:
-        """Give the answers per second since that time."""
+        """Return the answers per second since that time."""
         return sum(at >= since for at, _ in self.answers) / (self.now - since)
 
     def latency(self, since: float = 0.0) -> float:
-        """Give the median time that an answer took since that time, in milliseconds."""
+        """Return the median time that an answer took since that time, in milliseconds."""
         return 1000 * median(seconds for at, seconds in self.answers if at >= since)
 
     def limit_at(self, time: float) -> int:
-        """Give the limit at that time."""
+        """Return the limit at that time."""
         return [limit for at, limit in self.changes if at <= time][-1]
 
     def limits(self, since: float) -> Counter[int]:
-        """Give for how many milliseconds each limit was in force since that time."""
+        """Return for how many milliseconds each limit was in force since that time."""
         ends = [at for at, _ in self.changes[1:]] + [self.now]
         found: Counter[int] = Counter()
         for (at, limit), end in zip(self.changes, ends, strict=True):
@@ -282,14 +282,14 @@ def test_a_kind_that_comes_later_is_learnt_without_what_the_queue_adds() -> None
 
 
 def answer(limit: AdaptiveLimit, clock: Clock, seconds: float, how_many: int = 1, busy: int = 100) -> None:
-    """Give answers that come one after the other, each sent after the last one came."""
+    """Return answers that come one after the other, each sent after the last one came."""
     for _ in range(how_many):
         clock.now += seconds
         limit.on_success("call", seconds * 0.999, busy)
 
 
 def grown(clock: Clock, most: int) -> AdaptiveLimit:
-    """Give a limit that has reached the most, and whose best time is 10 ms."""
+    """Return a limit that has reached the most, and whose best time is 10 ms."""
     limit = AdaptiveLimit(most, clock)
     while limit.limit < most:
         answer(limit, clock, 0.01)
@@ -497,7 +497,7 @@ class Settable(AdaptiveLimit):
 
 
 class Crowd:
-    """Tasks that each take a place and hold it until they are told to leave."""
+    """Tasks that each hold a slot until they are told to leave."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self.limiter = limiter
@@ -712,7 +712,7 @@ async def test_a_slot_is_not_given_to_one_who_is_being_cancelled() -> None:
         second = asyncio.ensure_future(limiter.slot().__aenter__())
         third = asyncio.ensure_future(limiter.slot().__aenter__())
         await settled()
-        second.cancel()  # it runs again only after the place has been given back
+        second.cancel()  # it runs again only after the slot has been freed
     await third
     assert second.cancelled()
     assert limiter.busy == 1
@@ -724,7 +724,7 @@ async def test_who_is_cancelled_just_when_let_in_passes_the_slot_on() -> None:
         second = asyncio.ensure_future(limiter.slot().__aenter__())
         third = asyncio.ensure_future(limiter.slot().__aenter__())
         await settled()
-    assert limiter.busy == 1, "the second one has the place, but has not run yet"
+    assert limiter.busy == 1, "the second one has the slot, but has not run yet"
     second.cancel()
     await third
     assert second.cancelled()

@@ -11,7 +11,7 @@ from worker.vicidial.lookup import CACHE_SIZE, SingleFlight
 
 
 class Asked:
-    """Answers with how often it was asked; waits where a release is given."""
+    """Answers with how often it was asked; waits for an event if one is given."""
 
     def __init__(self, release: asyncio.Event | None = None, failure: Exception | None = None) -> None:
         self.times = 0

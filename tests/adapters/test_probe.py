@@ -36,7 +36,7 @@ class Scene:
         self.breakers = breakers
         self.states = states
 
-    def close(self, function: str = "callid_info") -> None:
+    def open(self, function: str = "callid_info") -> None:
         for _ in range(5):
             self.breakers.unanswered(function, DOWN, "V1")
 
@@ -48,7 +48,7 @@ async def probing(
     probe_max: float = 0.05,
     **chosen: Any,  # noqa: ANN401 - as many kinds as there are settings
 ) -> AsyncIterator[Scene]:
-    """Give a scene whose prober works until the end of the block."""
+    """Yield a scene whose prober works until the end of the block."""
     changed, states = asyncio.Event(), list[State]()
 
     def on_change(status: BreakerStatus) -> None:
@@ -80,7 +80,7 @@ async def test_an_open_circuit_is_probed_without_any_event_until_the_dialer_answ
 ) -> None:
     dialer.fault = "500"
     async with probing(dialer) as scene:
-        scene.close(function)
+        scene.open(function)
         await until(lambda: dialer.served >= 5)
         assert State.RECOVERING not in scene.states
         dialer.fault = None
@@ -139,7 +139,7 @@ async def test_a_bug_of_ours_ends_no_probing(dialer: StandInDialer, monkeypatch:
     monkeypatch.setattr(DialerClient, "probe", buggy)
     with capture_logs() as logs:
         async with probing(dialer) as scene:
-            scene.close()
+            scene.open()
             await until(lambda: State.RECOVERING in scene.states)
     assert [line["event"] for line in logs] == ["dialer_probe_failed"] * 2
     assert isinstance(logs[0]["exc_info"], ZeroDivisionError)
@@ -163,5 +163,5 @@ async def test_an_answer_that_nobody_can_read_is_an_answer(body: str, dialer: St
     """Servers differ in what they say of a call that does not exist."""
     dialer.plant(NO_CALL, body=body)
     async with probing(dialer) as scene:
-        scene.close()
+        scene.open()
         await until(lambda: State.RECOVERING in scene.states)

@@ -62,8 +62,8 @@ def ways(call: CallRecord, event: Event) -> list[list[dict[str, str]]]:
 
 def mine(rows: list[FoundRecording], call: CallRecord, event: Event) -> list[str | None] | None:
     """Return the ids of the call's own rows, as if the narrowest way had found them all."""
-    kept = match_to_call(rows, call, event, build_searches(call, event, NEW_YORK)[0])
-    return None if kept is None else [each.recording.recording_id for each in kept]
+    mine = match_to_call(rows, call, event, build_searches(call, event, NEW_YORK)[0])
+    return None if mine is None else [each.recording.recording_id for each in mine]
 
 
 # --- what is searched for
@@ -304,12 +304,12 @@ def test_no_row_is_taken_from_outside_the_call(
 ) -> None:
     call = call.model_copy(update={"talk_seconds": talk})
     said = event(uniqueid, after=after, dated=dated)
-    kept = match_to_call(rows, call, said, build_searches(call, said, NEW_YORK)[0]) or []
-    for row in kept:
+    mine = match_to_call(rows, call, said, build_searches(call, said, NEW_YORK)[0]) or []
+    for row in mine:
         began = row.recording.started_at
         assert began is not None
         assert STARTED - timedelta(seconds=10) <= began <= STARTED + timedelta(hours=12)
         assert call is not OUTBOUND or began <= HUNG_UP
         assert (row.agent_user, row.lead_id or "12345") == ("1000", "12345")
-    lengths = [each.recording.duration_seconds or 0 for each in kept]
+    lengths = [each.recording.duration_seconds or 0 for each in mine]
     assert lengths == sorted(lengths, reverse=True)

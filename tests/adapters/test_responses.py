@@ -76,7 +76,7 @@ def test_the_table_names_all_that_was_recorded_and_nothing_else() -> None:
 
 
 def errors() -> list[Exchange]:
-    """Give each kind of recorded error body once."""
+    """Return each kind of recorded error body once."""
     kinds: dict[str, Exchange] = {}
     for each in load():
         if ("ERROR" in each.body or "<br" in each.body) and function_of(each) in READERS:
@@ -85,7 +85,7 @@ def errors() -> list[Exchange]:
 
 
 def planted(body: str) -> Iterator[str]:
-    """Give a body with the secret in place of each of its words, and between any two of them."""
+    """Return a body with the secret in place of each of its words, and between any two of them."""
     places = [at for at, letter in enumerate(body) if letter in "| :\n"]
     for at in places[:: max(1, len(places) // 60)]:
         end = next((place for place in places if place > at), len(body))
@@ -687,7 +687,7 @@ PAIRS = {"Campaign1": "Outbound Sales", "Campaign2": "Inbound Support"}
 
 
 def tutorial_agents(separator: str) -> list[str]:
-    """Give each way in which the tutorials' pairs may stand."""
+    """Return each way in which the tutorials' pairs may stand."""
     one, two = (separator.join(pair) for pair in PAIRS.items())
     name = f"agent001{separator}"
     return [
