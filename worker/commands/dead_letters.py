@@ -48,9 +48,9 @@ def dead_letters() -> None:
     """List, show, replay, discard or export the events that could not be delivered.
 
     An event ends up there when no retry would help, or none helped. Its body is
-    kept byte for byte. Mend the cause first (list and show tell it), then
+    kept byte for byte. Remove the cause first (list and show name it), then
     replay. What another of these commands holds at this moment isn't seen. ID
-    is the event's id, or the message's own where the event has none.
+    is the event's id, or the message's own if the event has none.
     """
 
 
@@ -162,12 +162,12 @@ def replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed, no more.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Put dead letters back into work: each begins anew, as the same event with the same id.
+    """Put dead letters back into work: each starts anew, as the same event with the same id.
 
-    Use it once the cause is mended. What is named must all apply. A letter
-    leaves the dead letters only after the broker has it in its work queue, so
-    this can be stopped at any time, or killed, and loses nothing. An event
-    that carries what the dialer said isn't looked up again, unless you say so.
+    Use it once the cause is removed. All conditions must apply. A dead letter
+    is removed only after the broker has the event in its work queue, so this
+    can be stopped at any time, or killed, and loses nothing. An event that
+    carries what the dialer said isn't looked up again, unless you say so.
 
     Examples:
       crm-sync dead-letters replay --all --dry-run
@@ -197,7 +197,7 @@ def discard(
 ) -> None:
     """Throw dead letters away for good, after asking. Export them first if in doubt.
 
-    What is named must all apply. Only what was counted when asking is thrown
+    All conditions must apply. Only what was counted when asking is thrown
     away, not what arrives in the meantime.
 
     Example: crm-sync dead-letters discard --reason invalid_event
@@ -225,13 +225,13 @@ def discard(
 @app.command(cls=Command)
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Write all dead letters to a file, one JSON object a line; they stay where they are.
 
-    The file holds personal data: only its owner can read it. It stands there
-    whole or not at all, and replaces none.
+    The file holds personal data: only its owner can read it. It is written
+    whole or not at all, and replaces no other without --force.
 
     Example: crm-sync dead-letters export dead-letters.ndjson
     """

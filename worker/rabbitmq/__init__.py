@@ -1,1 +1,1 @@
-"""The broker: what stands on it, taking events in, publishing, settling, the dead letters."""
+"""The broker: its topology, consuming, publishing, settling, and the dead letters."""

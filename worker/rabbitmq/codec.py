@@ -6,7 +6,7 @@ such message breaks the connection at every delivery, until the delivery limit b
 that were in flight beside it. What pamqp does read it does not always write back as it was: a double becomes
 a 32-bit float, an unsigned number a signed one.
 
-So each property and each header is kept as the bytes that it came as, and a copy is made of those bytes. The
+So each property and each header keeps the bytes that it came as, and a copy is made of those bytes. The
 values are decoded for reading only, and what can't be decoded counts as missing.
 """
 
@@ -29,7 +29,7 @@ MAX_NESTED = 16 * 1024
 those that are arrays or tables. The others count as missing.
 """
 MAX_NESTING = 32
-"""How deep tables and arrays may stand in one another for a header to be decoded."""
+"""How deep tables and arrays may be nested for a header to be decoded."""
 
 _NOT_COPIED = frozenset({"headers", "delivery_mode", "expiration", "user_id"})
 _LENGTH = struct.Struct(">I")
@@ -135,7 +135,7 @@ class _CopiedProperties(Basic.Properties):
 
 
 def install() -> None:
-    """Have pamqp read messages by this module, in the whole process. Harmless when repeated."""
+    """Make pamqp read messages with this module, in the whole process. Can be repeated."""
     ContentHeader.unmarshal = _read_content_header  # type: ignore[method-assign, assignment]
     decode.METHODS["shortstr"] = _short_text  # names and routing keys in methods
 
@@ -228,7 +228,7 @@ def read_table(data: bytes) -> Table:
     """Read a header table with its length. Never raises; takes time in proportion to its size."""
     table = Table()
     at, nested = 4, MAX_NESTED
-    with suppress(LookupError, struct.error):  # from an unknown type on, nothing can be told apart
+    with suppress(LookupError, struct.error):  # after an unknown type nothing can be read
         while at < len(data) and len(table.raw) < MAX_HEADERS:
             name, start = _name(data, at)
             at = _end(data, start)
@@ -253,7 +253,7 @@ def _name(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _end(data: bytes, at: int) -> int:
-    """Return where the value ends whose type is at this place."""
+    """Return the end of the value whose type is at this place."""
     kind = data[at]
     if kind in _FIXED:
         return at + 1 + _FIXED[kind][0]
@@ -315,4 +315,4 @@ _LAYOUT = [
     (name, Properties.flags[name], _END[Properties.amqp_type(name)], _READ[Properties.amqp_type(name)])
     for name in Properties.__slots__
 ]
-"""The properties in the order in which they come: name, flag, where one ends, and how to read it."""
+"""The properties in their order: name, flag, how to find its end, and how to read it."""

@@ -49,10 +49,10 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
     Raises one of `BROKER_ERRORS`. Prepares the libraries for the whole process: see `prepare_libraries`.
     """
     prepare_libraries()
-    where = URL(url.get_secret_value())
-    if "heartbeat" not in where.query:
-        where = where.update_query(heartbeat=HEARTBEAT)
-    connection = aio_pika.Connection(where, client_properties={"connection_name": name})
+    target = URL(url.get_secret_value())
+    if "heartbeat" not in target.query:
+        target = target.update_query(heartbeat=HEARTBEAT)
+    connection = aio_pika.Connection(target, client_properties={"connection_name": name})
     try:
         try:
             await connection.connect(CONNECT_TIMEOUT)
@@ -65,7 +65,7 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
 
 
 def prepare_libraries() -> None:
-    """Have pamqp read messages by `codec`, and silence the talkative loggers, for the whole process."""
+    """Make pamqp read messages with `codec`, and silence the talkative loggers, for the whole process."""
     codec.install()
     for talkative in _TALKATIVE:
         logging.getLogger(talkative).setLevel(logging.CRITICAL)

@@ -238,7 +238,7 @@ class Consumer:
             outcome.error.__traceback__ = None
 
     def _wake(self) -> None:
-        """Have the capacity looked at, as a breaker's state or the number of events in work has changed."""
+        """Wake those who wait for capacity: a breaker's state or the number of events in work has changed."""
         self._changed.set()
         self._capacity_changed.set()
         self._capacity_changed.clear()
@@ -271,7 +271,7 @@ class Consumer:
                     await delivery.requeue()
 
     async def _stop_regulating(self) -> None:
-        """Let it end by itself: cancelled amid a question to the broker, it would break a channel in use."""
+        """Wait for `_regulate` to end: cancelled during a request, it would break a channel in use."""
         self._stopping = True
         self._wake()
         if self._regulating is None:

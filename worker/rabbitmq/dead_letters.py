@@ -367,16 +367,16 @@ def replayed(letter: StoredDeadLetter, message: Delivery, *, look_up_again: bool
     """
     properties = message.properties
     table = table_of(properties)
-    kept = producer_headers(table)
+    copied = producer_headers(table)
     trusted = _trusted_headers(message, table, _death(table))
-    kept[Header.ROUTING_KEY] = read_routing_key(trusted) or message.routing_key
+    copied[Header.ROUTING_KEY] = read_routing_key(trusted) or message.routing_key
     if letter.event_id is not None:
-        kept[Header.EVENT_ID] = letter.event_id
+        copied[Header.EVENT_ID] = letter.event_id
     if (first_seen := letter.first_seen or letter.failed_at) is not None:
-        kept[Header.FIRST_SEEN] = first_seen.isoformat()
+        copied[Header.FIRST_SEEN] = first_seen.isoformat()
     if letter.enriched and not look_up_again:
-        kept[Header.ENRICHMENT] = read_text(table, Header.ENRICHMENT)
-    return Copy(message.body, properties, kept)
+        copied[Header.ENRICHMENT] = read_text(table, Header.ENRICHMENT)
+    return Copy(message.body, properties, copied)
 
 
 def record(letter: StoredDeadLetter, message: Delivery) -> dict[str, Any]:

@@ -116,7 +116,10 @@ class Delivery:
                 await self._settle(self.message.channel.basic_nack(self._tag, requeue=True, wait=False))
 
     async def dead_letter(self) -> None:
-        """Have the broker itself move the message to the dead letters, unless it is settled. Never raises."""
+        """Reject the message, so that the broker itself moves it to the dead letters, unless it is settled.
+
+        Never raises.
+        """
         if not self.settled:
             with suppress(Exception):
                 await self._settle(self.message.channel.basic_reject(self._tag, requeue=False, wait=False))
@@ -227,7 +230,7 @@ def producer_headers(table: Table) -> dict[str, Any]:
 
     Not the broker's `x-…` (with `x-death` on it, older brokers silently drop a copy that would run in a
     circle), nor `CC` and `BCC` (they would route the copy to other queues too). If the rest is too large to
-    stand beside ours, only what is read remains: the attributes of a CloudEvent and the trace context.
+    fit in with ours, only what is read remains: the attributes of a CloudEvent and the trace context.
     The trace context is text, as tracing reads it from the copy.
     """
     own = {
