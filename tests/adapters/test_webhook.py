@@ -295,23 +295,20 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("headers", "body", "then"), BODIES)
-async def test_the_status_decides_whatever_becomes_of_the_body(
-    headers: str, body: bytes, then: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.sinks.webhook._BODY_SECONDS", 0.1)
+async def test_the_status_decides_whatever_becomes_of_the_body(headers: str, body: bytes, then: str) -> None:
     async with (
         RawServer(answering(f"200 OK\r\n{headers}", body, then)) as server,
-        connected(server.url) as sink,
+        connected(server.url, body_seconds=0.1) as sink,
     ):
         assert await sink.deliver(PAYLOAD) == Receipt("200")
     async with (
         RawServer(answering(f"500 No\r\n{headers}", body, then)) as server,
-        connected(server.url) as sink,
+        connected(server.url, body_seconds=0.1) as sink,
     ):
         assert (await unavailable(sink)).kind is FailureKind.OUTAGE
     async with (
         RawServer(answering(f"422 No\r\n{headers}", body, then)) as server,
-        connected(server.url) as sink,
+        connected(server.url, body_seconds=0.1) as sink,
     ):
         assert "422" in await rejected(sink)
 

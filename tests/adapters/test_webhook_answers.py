@@ -103,9 +103,8 @@ def always(answer: bytes, *, piece: int | None = None, then: str = "") -> Callab
 @pytest.mark.parametrize("piece", [None, 30])
 @pytest.mark.parametrize(("answer", "status"), ANSWERS.values(), ids=ANSWERS)
 async def test_one_post_for_each_event_whatever_comes_behind_the_status(
-    answer: bytes, status: int, piece: int | None, monkeypatch: pytest.MonkeyPatch
+    answer: bytes, status: int, piece: int | None
 ) -> None:
-    monkeypatch.setattr("worker.sinks.webhook._BODY_SECONDS", 0.05)
     seen: list[bytes] = []
 
     async def serve(connection: Connection) -> None:
@@ -116,7 +115,7 @@ async def test_one_post_for_each_event_whatever_comes_behind_the_status(
         connection.request = request  # type: ignore[method-assign]
         await always(answer, piece=min(piece, len(answer)) if piece else None)(connection)
 
-    async with RawServer(serve) as server, connected(server.url, timeout=5) as sink:
+    async with RawServer(serve) as server, connected(server.url, timeout=5, body_seconds=0.05) as sink:
         for number in range(5):
             payload = Payload(f"event-{number}", PAYLOAD.type, PAYLOAD.body)
             assert await sink.deliver(payload) == Receipt(str(status))
@@ -139,10 +138,7 @@ CUT = {
 
 @pytest.mark.parametrize("then", ["close", "reset", "stall"])
 @pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
-async def test_an_answer_that_breaks_off_behind_its_status_is_one(
-    answer: bytes, then: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.sinks.webhook._BODY_SECONDS", 0.05)
+async def test_an_answer_that_breaks_off_behind_its_status_is_one(answer: bytes, then: str) -> None:
 
     async def serve(connection: Connection) -> None:
         await connection.request()
@@ -153,7 +149,7 @@ async def test_an_answer_that_breaks_off_behind_its_status_is_one(
         elif then == "stall":
             await connection.gone()
 
-    async with RawServer(serve) as server, connected(server.url, timeout=1) as sink:
+    async with RawServer(serve) as server, connected(server.url, timeout=1, body_seconds=0.05) as sink:
         assert await sink.deliver(PAYLOAD) == Receipt("200")
 
 

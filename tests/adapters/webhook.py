@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from worker.core.errors import DeliveryRejected, DeliveryUnavailable
 from worker.core.payload import Payload
 from worker.settings import SinkSettings
-from worker.sinks.webhook import WebhookSink, open_session
+from worker.sinks.webhook import BODY_SECONDS, WebhookSink, open_session
 
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes or so.").decode()
 PAYLOAD = Payload("9f1c-evt", "call.enriched", '{"type":"call.enriched","data":{"é":1}}'.encode())
@@ -28,6 +28,7 @@ async def connected(
     timeout: float = 5,  # noqa: ASYNC109 - the setting of that name
     connections: int = 8,
     observe: Callable[[str], None] = lambda _: None,
+    body_seconds: float = BODY_SECONDS,
 ) -> AsyncIterator[WebhookSink]:
     chosen = SinkSettings(
         url=SecretStr(url),
@@ -35,7 +36,7 @@ async def connected(
         timeout=timedelta(seconds=timeout),
     )
     async with open_session(chosen, connections) as session:
-        yield WebhookSink(chosen, session, observe, now)
+        yield WebhookSink(chosen, session, observe, now, body_seconds=body_seconds)
 
 
 async def unavailable(sink: WebhookSink, payload: Payload = PAYLOAD) -> DeliveryUnavailable:

@@ -54,7 +54,8 @@ _STATUS_LINE = re.compile(rb"[\s\xef\xbb\xbf]*HTTP/[\d.]+[ \t]+(\d{3})(?!\d)[^\n
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 EXCERPT = 500
 """How much of the body of a rejection is shown, in bytes."""
-_BODY_SECONDS = 1.0
+BODY_SECONDS = 1.0
+"""How long a body is read for, so that its connection can be used again."""
 _SHORTEST_PATH = 8
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
@@ -198,10 +199,13 @@ class WebhookSink:
         observe: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
         tracing: Tracing = UNTRACED,
+        *,
+        body_seconds: float = BODY_SECONDS,
     ) -> None:
         """Use a session of `open_session`.
 
         `observe` is called once a request with what came of it: `2xx`, …, or `no_answer`.
+        A body is read for `body_seconds` at most.
         """
         if settings.url is None:
             raise ValueError("sink.url is required for a webhook")
@@ -211,6 +215,7 @@ class WebhookSink:
         self._scrub = Scrubber(_secrets(settings))
         self._timeout = settings.timeout
         self._session = session
+        self._body_seconds = body_seconds
         self._observe = observe
         self._now = now
         self._tracing = tracing
@@ -258,7 +263,7 @@ class WebhookSink:
                 allow_redirects=False,
             ) as response:
                 answer = Answer(response.status, response.headers)
-                answer = replace(answer, body=await _read_some(response))
+                answer = replace(answer, body=await _read_some(response, self._body_seconds))
         except UnreadableAnswer as error:
             if error.answer is None:
                 raise
@@ -349,7 +354,7 @@ def _decoded(body: bytes, encoding: str) -> bytes | None:
     return None
 
 
-async def _read_some(response: aiohttp.ClientResponse) -> bytes:
+async def _read_some(response: aiohttp.ClientResponse, seconds: float) -> bytes:
     """Read the body: all of one that is neither long nor slow, so that the connection can be used again.
 
     The status has decided already, so a body that stalls or breaks off changes nothing.
@@ -358,7 +363,7 @@ async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     if response.status < 300 and response.content.is_eof():
         return b""  # it has arrived as a whole, and is not needed
     with suppress(TimeoutError, aiohttp.ClientError, OSError):
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > LARGEST:
