@@ -1,4 +1,4 @@
-"""The breaker: when it closes and for how long, how it probes and ramps up, and whom it blames."""
+"""The circuit breaker: when it opens and for how long, how it probes and recovers, and whom it blames."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -58,7 +58,7 @@ def state(breaker: CircuitBreaker) -> State:
 
 
 def fail(breaker: CircuitBreaker, times: int = 1) -> list[bool]:
-    """Report so many outages, and give which of them counted."""
+    """Report so many outages, and return which of them counted."""
     return [breaker.failed(FailureKind.OUTAGE, DOWN) for _ in range(times)]
 
 
@@ -68,14 +68,14 @@ def succeed(breaker: CircuitBreaker, times: int = 1) -> None:
 
 
 def wait_of(breaker: CircuitBreaker) -> float:
-    """Give for how long the breaker is open."""
+    """Return for how many seconds the breaker stays open."""
     left = breaker.status().next_probe_in
     assert left is not None
     return left.total_seconds()
 
 
 def begin_to_probe(breaker: CircuitBreaker, clock: Clock) -> float:
-    """Let the wait pass, to its last moment, and give how long it was."""
+    """Let the wait pass, to its last moment, and return how long it was."""
     seconds = wait_of(breaker)
     until = breaker.next_change()
     assert until is not None
@@ -86,17 +86,17 @@ def begin_to_probe(breaker: CircuitBreaker, clock: Clock) -> float:
     return round(seconds, 3)
 
 
-def begin_to_ramp(breaker: CircuitBreaker, clock: Clock) -> None:
+def begin_to_recover(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 5)
     begin_to_probe(breaker, clock)
     breaker.succeeded()
     assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
-# --- open -----------------------------------------------------------------------------------------
+# --- closed ---------------------------------------------------------------------------------------
 
 
-def test_a_gate_begins_open_with_full_room(breaker: CircuitBreaker) -> None:
+def test_a_breaker_starts_closed_with_full_capacity(breaker: CircuitBreaker) -> None:
     assert breaker.capacity() == FULL
     assert breaker.status() == BreakerStatus("dialer", State.CLOSED, None, None, None)
     assert breaker.next_change() is None
@@ -108,7 +108,7 @@ def test_by_default_it_runs_on_the_worlds_clock_and_dice() -> None:
     assert 0 < wait_of(breaker) <= 1.2
 
 
-def test_five_outages_in_a_row_close_it(breaker: CircuitBreaker) -> None:
+def test_five_outages_in_a_row_open_it(breaker: CircuitBreaker) -> None:
     fail(breaker, 4)
     assert (state(breaker), breaker.capacity()) == (State.CLOSED, FULL)
     fail(breaker)
@@ -122,7 +122,7 @@ def test_a_success_begins_the_row_anew(breaker: CircuitBreaker) -> None:
     assert state(breaker) is State.CLOSED
 
 
-def test_ten_outages_among_the_last_twenty_close_it(breaker: CircuitBreaker) -> None:
+def test_ten_outages_among_the_last_twenty_open_it(breaker: CircuitBreaker) -> None:
     for _ in range(9):
         fail(breaker)
         breaker.succeeded()
@@ -143,7 +143,7 @@ def test_an_outage_is_forgotten_after_twenty_outcomes(breaker: CircuitBreaker) -
     assert state(breaker) is State.CLOSED
 
 
-def test_nine_of_twenty_for_ever_do_not_close_it(breaker: CircuitBreaker) -> None:
+def test_nine_of_twenty_for_ever_do_not_open_it(breaker: CircuitBreaker) -> None:
     for _ in range(1000):
         for _ in range(9):
             succeed(breaker)
@@ -153,7 +153,7 @@ def test_nine_of_twenty_for_ever_do_not_close_it(breaker: CircuitBreaker) -> Non
 
 
 @pytest.mark.parametrize("kind", [FailureKind.REFUSED, FailureKind.BUSY])
-def test_a_refusal_or_a_request_to_come_back_later_closes_it_at_once(
+def test_a_refusal_or_a_request_to_come_back_later_opens_it_at_once(
     breaker: CircuitBreaker, kind: FailureKind
 ) -> None:
     succeed(breaker, 100)
@@ -161,7 +161,7 @@ def test_a_refusal_or_a_request_to_come_back_later_closes_it_at_once(
     assert (state(breaker), breaker.capacity()) == (State.OPEN, 0)
 
 
-# --- closed, and for how long ---------------------------------------------------------------------
+# --- open, and for how long -----------------------------------------------------------------------
 
 
 def test_the_waits_begin_with_a_second_and_double_up_to_the_longest(
@@ -239,7 +239,7 @@ def test_waits_that_were_asked_for_do_not_lengthen_those_after_an_outage(
     assert begin_to_probe(breaker, clock) == 1
 
 
-def test_what_was_in_work_when_it_closed_neither_opens_it_nor_closes_it_for_longer(
+def test_what_was_in_work_when_it_opened_neither_closes_it_nor_opens_it_for_longer(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     fail(breaker, 5)
@@ -293,7 +293,7 @@ def test_a_late_request_for_a_longer_wait_is_kept_and_one_for_a_shorter_is_not(
 # --- probing --------------------------------------------------------------------------------------
 
 
-def test_when_its_time_has_come_it_has_room_for_one(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_when_the_wait_is_over_it_has_a_capacity_of_one(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 5)
     begin_to_probe(breaker, clock)
     assert state(breaker) is State.HALF_OPEN
@@ -303,7 +303,7 @@ def test_when_its_time_has_come_it_has_room_for_one(breaker: CircuitBreaker, clo
 
 
 @pytest.mark.parametrize("kind", NOT_THE_EVENTS_OWN)
-def test_a_probe_that_fails_closes_it_again(breaker: CircuitBreaker, clock: Clock, kind: FailureKind) -> None:
+def test_a_probe_that_fails_opens_it_again(breaker: CircuitBreaker, clock: Clock, kind: FailureKind) -> None:
     succeed(breaker, 3)
     fail(breaker, 5)
     begin_to_probe(breaker, clock)
@@ -311,16 +311,16 @@ def test_a_probe_that_fails_closes_it_again(breaker: CircuitBreaker, clock: Cloc
     assert (state(breaker), breaker.status().reason) == (State.OPEN, "still down")
 
 
-def test_a_probe_that_succeeds_begins_the_ramp(breaker: CircuitBreaker, clock: Clock) -> None:
-    begin_to_ramp(breaker, clock)
+def test_a_probe_that_succeeds_begins_the_recovery(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_recover(breaker, clock)
     assert breaker.next_change() is None
 
 
-# --- ramping up -----------------------------------------------------------------------------------
+# --- recovering -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("full", "rooms"),
+    ("full", "capacities"),
     [
         (64, [1] * 1 + [2] * 2 + [4] * 4 + [8] * 8 + [16] * 16 + [32] * 32),
         (20, [1] * 1 + [2] * 2 + [4] * 4 + [8] * 8 + [16] * 16),
@@ -328,23 +328,23 @@ def test_a_probe_that_succeeds_begins_the_ramp(breaker: CircuitBreaker, clock: C
         (1, [1]),
     ],
 )
-def test_the_room_doubles_after_as_many_successes_as_it_holds(
-    clock: Clock, full: int, rooms: list[int]
+def test_the_capacity_doubles_after_as_many_successes_as_it_holds(
+    clock: Clock, full: int, capacities: list[int]
 ) -> None:
     breaker = make(clock, full=full)
-    begin_to_ramp(breaker, clock)
+    begin_to_recover(breaker, clock)
     seen = []
     while state(breaker) is State.RECOVERING:
         seen.append(breaker.capacity())
         breaker.succeeded()
-    assert seen == rooms
+    assert seen == capacities
     assert (state(breaker), breaker.capacity()) == (State.CLOSED, full)
 
 
-def test_a_single_failure_halves_the_room_and_the_successes_count_anew(
+def test_a_single_failure_halves_the_capacity_and_the_successes_count_anew(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
-    begin_to_ramp(breaker, clock)
+    begin_to_recover(breaker, clock)
     succeed(breaker, 1 + 2 + 4 + 7)
     assert breaker.capacity() == 8
     fail(breaker)
@@ -359,7 +359,7 @@ def fail_answered(breaker: CircuitBreaker, event: str | None) -> bool:
     return breaker.failed(FailureKind.OUTAGE, "answered 500", event=event, answered=event is not None)
 
 
-def test_an_event_that_alone_is_answered_with_failures_uses_up_attempts_until_the_gate_closes(
+def test_an_event_that_alone_is_answered_with_failures_uses_up_attempts_until_the_breaker_opens(
     breaker: CircuitBreaker,
 ) -> None:
     assert [fail_answered(breaker, "a") for _ in range(5)] == [False, True, True, True, False]
@@ -380,10 +380,10 @@ def test_a_success_between_begins_anew(breaker: CircuitBreaker) -> None:
     assert [fail_answered(breaker, "a"), fail_answered(breaker, "a")] == [False, True]
 
 
-def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(
+def test_few_events_end_a_recovery_too_after_a_minute_without_a_failure(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
-    begin_to_ramp(breaker, clock)
+    begin_to_recover(breaker, clock)
     clock.now += 59
     fail(breaker)
     clock.now += 59
@@ -394,14 +394,16 @@ def test_few_events_end_a_ramp_too_after_a_minute_without_a_failure(
     assert (state(breaker), breaker.capacity()) == (State.CLOSED, 64)
 
 
-def test_the_room_of_a_ramp_is_at_least_one(breaker: CircuitBreaker, clock: Clock) -> None:
-    begin_to_ramp(breaker, clock)
+def test_the_capacity_of_a_recovery_is_at_least_one(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_recover(breaker, clock)
     fail(breaker, 4)
     assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
-def test_a_ramp_ends_for_the_same_reasons_as_it_began(breaker: CircuitBreaker, clock: Clock) -> None:
-    begin_to_ramp(breaker, clock)
+def test_a_recovery_ends_for_the_same_reasons_for_which_the_breaker_opened(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    begin_to_recover(breaker, clock)
     fail(breaker, 5)
     assert (state(breaker), breaker.capacity()) == (State.OPEN, 0)
     begin_to_probe(breaker, clock)
@@ -418,7 +420,7 @@ def test_a_ramp_ends_for_the_same_reasons_as_it_began(breaker: CircuitBreaker, c
     assert state(breaker) is State.OPEN
 
 
-def test_what_failed_before_the_probe_is_not_held_against_the_ramp(
+def test_what_failed_before_the_probe_does_not_count_while_recovering(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     for _ in range(9):
@@ -436,19 +438,19 @@ def test_what_failed_before_the_probe_is_not_held_against_the_ramp(
 
 @pytest.fixture
 def asked(clock: Clock, changes: list[BreakerStatus]) -> CircuitBreaker:
-    """Give a breaker whose dependency can be asked a question of our own."""
+    """Return a breaker whose dependency can be asked a question of our own."""
     return make(clock, own_question=True, on_change=changes.append)
 
 
 def begin_to_ask(breaker: CircuitBreaker, clock: Clock) -> float:
-    """Let the wait pass, and give how long it was."""
+    """Let the wait pass, and return how long it was."""
     seconds = wait_of(breaker)
     clock.now += seconds
     assert (breaker.capacity(), state(breaker)) == (0, State.HALF_OPEN)
     return round(seconds, 3)
 
 
-def test_while_our_own_question_is_asked_there_is_no_room_for_events(
+def test_while_our_own_question_is_asked_there_is_no_capacity_for_events(
     asked: CircuitBreaker, clock: Clock
 ) -> None:
     fail(asked, 5)
@@ -469,14 +471,14 @@ def test_our_own_question_is_asked_at_growing_intervals(asked: CircuitBreaker, c
 def test_events_that_fail_late_do_not_answer_our_own_question(asked: CircuitBreaker, clock: Clock) -> None:
     fail(asked, 5)
     begin_to_ask(asked, clock)
-    assert not asked.failed(FailureKind.OUTAGE, "sent before it closed", event="late")
+    assert not asked.failed(FailureKind.OUTAGE, "sent before it opened", event="late")
     assert state(asked) is State.HALF_OPEN
     asked.probed()
     assert state(asked) is State.RECOVERING
 
 
 @pytest.mark.parametrize("before", [0, 3])
-def test_an_answer_to_our_own_question_changes_nothing_in_an_open_gate(
+def test_an_answer_to_our_own_question_changes_nothing_in_a_closed_breaker(
     asked: CircuitBreaker, before: int
 ) -> None:
     succeed(asked, before)
@@ -490,7 +492,7 @@ def test_an_answer_to_our_own_question_changes_nothing_in_an_open_gate(
     assert state(asked) is State.OPEN, "it is no success of an event"
 
 
-def test_events_that_fail_though_our_own_question_is_answered_are_to_blame_and_close_nothing(
+def test_events_that_fail_though_our_own_question_is_answered_are_to_blame_and_open_nothing(
     asked: CircuitBreaker,
 ) -> None:
     for _ in range(12):
@@ -498,7 +500,7 @@ def test_events_that_fail_though_our_own_question_is_answered_are_to_blame_and_c
     assert (state(asked), asked.capacity()) == (State.CLOSED, FULL)
 
 
-def test_it_is_in_doubt_when_an_outage_would_close_it(asked: CircuitBreaker, clock: Clock) -> None:
+def test_it_is_in_doubt_when_an_outage_would_open_it(asked: CircuitBreaker, clock: Clock) -> None:
     seen = []
     for _ in range(5):
         seen.append(asked.in_doubt)
@@ -512,7 +514,7 @@ def test_it_is_in_doubt_when_an_outage_would_close_it(asked: CircuitBreaker, clo
         fail(asked)
     succeed(asked)
     assert (state(asked), asked.in_doubt) == (State.RECOVERING, True), (
-        "the tenth of twenty would close it, too"
+        "the tenth of twenty would open it, too"
     )
 
 
@@ -552,7 +554,7 @@ def test_a_wait_can_be_ended_and_lengthened(
     asked.failed(FailureKind.REFUSED, "login incorrect", 3000 * SECOND)
     assert wait_of(asked) == 3000
     asked.postpone(SECOND)
-    assert wait_of(asked) == 3000, "only a breaker that probes is closed again"
+    assert wait_of(asked) == 3000, "only a half-open breaker is opened again"
     asked.probe_now()
     assert (asked.capacity(), state(asked)) == (0, State.HALF_OPEN)
     asked.postpone(7 * SECOND)
@@ -565,7 +567,7 @@ def test_a_refusal_waits_at_least_as_long_as_ever(asked: CircuitBreaker) -> None
     assert wait_of(asked) == 1.1 * REFUSED_PROBE
 
 
-def test_it_is_refused_until_it_ramps_up(asked: CircuitBreaker, clock: Clock) -> None:
+def test_it_is_refused_until_it_recovers(asked: CircuitBreaker, clock: Clock) -> None:
     seen = list[bool]()
     fail(asked, 5)
     seen.append(asked.refused)
@@ -606,7 +608,7 @@ def test_too_few_successes_between_two_refusals_of_an_event_decide_nothing(
         assert state(breaker) is State.CLOSED
 
 
-def test_several_events_that_are_refused_among_others_close_nothing(breaker: CircuitBreaker) -> None:
+def test_several_events_that_are_refused_among_others_open_nothing(breaker: CircuitBreaker) -> None:
     for name in ("a", "b", "c"):
         succeed(breaker, 1)
         assert not refuse(breaker, name)
@@ -618,13 +620,13 @@ def test_several_events_that_are_refused_among_others_close_nothing(breaker: Cir
     assert state(breaker) is State.CLOSED
 
 
-def test_a_first_refusal_closes_the_gate_if_nothing_succeeded_before(breaker: CircuitBreaker) -> None:
+def test_a_first_refusal_opens_the_breaker_if_nothing_succeeded_before(breaker: CircuitBreaker) -> None:
     assert not refuse(breaker, "a")
     assert state(breaker) is State.OPEN
 
 
 @pytest.mark.parametrize("again", ["a", "b", None])
-def test_a_revoked_secret_closes_the_gate_with_the_second_refusal_and_blames_nobody(
+def test_a_revoked_secret_opens_the_breaker_with_the_second_refusal_and_blames_nobody(
     breaker: CircuitBreaker, clock: Clock, again: str | None
 ) -> None:
     succeed(breaker, 200)
@@ -647,13 +649,13 @@ def test_a_known_odd_event_does_not_end_the_probing(breaker: CircuitBreaker, clo
     assert (state(breaker), breaker.capacity()) == (State.HALF_OPEN, 1)
 
 
-def test_a_refusal_of_nobody_closes_the_gate_whatever_came_before(breaker: CircuitBreaker) -> None:
+def test_a_refusal_of_nobody_opens_the_breaker_whatever_came_before(breaker: CircuitBreaker) -> None:
     succeed(breaker, 200)
     assert not refuse(breaker, None)
     assert state(breaker) is State.OPEN
 
 
-def test_with_our_own_question_the_first_refusal_closes_and_an_answer_to_it_shows_whose_it_is(
+def test_with_our_own_question_the_first_refusal_opens_and_an_answer_to_it_shows_whose_it_is(
     asked: CircuitBreaker, clock: Clock
 ) -> None:
     succeed(asked, 200)
@@ -679,7 +681,7 @@ def test_refused_events_are_remembered_up_to_a_number(breaker: CircuitBreaker) -
 
 
 def after_long_outage(breaker: CircuitBreaker, clock: Clock) -> None:
-    """Let it be down until the next wait is the longest, and then begin to ramp up."""
+    """Let it be down until the next wait is the longest, and then begin to recover."""
     fail(breaker, 5)
     for _ in range(10):
         begin_to_probe(breaker, clock)
@@ -689,7 +691,7 @@ def after_long_outage(breaker: CircuitBreaker, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("successes", "wait"), [(0, 30), (1, 15), (2, 15), (3, 7.5), (7, 3.75), (62, 1)])
-def test_each_doubling_of_the_room_takes_back_one_of_the_wait(
+def test_each_doubling_of_the_capacity_takes_back_one_of_the_wait(
     breaker: CircuitBreaker, clock: Clock, successes: int, wait: float
 ) -> None:
     after_long_outage(breaker, clock)
@@ -699,7 +701,7 @@ def test_each_doubling_of_the_room_takes_back_one_of_the_wait(
 
 
 @pytest.mark.parametrize(("lasts", "wait"), [(14.9, 15.0), (15.0, 1.0)])
-def test_the_rest_is_taken_back_when_it_has_stayed_open_for_as_long(
+def test_the_rest_is_taken_back_when_it_has_stayed_closed_for_as_long(
     clock: Clock, lasts: float, wait: float
 ) -> None:
     breaker = make(clock, full=1)
@@ -751,7 +753,7 @@ def test_of_those_that_fail_one_counts_for_each_three_that_succeed(breaker: Circ
     assert verdicts == [False, True, False, True], "failures that don't count take nothing away"
 
 
-def test_the_failure_that_closes_it_does_not_count(breaker: CircuitBreaker) -> None:
+def test_the_failure_that_opens_it_does_not_count(breaker: CircuitBreaker) -> None:
     for _ in range(9):
         fail(breaker)
         succeed(breaker)
@@ -762,8 +764,8 @@ def test_the_failure_that_closes_it_does_not_count(breaker: CircuitBreaker) -> N
     assert fail(breaker) == [False]
 
 
-def test_a_ramp_shows_too_that_others_succeed(breaker: CircuitBreaker, clock: Clock) -> None:
-    begin_to_ramp(breaker, clock)
+def test_a_recovery_shows_too_that_others_succeed(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_recover(breaker, clock)
     succeed(breaker, 2)
     assert fail(breaker, 4) == [True, False, False, False]
 
@@ -795,7 +797,7 @@ def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(
     assert (state(breaker), breaker.capacity()) == (State.RECOVERING, 1)
 
 
-# --- what is told ---------------------------------------------------------------------------------
+# --- the status -----------------------------------------------------------------------------------
 
 
 def test_the_status_tells_why_and_since_when_and_until_when(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -819,8 +821,8 @@ def test_the_status_tells_why_and_since_when_and_until_when(breaker: CircuitBrea
     assert breaker.status() == BreakerStatus("dialer", State.CLOSED, None, None, None)
 
 
-def test_a_closure_after_a_sign_of_life_is_a_new_one(breaker: CircuitBreaker, clock: Clock) -> None:
-    begin_to_ramp(breaker, clock)
+def test_an_opening_after_a_sign_of_life_is_a_new_one(breaker: CircuitBreaker, clock: Clock) -> None:
+    begin_to_recover(breaker, clock)
     clock.now += 100
     fail(breaker, 5)
     assert breaker.status().open_for == timedelta(0)
@@ -918,8 +920,8 @@ EVENTS = st.sampled_from([None, "a", "b", "c"])
 ASKED = st.none() | st.timedeltas(timedelta(0), timedelta(days=2))
 
 
-class WorkerAndGate(RuleBasedStateMachine):
-    """An intake that fills the room there is; outcomes of any kind, in any order, at any time."""
+class WorkerAndBreaker(RuleBasedStateMachine):
+    """An intake that fills the capacity there is; outcomes of any kind, in any order, at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -946,7 +948,7 @@ class WorkerAndGate(RuleBasedStateMachine):
         self.clock.now += seconds
 
     @rule()
-    def the_gate_may_probe_as_soon_as_it_says(self) -> None:
+    def the_breaker_may_probe_as_soon_as_it_says(self) -> None:
         self.clock.now = self.breaker.next_change() or self.clock.now
 
     @rule(how_many=st.integers(1, 100))
@@ -1013,7 +1015,7 @@ class WorkerAndGate(RuleBasedStateMachine):
         assert event is not None or outcome is not FailureKind.REFUSED or after is State.OPEN
 
     @invariant()
-    def the_room_fits_the_state(self) -> None:
+    def the_capacity_fits_the_state(self) -> None:
         capacity, now = self.breaker.capacity(), state(self.breaker)
         probe = {0} if self.own else {1}
         expected = {State.CLOSED: {self.full}, State.OPEN: {0}, State.HALF_OPEN: probe}
@@ -1021,7 +1023,7 @@ class WorkerAndGate(RuleBasedStateMachine):
         assert (self.breaker.next_change() is not None) == (now is State.OPEN)
 
     @invariant()
-    def it_is_never_closed_for_longer_than_anybody_may_ask_for(self) -> None:
+    def it_is_never_open_for_longer_than_anybody_may_ask_for(self) -> None:
         left = self.breaker.status().next_probe_in
         assert left is None or timedelta(0) <= left <= 3600 * SECOND
 
@@ -1042,7 +1044,7 @@ class WorkerAndGate(RuleBasedStateMachine):
         assert states[-1] is state(self.breaker)
 
     def teardown(self) -> None:
-        """Let the dependency be well again: one wait and a bounded number of successes closed the breaker."""
+        """Let the dependency be well again: one wait and a bounded number of successes close the breaker."""
         begin = self.clock.now
         self.clock.now = self.breaker.next_change() or self.clock.now
         assert self.clock.now - begin <= 3600
@@ -1054,5 +1056,5 @@ class WorkerAndGate(RuleBasedStateMachine):
         assert (state(self.breaker), self.breaker.capacity()) == (State.CLOSED, self.full)
 
 
-WorkerAndGate.TestCase.settings = settings(max_examples=200, stateful_step_count=60)
-TestWorkerAndGate = WorkerAndGate.TestCase
+WorkerAndBreaker.TestCase.settings = settings(max_examples=200, stateful_step_count=60)
+TestWorkerAndBreaker = WorkerAndBreaker.TestCase

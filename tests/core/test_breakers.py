@@ -55,7 +55,7 @@ SINK_DOWN = DeliveryUnavailable("answered 500")
 
 
 def states(breakers: CircuitBreakers) -> dict[str, State]:
-    """Give the breakers that are not closed, with their states."""
+    """Return the breakers that are not closed, with their states."""
     return {each.name: each.state for each in breakers.status() if each.state is not State.CLOSED}
 
 
@@ -74,7 +74,7 @@ def begin_to_probe(breakers: CircuitBreakers, clock: Clock) -> None:
         breakers.capacity(kind)
 
 
-def open_again(breakers: CircuitBreakers, clock: Clock) -> None:
+def close_again(breakers: CircuitBreakers, clock: Clock) -> None:
     begin_to_probe(breakers, clock)
     for function in FUNCTIONS.values():
         breakers.probed(function)
@@ -85,10 +85,10 @@ def open_again(breakers: CircuitBreakers, clock: Clock) -> None:
     assert states(breakers) == {}
 
 
-# --- all open -------------------------------------------------------------------------------------
+# --- all closed -----------------------------------------------------------------------------------
 
 
-def test_they_begin_open_with_full_room_for_each_type_of_event(breakers: CircuitBreakers) -> None:
+def test_they_start_closed_with_full_capacity_for_each_type_of_event(breakers: CircuitBreakers) -> None:
     assert [each.name for each in breakers.status()] == NAMES
     assert breakers.all_closed
     assert states(breakers) == {}
@@ -104,7 +104,7 @@ def test_they_begin_open_with_full_room_for_each_type_of_event(breakers: Circuit
     assert {breakers.open_seconds(name) for name in NAMES} == {0.0}
 
 
-def test_each_type_of_event_has_a_gate_for_the_function_that_it_needs() -> None:
+def test_each_type_of_event_has_a_breaker_for_the_function_that_it_needs() -> None:
     assert FUNCTIONS.keys() == set(EventType)
     assert {*FUNCTIONS.values()} < {*NAMES}
 
@@ -117,10 +117,10 @@ def test_by_default_they_run_on_the_worlds_clock_and_tell_nobody() -> None:
     assert 290 < wait <= 360
 
 
-# --- which breaker an outcome concerns ---------------------------------------------------------------
+# --- which breaker an outcome concerns ------------------------------------------------------------
 
 
-def test_a_refused_login_closes_the_dialers_gate_for_all(breakers: CircuitBreakers) -> None:
+def test_a_refused_login_opens_the_dialers_breaker_for_all(breakers: CircuitBreakers) -> None:
     for _ in range(100):
         breakers.answered("callid_info")
     breakers.login_refused(LOGIN_REFUSED, timedelta(minutes=15))
@@ -196,7 +196,7 @@ def test_an_outage_among_successes_is_held_against_the_event(breakers: CircuitBr
     assert [call_fails(breakers, DIALER_DOWN), breakers.sink_failed(SINK_DOWN, "e1")] == [False, False]
 
 
-def test_a_firewall_that_refuses_one_event_among_others_closes_nothing(breakers: CircuitBreakers) -> None:
+def test_a_firewall_that_refuses_one_event_among_others_opens_nothing(breakers: CircuitBreakers) -> None:
     verdicts = []
     for number in range(200):
         breakers.sink_answered()
@@ -287,13 +287,13 @@ def test_the_same_event_refused_again_after_our_own_question_was_answered_is_to_
         breakers.probed(breakers.to_probe()[0])
         assert call_fails(breakers, error, "odd")
         assert {*states(breakers).values()} == {State.RECOVERING}
-        open_again(breakers, clock)
+        close_again(breakers, clock)
 
 
 # --- what an event has to pass --------------------------------------------------------------------
 
 
-def test_an_event_is_told_of_every_closed_gate_in_its_way(breakers: CircuitBreakers) -> None:
+def test_the_error_names_every_open_breaker_in_the_way(breakers: CircuitBreakers) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
     breakers.sink_failed(SINK_REFUSED, "e1")
     agent_fails(breakers, FunctionRefused("no permission"))
@@ -309,7 +309,7 @@ def test_an_event_is_told_of_every_closed_gate_in_its_way(breakers: CircuitBreak
         breakers.check_sink()
 
 
-def test_insisting_when_the_wait_is_over_begins_to_probe(breakers: CircuitBreakers, clock: Clock) -> None:
+def test_a_check_when_the_wait_is_over_begins_to_probe(breakers: CircuitBreakers, clock: Clock) -> None:
     breakers.sink_failed(SINK_REFUSED, "e1")
     clock.now += 2 * REFUSED_PROBE
     breakers.check(CALLS)
@@ -336,7 +336,7 @@ def test_a_sink_that_is_probed_wants_a_single_event_of_any_type_that_passes(
     assert [breakers.probing(kind) for kind in (CALLS, AGENTS)] == [True, False]
 
 
-def test_the_next_change_is_that_of_the_gate_whose_wait_is_over_first(
+def test_the_next_change_is_that_of_the_breaker_whose_wait_is_over_first(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
@@ -351,14 +351,14 @@ def test_the_next_change_is_that_of_the_gate_whose_wait_is_over_first(
 # --- how many are in work -------------------------------------------------------------------------
 
 
-def test_while_all_are_open_nothing_is_crowded(breakers: CircuitBreakers) -> None:
+def test_while_all_are_closed_nothing_is_at_capacity(breakers: CircuitBreakers) -> None:
     for _ in range(3 * FULL):
         breakers.begin(CALLS)
     assert breakers.in_work == 3 * FULL
     assert not breakers.at_capacity(CALLS)
 
 
-def test_where_there_is_no_room_an_event_need_not_wait_but_is_turned_away(breakers: CircuitBreakers) -> None:
+def test_without_capacity_an_event_need_not_wait_but_is_turned_away(breakers: CircuitBreakers) -> None:
     breakers.begin(CALLS)
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
     assert not breakers.at_capacity(CALLS)
@@ -368,7 +368,7 @@ def test_where_there_is_no_room_an_event_need_not_wait_but_is_turned_away(breake
 
 @pytest.mark.parametrize("busy", KINDS)
 @pytest.mark.parametrize("name", ["dialer", "sink"])
-def test_the_room_of_the_dialers_and_the_sinks_gate_is_for_all_events_together(
+def test_the_capacity_of_the_dialers_and_the_sinks_breaker_is_for_all_events_together(
     breakers: CircuitBreakers, clock: Clock, busy: EventType, name: str
 ) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE) if name == "dialer" else breakers.sink_failed(
@@ -380,7 +380,7 @@ def test_the_room_of_the_dialers_and_the_sinks_gate_is_for_all_events_together(
     breakers.begin(busy)
     assert [breakers.at_capacity(kind) for kind in KINDS] == [True, True]
     breakers.sink_answered()
-    assert [breakers.at_capacity(kind) for kind in KINDS] == [True, True], "it ramps up from one"
+    assert [breakers.at_capacity(kind) for kind in KINDS] == [True, True], "it recovers from one"
     breakers.end(busy)
     assert breakers.in_work == 0
     assert [breakers.at_capacity(kind) for kind in KINDS] == [False, False]
@@ -392,7 +392,7 @@ def test_the_room_of_the_dialers_and_the_sinks_gate_is_for_all_events_together(
     assert [breakers.at_capacity(kind) for kind in KINDS] == [True, True], "two of two"
 
 
-def test_the_room_of_a_permissions_gate_is_for_the_events_that_need_it(
+def test_the_capacity_of_a_permissions_breaker_is_for_the_events_that_need_it(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
     agent_fails(breakers, FunctionRefused("no"))
@@ -408,7 +408,7 @@ def test_the_room_of_a_permissions_gate_is_for_the_events_that_need_it(
     assert breakers.at_capacity(AGENTS), "every place is taken"
 
 
-# --- what is told ---------------------------------------------------------------------------------
+# --- the status -----------------------------------------------------------------------------------
 
 
 def test_each_change_is_told_and_whoever_watches_is_woken_after_it(
@@ -420,7 +420,7 @@ def test_each_change_is_told_and_whoever_watches_is_woken_after_it(
     assert seen == [False]
     later: list[bool] = []
     breakers.watch(lambda: later.append(breakers.all_closed))
-    open_again(breakers, clock)
+    close_again(breakers, clock)
     assert seen == [False], "only the latest is woken"
     assert later == [False, False, True]
     told = [(each.name, each.state) for each in changes]
@@ -430,7 +430,7 @@ def test_each_change_is_told_and_whoever_watches_is_woken_after_it(
     assert breakers.all_closed
 
 
-def test_it_is_all_open_only_when_the_last_gate_is(breakers: CircuitBreakers, clock: Clock) -> None:
+def test_all_are_closed_only_when_the_last_breaker_is(breakers: CircuitBreakers, clock: Clock) -> None:
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
     agent_fails(breakers, FunctionRefused("no"))
     begin_to_probe(breakers, clock)
@@ -440,11 +440,11 @@ def test_it_is_all_open_only_when_the_last_gate_is(breakers: CircuitBreakers, cl
     assert states(breakers) == {"agent_campaigns": State.HALF_OPEN}
     assert not breakers.all_closed
     assert (breakers.capacity(CALLS), breakers.capacity(AGENTS)) == (FULL, 0)
-    open_again(breakers, clock)
+    close_again(breakers, clock)
     assert breakers.all_closed
 
 
-def test_the_seconds_since_a_circuit_open_are_told_by_its_name(
+def test_the_seconds_since_a_breaker_opened_are_found_by_its_name(
     breakers: CircuitBreakers, clock: Clock
 ) -> None:
     breakers.sink_failed(SINK_REFUSED, "e1")
@@ -455,16 +455,16 @@ def test_the_seconds_since_a_circuit_open_are_told_by_its_name(
 # --- the slow start -------------------------------------------------------------------------------
 
 
-def test_a_process_that_starts_slowly_gets_room_as_its_events_end(clock: Clock) -> None:
+def test_the_capacity_of_a_process_that_starts_slowly_grows_as_its_events_end(clock: Clock) -> None:
     breakers = make(clock, slow_start=True)
     woken: list[bool] = []
     breakers.watch(lambda: woken.append(breakers.all_closed))
-    rooms = []
+    capacities = []
     while not breakers.all_closed:
-        rooms.append(breakers.capacity(CALLS))
+        capacities.append(breakers.capacity(CALLS))
         breakers.begin(CALLS)
         breakers.end(CALLS)
-    assert rooms == [1, 2, 2, 4, 4, 4, 4]
+    assert capacities == [1, 2, 2, 4, 4, 4, 4]
     assert (breakers.capacity(CALLS), breakers.capacity(AGENTS), woken) == (8, 8, [True])
 
 
@@ -487,7 +487,7 @@ def test_the_start_ends_two_seconds_after_the_first_event_also_where_that_never_
     assert (breakers.capacity(CALLS), breakers.all_closed, breakers.next_change_in()) == (8, True, None)
 
 
-def test_a_gate_that_closes_at_the_start_still_counts(clock: Clock) -> None:
+def test_a_breaker_that_opens_at_the_start_still_counts(clock: Clock) -> None:
     breakers = make(clock, slow_start=True)
     breakers.begin(CALLS)
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)

@@ -177,19 +177,19 @@ class World:
         return self
 
     def lost(self) -> set[int]:
-        """Give the events that were neither delivered nor dead-lettered."""
+        """Return the events that were neither delivered nor dead-lettered."""
         return self.arrived.keys() - self.delivered.keys() - self.dead.keys()
 
     def last_delivery_after_the_heal(self) -> float:
-        """Give how long after the heal the last event was delivered that had come before it."""
+        """Return how long after the heal the last event was delivered that had come before it."""
         late = [at for event, at in self.delivered.items() if self.arrived[event] < self.heal]
         return max(late, default=self.heal) - self.heal
 
     def delays(self) -> list[float]:
         return [at - self.arrived[event] for event, at in self.delivered.items()]
 
-    def closures(self, name: str = "sink") -> int:
-        """Give how often a breaker opened anew; a failed probe is none."""
+    def openings(self, name: str = "sink") -> int:
+        """Return how often a breaker opened anew; a failed probe is not counted."""
         states = [State.CLOSED, *(change.state for change in self.changes if change.name == name)]
         anew = {(State.CLOSED, State.OPEN), (State.RECOVERING, State.OPEN)}
         return sum(step in anew for step in pairwise(states))
@@ -211,7 +211,7 @@ class World:
         self.take()
 
     def take(self) -> None:
-        """Take what there is room for; an open breaker whose time has come is looked at then."""
+        """Take what there is capacity for; an open breaker whose wait is over becomes half-open then."""
         while self.queue and self.in_work < min(breaker.capacity() for breaker in self.breakers.values()):
             self.in_work += 1
             probing = any(breaker.status().state is State.HALF_OPEN for breaker in self.breakers.values())
@@ -483,7 +483,7 @@ def test_one_event_that_always_fails_is_dead_lettered_and_the_others_do_not_noti
         assert world.changes == [], "others succeed in between"
         assert max(world.delays()) < 0.5
     else:
-        assert world.closures() <= 20, "it is alone for minutes, as in an outage"
+        assert world.openings() <= 20, "it is alone for minutes, as in an outage"
         assert max(world.delays()) <= 80, "two probes, the bad event's first"
 
 
@@ -513,7 +513,7 @@ def test_events_at_which_the_dialer_always_fails_hold_up_none_behind_them(
     assert world.lost() == set()
     one_after_the_other = (how_many / full + 1) * (seconds + 1)
     assert max(world.delays()) <= one_after_the_other + 50, "each of the good ones takes up to 0.6 s"
-    assert world.closures("dialer") == 0
+    assert world.openings("dialer") == 0
     assert world.failures <= 5 * 12 * how_many, "the fifth in a row counts"
 
 
@@ -554,7 +554,7 @@ def test_a_firewall_that_refuses_some_events_for_what_they_say_holds_up_no_other
     assert world.lost() == set()
     assert world.dead == {event: Reason.REJECTED_BY_SINK for event in world.arrived if odd(event)}
     assert median(world.delays()) < 0.5
-    assert world.closures() <= 2
+    assert world.openings() <= 2
     assert sorted(world.delays())[int(0.99 * len(world.delivered))] < 1
 
 

@@ -378,7 +378,7 @@ async def test_a_payload_that_the_sink_refuses_for_good_shows_that_it_works() ->
     assert world.breakers.sink.state is State.RECOVERING
 
 
-async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
+async def test_while_a_breaker_is_open_an_event_goes_back_untried() -> None:
     world = World(failure=DeliveryUnavailable("403", FailureKind.REFUSED))
     await world.process()
     world.log.clear()
@@ -389,14 +389,14 @@ async def test_while_a_gate_is_closed_an_event_goes_back_untried() -> None:
     assert isinstance(invalid.disposition, DeadLetter)
 
 
-async def test_a_sink_whose_gate_closes_during_the_look_up_is_spared_and_the_answer_is_kept() -> None:
+async def test_a_sink_whose_breaker_opens_during_the_look_up_is_spared_and_the_answer_is_kept() -> None:
     world = World()
 
-    async def closes_meanwhile(event: Event, *, accept_incomplete: bool) -> Enrichment:
+    async def opens_meanwhile(event: Event, *, accept_incomplete: bool) -> Enrichment:
         world.breakers.sink_failed(DeliveryUnavailable("403", FailureKind.REFUSED), event.id)
         return FOUND
 
-    world.enricher.enrich = closes_meanwhile  # type: ignore[method-assign]
+    world.enricher.enrich = opens_meanwhile  # type: ignore[method-assign]
     outcome = await world.process(replace(CALL, attempt=3))
     assert outcome.disposition == Retry(DELAYS[0], 3, "circuit_open", "sink: 403")
     assert (outcome.stage, outcome.enrichment, world.log) == (Stage.DELIVER, FOUND, [])
@@ -523,7 +523,7 @@ async def test_with_a_window_a_repeat_of_what_was_delivered_is_dropped_and_nobod
     assert isinstance((await world.process(replace(CALL, body=b"[]"))).disposition, DeadLetter)
 
 
-async def test_a_repeat_is_dropped_also_while_a_gate_is_closed() -> None:
+async def test_a_repeat_is_dropped_also_while_a_breaker_is_open() -> None:
     world = World(window=1)
     await world.process()
     world.sink.failure = DeliveryUnavailable("403", FailureKind.REFUSED)

@@ -132,7 +132,7 @@ def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_after_a_request_to_come_back_later_the_copy_is_back_when_the_gate_probes(
+def test_after_a_request_to_come_back_later_the_copy_is_back_when_the_breaker_probes(
     error: EnrichmentUnavailable | DeliveryUnavailable, attempt: int
 ) -> None:
     for to_blame in (False, True):
@@ -179,7 +179,7 @@ def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:
 @pytest.mark.parametrize(
     "error", [EnrichmentUnavailable("gibberish", FailureKind.UNREADABLE), *UNEXPECTED], ids=repr
 )
-def test_an_answer_that_nobody_can_read_and_an_unexpected_error_count_whatever_the_gate_says(
+def test_an_answer_that_nobody_can_read_and_an_unexpected_error_count_whatever_the_breaker_says(
     error: Exception,
 ) -> None:
     decisions = [decide(POLICY, error, attempt=4, age=MINUTE, to_blame=blame) for blame in (False, True)]
@@ -249,7 +249,7 @@ def test_a_failure_that_counts_ends_after_the_given_number_of_attempts(
 
 
 def look_ups(policy: RetryPolicy, first: timedelta, latency: timedelta) -> list[timedelta]:
-    """Give how old an event is at each look-up, until it is given up."""
+    """Return how old an event is at each look-up, until there is none any more."""
     ages = [first]
     while isinstance(decision := decide(policy, NotReady("not found"), attempt=1, age=ages[-1]), Retry):
         assert decision.attempt == 1

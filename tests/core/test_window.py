@@ -1,4 +1,4 @@
-"""What was delivered last is known, up to as many as there is room for, and nothing else is."""
+"""The window remembers the last events that were delivered, up to its size, and nothing else."""
 
 from collections import deque
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ def test_only_what_was_delivered_is_known() -> None:
     assert event("e2") not in window
 
 
-def test_without_room_nothing_is_ever_known() -> None:
+def test_a_window_of_size_0_remembers_nothing() -> None:
     window = Window(0)
     window.add(event())
     assert event() not in window

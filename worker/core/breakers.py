@@ -1,4 +1,4 @@
-"""All the breakers, which of them an event has to pass, and how many events are in work behind them."""
+"""All circuit breakers, which of them an event has to pass, and how many events are in work behind them."""
 
 import time
 from collections import Counter
@@ -20,16 +20,16 @@ from worker.core.events import EventType
 FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
     {EventType.CALL_ENDED: "callid_info", EventType.AGENT_ONBOARDED: "agent_campaigns"}
 )
-"""The dialer's function that each type of event can't do without: its name is also that of its breaker."""
+"""The dialer's function that each type of event needs; its name is also that of its breaker."""
 
 LONGEST_START = 2.0
-"""Seconds after its first event at which a process that still lives has full room."""
+"""Seconds after its first event at which a process that still lives has full capacity."""
 
 
 class CircuitBreakers:
     """One breaker for the dialer, one for the sink, and one for the function that each type of event needs.
 
-    So a missing permission holds up the events that need it, and no others. The sink is probed with an event;
+    So a missing permission stops the events that need it, and no others. The sink is probed with an event;
     the dialer and its functions with questions of our own, which somebody has to ask (`to_probe`).
     """
 
@@ -43,11 +43,10 @@ class CircuitBreakers:
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[BreakerStatus], None] = lambda _: None,
     ) -> None:
-        """Begin with all closed, each with a capacity of `full` events; see `CircuitBreaker` for the rest.
+        """Start with all closed, each with a capacity of `full` events; see `CircuitBreaker` for the rest.
 
-        With `slow_start` there is room for one event at first, then for two, four, …, for two seconds
-        at most: where an event kills the process, the broker counts a delivery of all that were in
-        hand, and their number is limited.
+        With `slow_start` the capacity is one event at first, then two, four, …, for two seconds at most: if
+        an event kills the process, the broker counts a delivery of all events in work, and limits those.
         """
 
         def make(name: str, *, own_question: bool = True) -> CircuitBreaker:
@@ -95,7 +94,7 @@ class CircuitBreakers:
             self._start_until = self._clock() + LONGEST_START
 
     def end(self, kind: EventType) -> None:
-        """Count an event of this type no more."""
+        """Stop counting an event of this type."""
         self._in_work[kind] -= 1
         if not self._started:
             self._start.succeeded()  # so far the process has outlived the event
@@ -105,7 +104,7 @@ class CircuitBreakers:
     def capacity(self, kind: EventType) -> int:
         """Return how many events of a type may be in work now.
 
-        An open breaker whose time has come begins to probe.
+        An open breaker whose wait is over becomes half-open.
         """
         if self.all_closed:
             return self.full
@@ -146,14 +145,14 @@ class CircuitBreakers:
             self._raise_if_open(self.sink)
 
     def _raise_if_open(self, *needed: CircuitBreaker) -> None:
-        shut = [breaker.status() for breaker in needed if breaker.capacity() == 0]
-        if shut:
-            raise CircuitOpen("; ".join(f"{each.name}: {each.reason}" for each in shut))
+        in_the_way = [breaker.status() for breaker in needed if breaker.capacity() == 0]
+        if in_the_way:
+            raise CircuitOpen("; ".join(f"{each.name}: {each.reason}" for each in in_the_way))
 
     def at_capacity(self, kind: EventType) -> bool:
-        """Tell whether an event of this type has to wait until others have ended, as they fill the room.
+        """Return whether an event of this type has to wait until others have ended.
 
-        Where there is no room at all it need not wait: `insist` turns it away.
+        If there is no capacity at all it need not wait: `check` raises.
         """
         if self.all_closed or (capacity := self.capacity(kind)) == 0:
             return False
@@ -161,7 +160,9 @@ class CircuitBreakers:
 
     def probing(self, kind: EventType) -> bool:
         """Return whether a single event of this type is wanted, to see whether the sink works again."""
-        return self.capacity(kind) > 0 and self.sink.state is State.HALF_OPEN  # the room begins the probing
+        return (
+            self.capacity(kind) > 0 and self.sink.state is State.HALF_OPEN
+        )  # in this order: `capacity` may make it half-open
 
     def to_probe(self) -> list[str]:
         """Return the dialer's functions of which a question of our own has to be asked now."""
@@ -192,7 +193,7 @@ class CircuitBreakers:
         self.dialer.failed(error.kind, str(error), wait)
 
     def unanswered(self, function: str, error: EnrichmentUnavailable, event: str) -> bool:
-        """Record why an event's question got no answer; return whether it counts as an attempt of it."""
+        """Record why an event's question got no answer. Return whether it counts as an attempt."""
         if isinstance(error, FunctionRefused):
             self.dialer.succeeded()  # the login is good
             return self.functions[function].failed(error.kind, str(error), event=event)
@@ -209,7 +210,7 @@ class CircuitBreakers:
         self.functions[function].probed()
 
     def probed_in_vain(self, function: str, error: EnrichmentUnavailable) -> None:
-        """Record why it did not. An outage counts only for a breaker that probes: the others count events."""
+        """Record why it did not. An outage changes only half-open breakers: the others count events."""
         own = self.functions[function]
         if isinstance(error, FunctionRefused):
             self.dialer.probed()
@@ -232,12 +233,12 @@ class CircuitBreakers:
         )
 
     def open_seconds(self, name: str) -> float:
-        """Give the seconds since a breaker opened, 0 where it is open."""
+        """Return the seconds since a breaker opened, 0 if it is closed."""
         open_for = next(each.open_for for each in self.status() if each.name == name)
         return 0.0 if open_for is None else open_for.total_seconds()
 
     def status(self) -> list[BreakerStatus]:
-        """Tell how each stands."""
+        """Return the status of each."""
         return [breaker.status() for breaker in self._all]
 
     def _changed(self, status: BreakerStatus) -> None:

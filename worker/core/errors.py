@@ -15,7 +15,7 @@ step failed::
         │   └── LoginRefused        it refuses the user or the password: never send them again at once
         └── DeliveryUnavailable     the sink did not accept the payload
 
-The enricher goes on without what an optional function would have answered::
+The enricher goes on without the answer of an optional function::
 
     LeftOut
 
@@ -27,8 +27,8 @@ message that can't be copied::
     ├── PublishForbidden        the broker refuses us the exchange
     └── MessageRefused          the broker, or AMQP itself, refuses this one message
 
-An adapter classifies a failure where it is understood, by the class and by
-the `FailureKind`; nobody else looks into the text.
+The adapter that understands a failure classifies it, by the class and the `FailureKind`. Nothing else parses
+the text.
 """
 
 from datetime import timedelta
@@ -45,9 +45,9 @@ class Reason(StrEnum):
     REJECTED_BY_SINK = "rejected_by_sink"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DELIVERY_LIMIT = "delivery_limit"
-    """Written by no code of ours: the broker's own limit moved the message."""
+    """Not written by our code: the broker's delivery limit moved the message."""
     EXPIRED = "expired"
-    """Written by no code of ours: the broker moved the message as its producer's expiration ran out."""
+    """Not written by our code: the broker moved the message when its producer's expiration was over."""
 
 
 BY_THE_BROKER = frozenset({Reason.DELIVERY_LIMIT, Reason.EXPIRED})
@@ -55,7 +55,7 @@ BY_THE_BROKER = frozenset({Reason.DELIVERY_LIMIT, Reason.EXPIRED})
 
 
 class FailureKind(StrEnum):
-    """What kind of trouble a dependency is in, and so whose fault a failure is."""
+    """What kind of failure of a dependency it is."""
 
     OUTAGE = "outage"
     """Unreachable, slow or broken."""
@@ -73,7 +73,7 @@ class NotReadyReason(StrEnum):
     RECORD = "not_found"
     FINAL_STATUS = "not_final"
     CAMPAIGNS = "not_assigned"
-    """The agent has not been given each of the campaigns that the event expects."""
+    """The agent is not assigned to all campaigns that the event expects."""
 
 
 class ProcessingError(Exception):
@@ -86,7 +86,7 @@ class ProcessingError(Exception):
 class InvalidEvent(ProcessingError):
     """The message can't be understood; no retry would help.
 
-    `event_id` is the id by which a person can find it, where the message has one.
+    `event_id` is the id by which a person can find it, if the message has one.
     """
 
     label = "invalid_event"

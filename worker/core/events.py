@@ -78,7 +78,7 @@ class Event:
     dated: bool = False
     """Whether its producer said when it happened; else that is the time it was first seen."""
     ended_at: datetime | None = None
-    """When the call ended, where the producer said so by itself, in the producer's offset."""
+    """When the call ended, in the producer's offset; None if the producer did not say so itself."""
     uniqueid: str | None = None
     lead_id: str | None = None
     expected_campaigns: tuple[str, ...] | None = None
@@ -260,7 +260,7 @@ def _validate(kind: EventType, data: dict[str, Any]) -> CallEnded | AgentOnboard
 
 
 def _checked_id(value: object, name: str) -> str | None:
-    """Insist that an id can travel as an HTTP header and as an AMQP property."""
+    """Return an id that can be an HTTP header and an AMQP property. Raises `InvalidEvent` for any other."""
     if value is None:
         return None
     if (usable := parsing.event_id(value)) is None:
@@ -301,7 +301,7 @@ def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:
 
 def _ended_at(said: str, zone: tzinfo) -> datetime:
     when = _in_zone(_read_time(said, "ended_at"), zone)
-    # Far from where `datetime` ends: whoever reads it may move it by hours.
+    # Far from the limits of `datetime`: a reader may move it by hours.
     if when.year not in _YEARS:
         raise InvalidEvent(f"ended_at {_show(said)} is out of range; calls end in the years 1970 to 2999")
     return when

@@ -106,7 +106,7 @@ _HOURS = 24
 
 
 def read_time(text: str) -> datetime | None:
-    """Read a date with a time of day; `None` where it is none. Without an offset, the result is naive.
+    """Parse a date with a time of day; return None for anything else. Without an offset, the result is naive.
 
     A leap second is the second after it, `24:00` is the next midnight, and
     digits beyond microseconds are cut off.
@@ -176,7 +176,7 @@ VISIBLE_PATTERN = "[^" + "".join(rf"\u{first:04x}-\u{last:04x}" for first, last 
 """Found in every text that is not blank."""
 
 NOBODY = frozenset({"", "VDAD", "VDCL"})
-"""Users that VICIdial writes where no agent took the call."""
+"""Users that VICIdial writes if no agent took the call."""
 
 LARGEST_LEAD = 2**32 - 1
 """VICIdial counts leads from 1, in an `INT UNSIGNED` column."""
@@ -188,7 +188,7 @@ _NOTHING = frozenset(
 )
 """What languages and tables write for a missing value, in small letters."""
 _UNFILLED = "--A--"
-"""What VICIdial's own variables in a URL begin with, where it did not fill them in."""
+"""What VICIdial's own variables in a URL begin with if it did not fill them in."""
 _EVENT_ID = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NAMESPACE = uuid.UUID("6f0c2a53-4d0e-5a0b-9f39-6f6d1f2b6c11")
@@ -246,7 +246,7 @@ def lead_number(text: str) -> str | None:
 
 
 def agent(value: object) -> object:
-    """Return an agent's user, `None` for the users that VICIdial writes where there is none, and for 0."""
+    """Return an agent's user, `None` for the users that VICIdial writes if there is none, and for 0."""
     user = known_id(value)
     return None if user == "0" or (isinstance(user, str) and user.upper() in NOBODY) else user
 

@@ -166,7 +166,7 @@ def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> Acce
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Give the JSON Schema of each payload type (draft 2020-12), by its type.
+    """Return the JSON Schema of each payload type (draft 2020-12), by its type.
 
     It allows fields that it doesn't name: a later version may add some, and no
     receiver should refuse them.

@@ -1,4 +1,4 @@
-"""The way of one event: decode, enrich, build, deliver; and the decision where a step fails."""
+"""The life of one event: decode, enrich, build, deliver; and the decision if a step fails."""
 
 import hashlib
 import time
@@ -53,7 +53,7 @@ class Outcome:
 
 
 class Pipeline:
-    """Processes inbounds, each by itself; between two of them it knows only what was delivered last."""
+    """Processes inbounds, each by itself; all it remembers is which events were delivered last."""
 
     def __init__(  # noqa: PLR0913 - each is a part or a rule of its own
         self,
@@ -68,12 +68,20 @@ class Pipeline:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Take the adapters, the rules of retrying, the breakers, and the zone of times without an offset.
+        """Create a pipeline between the adapters.
 
-        With `deliver_not_found`, a call that the dialer does not know in the end is delivered
-        with what the event said instead of becoming a dead letter. A repeat of one of the last
-        `duplicates_window` events that were delivered here is not delivered again; one that comes
-        while the first is still in work is.
+        Args:
+            enricher: Asks the dialer.
+            sink: Where payloads are delivered.
+            policy: Decides what becomes of a failed event.
+            breakers: The circuit breakers that an event has to pass.
+            zone: The time zone of times without an offset.
+            deliver_not_found: Whether a call that the dialer does not know in the end is delivered with what
+                the event said, instead of becoming a dead letter.
+            duplicates_window: How many delivered events to remember. A repeat of one is not delivered again,
+                unless it comes while the first is still in work.
+            now: Returns the present time.
+            timer: Returns seconds, to measure how long a step takes.
         """
         self._enricher = enricher
         self._sink = sink
@@ -154,7 +162,7 @@ class Pipeline:
 
 
 def carried(inbound: Inbound, event: Event) -> Enrichment | None:
-    """Give what an earlier look-up for the same call or agent said, where the inbound carries it."""
+    """Return what an earlier look-up for the same call or agent found, if the inbound carries it."""
     if inbound.enrichment is None:
         return None
     found = enrichment_from_json(inbound.enrichment)
@@ -168,29 +176,25 @@ def carried(inbound: Inbound, event: Event) -> Enrichment | None:
 
 
 class Window:
-    """The last `size` events that were delivered; empty where `size` is 0.
+    """The last `size` events that were delivered; always empty if `size` is 0.
 
-    It lives in one process and is gone with it. So it only saves deliveries:
-    whoever must not act on a repeat goes by the payload's id.
-
-    An event is known by its id together with its type and its subject (the
-    call id or the agent's user): producers promise that no two events share
-    an id, and where one breaks that, another call is still not taken for a
-    repeat. What else an event says is not compared.
+    It is lost with its process, so it only saves deliveries: a receiver that must not act on a repeat
+    compares the payload's id. Events are compared by id, type and subject: if a producer gives two calls the
+    same id, neither is taken for a repeat.
     """
 
     def __init__(self, size: int) -> None:
-        """Begin empty. Each event takes the same room, however long its ids are."""
+        """Start empty. Each event takes the same memory, however long its ids are."""
         self._size = size
         self._known: set[bytes] = set()
         self._order: deque[bytes] = deque()
 
     def __contains__(self, event: Event) -> bool:
-        """Tell whether the event is among the last ones that were delivered."""
+        """Return whether the event is among the last ones that were delivered."""
         return bool(self._known) and _mark(event) in self._known
 
     def add(self, event: Event) -> None:
-        """Take in an event that was delivered; the oldest one leaves where there is no more room."""
+        """Add an event that was delivered; if the window is full, forget the oldest one."""
         if not self._size or (mark := _mark(event)) in self._known:
             return
         if len(self._order) == self._size:
@@ -200,6 +204,6 @@ class Window:
 
 
 def _mark(event: Event) -> bytes:
-    """Give 16 bytes for an event. Neither a type nor an id holds a blank."""
-    said = f"{event.type} {event.id} {event.subject}".encode(errors="surrogatepass")
-    return hashlib.blake2b(said, digest_size=16).digest()
+    """Return 16 bytes for an event. Neither a type nor an id holds a blank."""
+    identity = f"{event.type} {event.id} {event.subject}".encode(errors="surrogatepass")
+    return hashlib.blake2b(identity, digest_size=16).digest()

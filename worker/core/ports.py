@@ -19,7 +19,7 @@ class Enricher(Protocol):
     """Asks the dialer."""
 
     async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
-        """Tell what the dialer knows of the event's call or agent.
+        """Return what the dialer knows of the event's call or agent.
 
         An answer that may still get better raises `NotReady`. With `accept_incomplete`
         it is returned as it is, and only one that lacks the record raises.
@@ -32,28 +32,27 @@ class Enricher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The sink's word that it has the payload, in a few words for the log."""
+    """The sink's confirmation that it has the payload, in a few words for the log."""
 
     detail: str
 
 
 class Sink(Protocol):
-    """Where payloads go."""
+    """Accepts payloads."""
 
     async def deliver(self, payload: Payload) -> Receipt:
-        """Hand the payload over; returning means that the sink has it.
+        """Deliver the payload; returning means that the sink has it.
 
-        Never retries by itself. Raises `DeliveryRejected` or
-        `DeliveryUnavailable`, and nothing else that is foreseen. Where the
-        outcome is unknown (a lost connection) it raises
-        `DeliveryUnavailable`: the same id is then delivered twice.
+        Never retries by itself. Raises `DeliveryRejected` or `DeliveryUnavailable`, and nothing else that is
+        foreseen. If the outcome is unknown (a lost connection) it raises `DeliveryUnavailable`: the same id
+        may then be delivered twice.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DialerRequest:
-    """What is told of one request to the dialer: never the password, nor any text of the answer.
+    """What is reported of one request to the dialer: never the password, nor any text of the answer.
 
     `about` holds the parameters that say what was asked about, `outcome` is
     `ok` or the label of a `ProcessingError`.
@@ -115,9 +114,9 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Put a copy into the tier with this delay, to be taken up as this attempt.
+    """Publish a copy to the tier with this delay, to be processed as this attempt.
 
-    `attempt` is the inbound's own number where the failure is not the event's fault.
+    `attempt` is the inbound's own number if the failure does not count as an attempt.
     """
 
     tier: timedelta
@@ -128,7 +127,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Put a copy into the dead letters, for a person to look at."""
+    """Publish a copy to the dead letters, for a person to look at."""
 
     reason: Reason
     error: str

@@ -125,7 +125,7 @@ _adapter: TypeAdapter[Enrichment] = TypeAdapter(Annotated[Enrichment, Field(disc
 
 
 def enrichment_from_json(text: str | bytes) -> Enrichment | None:
-    """Read what a retry copy carries; `None` where it is not an enrichment."""
+    """Parse what a retry copy carries; return None if it is not an enrichment."""
     try:
         return _adapter.validate_json(text)
     except ValidationError:

@@ -1,13 +1,11 @@
 """When a failed event is tried again: a pure decision.
 
-How long a dependency in trouble is left alone is not decided here but by its
-breaker (`worker.core.breaker`). An event that is not to blame goes to the first
-tier, so that its copy is back in the work queue, and waits there, when the
-breaker probes.
+How long a dependency in trouble is left alone is decided by its circuit breaker (`worker.core.breaker`),
+not here. An event that is not to blame goes to the first tier, so that its copy is back in the work queue
+when the breaker probes.
 
-Retries happen in one layer, the broker's tiers. Adapters never retry, and the
-one silent repeat of aiohttp (idempotent requests on a dropped keep-alive
-connection) is named in `worker.vicidial.client`.
+Retries happen in one layer, the broker's tiers. Adapters never retry. The one silent repeat of aiohttp
+(idempotent requests on a dropped keep-alive connection) is named in `worker.vicidial.client`.
 """
 
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ LOOK_AGAIN_OFTEN = timedelta(minutes=1)
 
 AFTER_REFUSAL = timedelta(minutes=2)
 """The first tier after a refusal of the sink is the longest up to this: only what others do meanwhile shows
-whether the event alone is refused, and a breaker that the refusal closed stays so for longer."""
+whether the event alone is refused, and a breaker that the refusal opened stays open for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +67,10 @@ class LookAgain:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The rules of retrying.
+    """The rules for retries.
 
-    `delays` are the tiers for failures, ascending; the last one repeats. An
-    answer that is not ready is no failure, and has a schedule of its own.
+    `delays` are the tiers for failures, ascending; the last one repeats. An answer that is not ready is not a
+    failure, and has a schedule of its own.
     """
 
     delays: tuple[timedelta, ...]

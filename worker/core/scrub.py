@@ -42,12 +42,12 @@ _NOT_IN_WORDS = re.compile(r"[\W_]+")
 class Scrubber:
     """Replaces each secret in text, however it is spelled.
 
-    A secret of under eight characters is replaced only where it stands alone,
-    or it would tear up the ids of calls; one of under `shortest` not at all.
+    A secret of under eight characters is replaced only if it stands alone, since it might be part of a
+    call id; one of under `shortest` not at all.
     """
 
     def __init__(self, secrets: Iterable[str], *, shortest: int = _SHORTEST_SECRET) -> None:
-        """Take the secrets as they are."""
+        """Replace these secrets, given as they are."""
         self._secrets: set[str] = set()
         self._shortest = shortest
         self.learn(*secrets)

@@ -38,7 +38,7 @@ def is_well_known(key: bytes) -> bool:
 
 
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Give the value of `webhook-signature` for a body sent at `timestamp` (seconds since 1970)."""
+    """Return the value of `webhook-signature` for a body sent at `timestamp` (seconds since 1970)."""
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     code = _keyed(key).copy()
     code.update(signed)
