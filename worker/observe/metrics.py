@@ -106,17 +106,15 @@ class Metrics:
             "function",
         )
         self.dialer_cache_hits = self._counter(
-            "dialer_cache_hits", "Look-ups answered from a kept answer, by function.", "function"
+            "dialer_cache_hits", "Look-ups answered from the cache, by function.", "function"
         )
-        self.dialer_limit = self._gauge(
-            "dialer_limit", "How many requests to the dialer may go at one time now."
-        )
+        self.dialer_limit = self._gauge("dialer_limit", "Requests to the dialer allowed at one time now.")
         self.dialer_refused = self._gauge(
-            "dialer_refused", "1 while nothing is sent, since the dialer refused the login or a permission."
+            "dialer_refused", "1 while nothing is sent, because the dialer refused the login or a permission."
         )
         self.dialer_left_out = self._gauge(
             "dialer_function_left_out",
-            "1 while an optional function is not asked, since it is refused or fails; its fields are null.",
+            "1 while an optional function is not asked, because it is refused or fails; its fields are null.",
             "function",
         )
         self.dialer_clock_skew = self._gauge(
@@ -148,7 +146,7 @@ class Metrics:
     def _declare_broker(self) -> None:
         self.consuming = self._gauge("consuming", "1 while the worker consumes from the broker, else 0.")
         self.reconnects = self._counter(
-            "broker_reconnects", "How often the worker has begun to consume anew after a connection broke."
+            "broker_reconnects", "Times that the worker has begun to consume again after a connection broke."
         )
         self.queue_messages = self._gauge(
             "queue_messages",
