@@ -30,7 +30,7 @@ from tests.adapters.raw import Connection, RawServer
 from tests.core.inbounds import inbound
 from tests.otlp import Collector
 from worker import __version__
-from worker.commands.tracing import asked_for_by
+from worker.commands.run import tracing_variable
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent, NotReady, PublishError, Reason
 from worker.core.events import Event, EventType
 from worker.core.payload import Payload
@@ -652,7 +652,7 @@ BASE, TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOIN
     ],
 )
 def test_opentelemetrys_variables_say_whether_to_trace(environ: dict[str, str], by: str | None) -> None:
-    assert asked_for_by(environ) == by
+    assert tracing_variable(environ) == by
 
 
 @pytest.mark.parametrize(
@@ -667,7 +667,7 @@ def test_opentelemetrys_variables_say_whether_to_trace(environ: dict[str, str], 
 )
 def test_what_can_not_be_obeyed_is_said(environ: dict[str, str], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        asked_for_by(environ)
+        tracing_variable(environ)
 
 
 def test_opentelemetry_is_imported_in_one_module_only() -> None:

@@ -22,7 +22,7 @@ from tests.system.harness import Program, System, Worker
 from tests.tools import need_asyncapi_schema
 from worker.cli import app
 from worker.commands.asyncapi import asyncapi
-from worker.commands.examples import EVENTS, payloads
+from worker.commands.event_schemas import EVENTS, payloads
 from worker.core.errors import InvalidEvent
 from worker.core.events import Inbound, decode
 from worker.core.payload import schemas

@@ -18,8 +18,7 @@ import pytest
 from tests.system.harness import PASSWORD, ROOT, Program, crm_sync, environment
 from tests.tools import PHP_LIBRARY, skip_without
 from worker.commands.asyncapi import asyncapi
-from worker.commands.examples import EVENTS, cloud_event, cloud_event_headers, payloads
-from worker.commands.schemas import FIELDS
+from worker.commands.event_schemas import EVENTS, FIELDS, cloud_event, cloud_event_headers, payloads
 from worker.core.events import EventType, Inbound, decode
 from worker.rabbitmq.message import OUR_HEADERS, to_inbound
 from worker.settings import BrokerCommandSettings

@@ -2,19 +2,29 @@
 
 import asyncio
 import gc
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import typer
 import uvloop
 
 from worker import app
-from worker.commands.common import fail, load_or_exit
+from worker.commands.common import fail, load_or_exit, stop_with
 from worker.commands.options import ConfigOption
-from worker.commands.tracing import open_or_exit, tracing_or_exit
-from worker.core.tracing import UNTRACED
+from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.observe import log
 from worker.observe.health import ListenError
 from worker.rabbitmq.session import TopologyMismatchError
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.observe.trace import OpenTelemetryTracing
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_EXPORTER = "OTEL_TRACES_EXPORTER"
 
 
 def run(config: ConfigOption = None) -> None:
@@ -26,10 +36,10 @@ def run(config: ConfigOption = None) -> None:
     used.
     """
     settings = load_or_exit(Settings, config)
-    traces = tracing_or_exit()
+    traces = _tracing_or_exit()
     extra = [] if traces is None else [traces.add_ids]
     scrubber = log.configure(settings.log, settings.secrets(), extra=extra)
-    tracing = UNTRACED if traces is None else open_or_exit(traces, settings.broker.url.get_secret_value())
+    tracing = UNTRACED if traces is None else _open_or_exit(traces, settings.broker.url.get_secret_value())
     _tune_garbage_collection()
     try:
         uvloop.run(app.run(settings, on_password=scrubber.learn, tracing=tracing))
@@ -52,7 +62,67 @@ def run(config: ConfigOption = None) -> None:
 
 
 def _tune_garbage_collection() -> None:
-    """Leave alone what the start has made, and look at the rest less often: a tenth of the CPU otherwise."""
+    """Leave alone what the start has made, and check the rest less often: it saves a tenth of the CPU."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 50)
+
+
+# --- tracing --------------------------------------------------------------------------------------
+
+
+def tracing_variable(environ: Mapping[str, str]) -> str | None:
+    """Return the name of the variable that asks for traces, `None` if none does.
+
+    Only OpenTelemetry's own variables ask for them. Raises `ValueError` if one can't be used.
+    """
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    exporter = environ.get(_EXPORTER, "").strip()
+    name = next((name for name in _ENDPOINTS if environ.get(name)), None)
+    if name is None or disabled or exporter == "none":
+        return None
+    if exporter not in ("", "otlp"):
+        raise ValueError(f"{_EXPORTER}={exporter}: otlp and none are known")
+    for which in _PROTOCOLS:
+        if (protocol := environ.get(which, "")) not in ("", "http/protobuf"):
+            raise ValueError(
+                f"{which}={protocol}: only http/protobuf is spoken; a collector takes it on port 4318"
+            )
+    try:
+        parts = urlsplit(environ[name])
+        usable = parts.scheme in ("http", "https") and parts.hostname is not None
+    except ValueError:
+        usable = False
+    if not usable:  # and not shown: an address may hold a key
+        raise ValueError(f"{name} is no address such as http://collector.example:4318")
+    return name
+
+
+def _tracing_or_exit() -> "type[OpenTelemetryTracing] | None":
+    """Return the class that traces, `None` if no traces are wanted; exit with status 2 if it can't be had."""
+    try:
+        if (variable := tracing_variable(os.environ)) is None:
+            return None
+    except ValueError as error:
+        stop_with(str(error), status=2)
+    try:
+        from worker.observe.trace import OpenTelemetryTracing  # noqa: PLC0415 - an optional extra
+    except ImportError:
+        fail(
+            f"{variable} asks for traces, but what they need is not installed:"
+            " pip install 'vicidial-crm-sync[tracing]'",
+            [],
+        )
+    except ValueError as error:
+        fail(str(error), [])
+    else:
+        return OpenTelemetryTracing
+    raise typer.Exit(2)
+
+
+def _open_or_exit(kind: "type[OpenTelemetryTracing]", broker_url: str) -> Tracing:
+    """Begin to trace, or exit with status 2 if one of OpenTelemetry's variables can't be used."""
+    try:
+        return kind.open(Server.of(broker_url))
+    except ValueError as error:
+        stop_with(f"one of OpenTelemetry's variables can't be used: {error}", status=2)
