@@ -828,7 +828,7 @@ def test_an_opening_after_a_sign_of_life_is_a_new_one(breaker: CircuitBreaker, c
     assert breaker.status().open_for == timedelta(0)
 
 
-def test_each_change_of_state_is_told_once_it_is_made(
+def test_each_change_of_state_is_reported_once_it_is_made(
     breaker: CircuitBreaker, clock: Clock, changes: list[BreakerStatus]
 ) -> None:
     fail(breaker, 10)

@@ -411,7 +411,7 @@ def test_the_capacity_of_a_permissions_breaker_is_for_the_events_that_need_it(
 # --- the status -----------------------------------------------------------------------------------
 
 
-def test_each_change_is_told_and_whoever_watches_is_woken_after_it(
+def test_each_change_is_reported_and_the_watcher_is_woken_after_it(
     breakers: CircuitBreakers, clock: Clock, changes: list[BreakerStatus]
 ) -> None:
     seen: list[bool] = []
@@ -423,8 +423,8 @@ def test_each_change_is_told_and_whoever_watches_is_woken_after_it(
     close_again(breakers, clock)
     assert seen == [False], "only the latest is woken"
     assert later == [False, False, True]
-    told = [(each.name, each.state) for each in changes]
-    assert told == [
+    reported = [(each.name, each.state) for each in changes]
+    assert reported == [
         ("dialer", state) for state in (State.OPEN, State.HALF_OPEN, State.RECOVERING, State.CLOSED)
     ]
     assert breakers.all_closed

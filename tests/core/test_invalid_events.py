@@ -34,7 +34,7 @@ IS_BLANK = "the text is blank; an id has at least one visible character"
 
 
 def refusal(message: Inbound) -> str:
-    """Give the sentence with which a message is refused."""
+    """Return the sentence with which a message is refused."""
     with pytest.raises(InvalidEvent) as caught:
         decode(message)
     return str(caught.value)

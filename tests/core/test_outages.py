@@ -72,7 +72,7 @@ def only_of(
 
 
 def over(limit: float, burst: float, wait: float | None) -> Trouble:
-    """Take so many requests a second and answer 429 to all above."""
+    """Accept so many requests a second and answer 429 to all above."""
     asked = None if wait is None else timedelta(seconds=wait)
     tokens, filled = burst, 0.0
 
@@ -211,7 +211,7 @@ class World:
         self.take()
 
     def take(self) -> None:
-        """Take what there is capacity for; an open breaker whose wait is over becomes half-open then."""
+        """Take what there is capacity for; an open breaker whose wait is over becomes half-open."""
         while self.queue and self.in_work < min(breaker.capacity() for breaker in self.breakers.values()):
             self.in_work += 1
             probing = any(breaker.status().state is State.HALF_OPEN for breaker in self.breakers.values())

@@ -65,7 +65,7 @@ class NotFinal(NotReady):
 
 @dataclass
 class FakeEnricher:
-    """Answers, or fails, as told; an unknown event is the test's mistake."""
+    """Returns the answer, or raises it."""
 
     log: list[str]
     answer: Enrichment | BaseException = FOUND
@@ -81,7 +81,7 @@ class FakeEnricher:
 
 @dataclass
 class FakeSink:
-    """Keeps what is delivered, or fails as told."""
+    """Stores what is delivered, or raises the failure."""
 
     log: list[str]
     failure: BaseException | None = None

@@ -116,7 +116,7 @@ def is_date_time(value: object) -> bool:
 
 
 def payload_of(event: dict[str, Any], enrichment: Enrichment) -> dict[str, Any]:
-    """Give the payload as its receiver reads it."""
+    """Return the payload as its receiver reads it."""
     inbound = Inbound(json.dumps(event).encode(), "", datetime(2027, 1, 1, tzinfo=UTC), {})
     payload: dict[str, Any] = json.loads(build_payload(decode(inbound), enrichment).body)
     return payload

@@ -34,7 +34,7 @@ def test_what_we_sign_the_reference_implementation_accepts(key: bytes, message_i
 
 
 def headers(message_id: str, timestamp: int, signature: str) -> dict[str, str]:
-    """Give what a webhook request carries."""
+    """Return what a webhook request carries."""
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),

@@ -182,7 +182,7 @@ class Backoff:
         self._busy = min(2 * self._busy, self._probe_max)
 
     def recovers(self) -> None:
-        """Take back one doubling of the wait."""
+        """Halve the next wait after an outage."""
         self._growing = max(FIRST_WAIT, self._growing / 2)
 
     def seconds(self, wait: Wait, asked: timedelta | None) -> float:

@@ -1,7 +1,7 @@
 """Removing secrets from text, however they are written.
 
 Each letter of a secret is looked for in every spelling that URLs, HTML, JSON and Python
-have for it, also where it needs none (`%61` is an `a`), in the wrong encoding, and with
+have for it, also if it needs none (`%61` is an `a`), in the wrong encoding, and with
 anything invisible between two letters: NUL (a text in UTF-16, read as bytes), byte order
 marks, zero-width characters. Base64 and hexadecimal digits are looked for too.
 """
@@ -162,7 +162,7 @@ def _units(letter: str) -> list[int]:
 def _encodings(secret: str) -> list[str]:
     """Return patterns of a secret in base64, wherever in the bytes it begins, and in hexadecimal digits.
 
-    In digits only if it is long enough to be told from other numbers.
+    In digits only if it is long enough not to be confused with other numbers.
     """
     found = []
     data = secret.encode("utf-8", "surrogatepass")
