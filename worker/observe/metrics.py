@@ -150,8 +150,8 @@ class Metrics:
         )
         self.queue_messages = self._gauge(
             "queue_messages",
-            "Messages that wait in a queue, by its role (work, retry, dead_letters), as the broker told every"
-            " 15 s; those in work are not among them.",
+            "Messages that wait in a queue, by its role (work, retry, dead_letters), as the broker reports"
+            " every 15 s; those in work are not among them.",
             "queue",
             "role",
         )
