@@ -6,7 +6,7 @@ delivery failed is not looked up again.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -88,6 +88,10 @@ class CallEnrichment(_Record):
     final: bool = True
     found: bool = True
 
+    def with_call(self, **changed: object) -> Self:
+        """Return a copy in which these fields of the call are changed."""
+        return self.model_copy(update={"call": self.call.model_copy(update=changed)})
+
 
 class AgentEnrichment(_Record):
     """What the dialer said about an agent.
@@ -100,6 +104,10 @@ class AgentEnrichment(_Record):
     kind: Literal["agent"] = "agent"
     agent: AgentRecord
     campaigns_text: str | None = None
+
+    def with_agent(self, **changed: object) -> Self:
+        """Return a copy in which these fields of the agent are changed."""
+        return self.model_copy(update={"agent": self.agent.model_copy(update=changed)})
 
     def which_of(self, campaign_ids: Iterable[str]) -> set[str]:
         """Return which of these campaigns the agent has; of an ambiguous list, those that are whole in it."""

@@ -278,20 +278,18 @@ def resolve(found: AgentEnrichment, known: Mapping[str, KnownCampaign] | None) -
     If `known` is None, or the list has more than `_MOST_DASHES`, nothing is changed: any list with a dash is
     ambiguous.
     """
-    agent, text = found.agent, found.campaigns_text
+    text = found.campaigns_text
     if known is None or (text is not None and text.count("-") > _MOST_DASHES):
         return found
     names = _Known(known)
     if text is None:
-        campaigns = tuple(names.named(each) for each in agent.campaigns)
-        return found.model_copy(update={"agent": agent.model_copy(update={"campaigns": campaigns})})
+        return found.with_agent(campaigns=tuple(names.named(each) for each in found.agent.campaigns))
     pieces, several = _Split(text, names).best()
-    changed = {
-        "campaigns": tuple(names.named(Campaign(campaign_id=piece)) for piece in pieces if piece),
-        "campaigns_ambiguous": "-" in text
-        and (several or any(names.find(piece) is None for piece in pieces)),
-    }
-    return found.model_copy(update={"agent": agent.model_copy(update=changed)})
+    unsure = several or any(names.find(piece) is None for piece in pieces)
+    return found.with_agent(
+        campaigns=tuple(names.named(Campaign(campaign_id=piece)) for piece in pieces if piece),
+        campaigns_ambiguous="-" in text and unsure,
+    )
 
 
 def possible_hidden_ids(text: str, known: Mapping[str, KnownCampaign]) -> list[str]:

@@ -93,8 +93,7 @@ class VicidialEnricher:
         )
         _check_same_call(found.call, event)
         if zone is None:
-            unknown = {"started_at": None, "ended_at": None}
-            found = found.model_copy(update={"call": found.call.model_copy(update=unknown)})
+            found = found.with_call(started_at=None, ended_at=None)
         if not accept_incomplete and not found.final:
             status = found.call.status or "empty"
             raise NotReady(f"the call's status is {status}, which is not final", NotReadyReason.FINAL_STATUS)
@@ -116,11 +115,10 @@ class VicidialEnricher:
                 break
         if mine is None:
             return found
-        known = {
-            "recordings": recordings.records(mine),
-            "lead_id": recordings.lead_of(mine) or found.call.lead_id,
-        }
-        return found.model_copy(update={"call": found.call.model_copy(update=known)})
+        return found.with_call(
+            recordings=tuple(row.recording for row in mine),
+            lead_id=recordings.lead_of(mine) or found.call.lead_id,
+        )
 
     async def _rows(self, search: recordings.Search, times: DialerTimes) -> list[FoundRecording] | None:
         """Return what a search finds, None if it fails."""
@@ -175,9 +173,7 @@ class VicidialEnricher:
         has_none = partial(self._has_none_of, user, agents.possible_hidden_ids(text, known))
         if await self._proofs.get((user, text), has_none):
             return found
-        return found.model_copy(
-            update={"agent": found.agent.model_copy(update={"campaigns_ambiguous": True})}
-        )
+        return found.with_agent(campaigns_ambiguous=True)
 
     async def _has_none_of(self, user: str, hidden: list[str]) -> bool:
         """Return whether the agent certainly has none of these campaigns, which the API user may not see.
@@ -208,12 +204,9 @@ class VicidialEnricher:
         details = await _optional(ask)
         if details is None:
             return found
-        known = {
-            "full_name": details.full_name,
-            "access_level": details.user_level,
-            "user_group": details.user_group,
-        }
-        return found.model_copy(update={"agent": found.agent.model_copy(update=known)})
+        return found.with_agent(
+            full_name=details.full_name, access_level=details.user_level, user_group=details.user_group
+        )
 
 
 async def _shared(

@@ -202,11 +202,6 @@ def lead_of(rows: Sequence[FoundRecording]) -> str | None:
     return leads.pop() if len(leads) == 1 else None
 
 
-def records(rows: Iterable[FoundRecording]) -> tuple[Recording, ...]:
-    """Return the records alone."""
-    return tuple(each.recording for each in rows)
-
-
 @dataclass(frozen=True, slots=True)
 class _Window:
     """When the recordings of a call can begin."""
