@@ -18,8 +18,9 @@ from simulators.demo.summary import differences, sample, summary, what_next
 from simulators.demo.worker_process import WorkerEnded
 from simulators.dialer import StandInDialer
 from worker.commands.broker import silence_libraries
-from worker.commands.common import printable, stop_with
+from worker.commands.common import stop_with
 from worker.commands.terminal import say
+from worker.core.scrub import printable
 from worker.rabbitmq.connection import BROKER_ERRORS, address, explain
 from worker.settings.types import checked_broker_url, parse_duration
 

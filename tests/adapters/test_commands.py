@@ -25,7 +25,7 @@ from worker.cli import app
 from worker.commands import broker, common, dead_letters_output, terminal
 from worker.commands.status_view import Snapshot
 from worker.core.events import EventType
-from worker.core.scrub import Scrubber
+from worker.core.scrub import Scrubber, printable
 from worker.observe import health
 from worker.observe.metrics import Metrics
 from worker.rabbitmq.dead_letters import StoredDeadLetter
@@ -166,8 +166,8 @@ def test_schema_prints_json_schemas() -> None:
 
 
 def test_text_of_others_can_not_steer_the_terminal() -> None:
-    assert common.printable("ä € 😀") == "ä € 😀"
-    assert common.printable("\x1b[2J\r\n\x9b\u202e\ud800") == r"\x1b[2J\r\n\x9b\u202e\ud800"
+    assert printable("ä € 😀") == "ä € 😀"
+    assert printable("\x1b[2J\r\n\x9b\u202e\ud800") == r"\x1b[2J\r\n\x9b\u202e\ud800"
 
 
 ODD = "a\x7f\x9b1m\u202eb\u2066c\ufeff\u2028d\u200f\x1b[2Jé😀\ud800\n"

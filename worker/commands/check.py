@@ -11,10 +11,10 @@ from rich.table import Table
 from worker import check as checks
 from worker.check import Finding, Level
 from worker.commands.broker import talk_to_broker
-from worker.commands.common import load_or_exit, printable, to_json
+from worker.commands.common import load_or_exit, to_json
 from worker.commands.options import ConfigOption
 from worker.commands.terminal import out, say, show_table
-from worker.core.scrub import Scrubber
+from worker.core.scrub import Scrubber, printable
 from worker.settings import Settings, SettingsError, load
 from worker.settings.load import sources
 from worker.settings.show import DEFAULT, InForce, in_force

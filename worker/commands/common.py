@@ -7,6 +7,7 @@ from typing import NoReturn, TypeVar
 
 import typer
 
+from worker.core.scrub import printable
 from worker.settings import BrokerCommandSettings, SettingsError, load
 
 _T = TypeVar("_T", bound=BrokerCommandSettings)
@@ -32,15 +33,6 @@ def stop_with(headline: str, *details: str, status: int = 1) -> NoReturn:
     """Print what is wrong and what to do, and exit."""
     fail(headline, details)
     raise typer.Exit(status) from None
-
-
-def printable(text: str) -> str:
-    """Return text that others wrote with escapes for what would steer a terminal or break the line."""
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(letter: str) -> str:
-    return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -13,12 +13,13 @@ import aiormq
 import typer
 
 from worker.commands.broker import talk_to_broker
-from worker.commands.common import fail, load_or_exit, printable, stop_with
+from worker.commands.common import fail, load_or_exit, stop_with
 from worker.commands.dead_letters_output import Plan, Summary, describe, show_dead_letters, write_lines
 from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import err, progress, say
 from worker.core.errors import PublishError, Reason
 from worker.core.events import EventType
+from worker.core.scrub import printable
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.dead_letters import (
     UNKNOWN,

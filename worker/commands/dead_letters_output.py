@@ -15,9 +15,10 @@ from typing import Any
 
 import typer
 
-from worker.commands.common import printable, stop_with, to_json
+from worker.commands.common import stop_with, to_json
 from worker.commands.terminal import age, moment, out, say, show_table
 from worker.core.events import EventType
+from worker.core.scrub import printable
 from worker.rabbitmq.dead_letters import StoredDeadLetter
 
 _FACTS = (

@@ -15,11 +15,12 @@ import typer
 from aio_pika.abc import AbstractConnection
 
 from worker.commands.broker import talk_to_broker
-from worker.commands.common import load_or_exit, printable, stop_with
+from worker.commands.common import load_or_exit, stop_with
 from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import err, progress, say
 from worker.core.errors import InvalidEvent, PublishError
 from worker.core.events import EventType
+from worker.core.scrub import printable
 from worker.rabbitmq.bulk_publish import BadLine, BulkPublisher, check_event, publish_event, read_lines
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.publisher import BrokerPublisher

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.commands.common import printable
 from worker.commands.terminal import age, in_one_unit
+from worker.core.scrub import printable
 from worker.observe.status import Status
 
 _CLOSED = "closed"

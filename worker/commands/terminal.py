@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from worker.commands.common import printable
+from worker.core.scrub import printable
 
 A_HANDFUL = 20
 """Up to so many steps are done before a progress bar could be read."""

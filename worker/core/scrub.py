@@ -173,3 +173,10 @@ def _encodings(secret: str) -> list[str]:
         if len(own) >= _SHORTEST_SECRET:
             found.append(own.replace("/", "[/_]").replace("+", "[+-]"))
     return [*found, data.hex(), data.hex().upper()] if len(secret) >= _SHORT_SECRET else found
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text that others wrote with escapes for what would steer a terminal; letters of `keep` stay."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)

@@ -20,7 +20,7 @@ import structlog
 from structlog.dev import Column, KeyValueColumnFormatter, LogLevelColumnFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from worker.core.scrub import Scrubber
+from worker.core.scrub import Scrubber, printable
 from worker.observe.phones import mask_phones
 from worker.settings import LogSettings
 
@@ -378,8 +378,4 @@ def _shown(value: object) -> str:
 
 
 def _escaped(value: object) -> str:
-    """Return text with escapes for what would steer a terminal, but for the ends of lines."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    return printable(str(value), keep="\n")

@@ -1,4 +1,4 @@
-"""Telling of what was done: one log line and the metrics for each settled event and dialer request."""
+"""Reports on the work: one log line and the metrics for each settled event and each dialer request."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ class Reporter:
     """Reports to the log and the metrics, and counts for `/status`."""
 
     def __init__(self, metrics: Metrics) -> None:
-        """Take the metrics to keep."""
+        """Make it; it updates these metrics."""
         self.metrics = metrics
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
         self._breakers: dict[str, BreakerStatus] = {}
@@ -34,7 +34,7 @@ class Reporter:
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """Show what may happen: to Prometheus, a counter that first appears as 1 has not grown."""
+        """Create the counters: to Prometheus, one that first appears as 1 has not grown."""
         for kind in EventType:
             self._cached(self.metrics.received, kind)
             for outcome in self.counts:
@@ -76,9 +76,9 @@ class Reporter:
         )
 
     def breaker(self, status: BreakerStatus) -> None:
-        """Report that a breaker changed its state.
+        """Report that a circuit breaker changed its state.
 
-        That a probe failed as the one before is no news, so it is told of at the level info.
+        A probe that failed as the one before is no news, so its level is info.
         """
         before = self._breakers.get(status.name)
         as_before = before is not None and (before.state, before.reason) == (State.HALF_OPEN, status.reason)
@@ -94,7 +94,7 @@ class Reporter:
         (self._log.warning if news else self._log.info)(f"circuit_{status.state}", **facts)
 
     def show_breaker(self, status: BreakerStatus) -> None:
-        """Let the metrics show the state of a breaker."""
+        """Set the metrics of a circuit breaker's state."""
         self._breakers[status.name] = status
         for state in State:
             self._cached(self.metrics.circuit_breaker_state, status.name, state).set(state is status.state)
@@ -108,18 +108,18 @@ class Reporter:
         self.metrics.reconnects.inc()
 
     def counted(self, depths: Sequence[Depth]) -> None:
-        """Show what waits in the queues, and nothing of those that are not among them."""
+        """Set the depths of the queues, and forget those that are not among them."""
         self.queues = {depth.queue: depth.messages for depth in depths}
         self.metrics.queue_messages.clear()
         for depth in depths:
             self.metrics.queue_messages.labels(depth.queue, depth.role).set(depth.messages)
 
     def hit(self, function: str) -> None:
-        """Report that a kept answer spared the dialer a request."""
+        """Count a look-up that was answered from the cache."""
         self._cached(self.metrics.dialer_cache_hits, function).inc()
 
     def _outcome(self, outcome: Outcome) -> tuple[str, str, dict[str, Any]]:
-        """Name the outcome and its log level, and give what else is to be told of it."""
+        """Return the name of the outcome, its log level, and the other fields of its line."""
         match outcome.disposition:
             case Ack():
                 return "delivered", "info", self._delivered(outcome)
