@@ -14,7 +14,12 @@ CORE = "worker/core/"
 CORE_FLOOR = 100
 FLOOR = 90
 RUN_AS_A_PROCESS = {
-    "worker/__main__.py": "tests/system/test_stop_at_the_start.py",
+    "worker/commands/check.py": "tests/broker/test_check.py",
+    "worker/commands/dead_letters.py": "tests/broker/test_dead_letters_commands.py",
+    "worker/commands/dead_letters_output.py": "tests/broker/test_dead_letters_commands.py",
+    "worker/commands/publish.py": "tests/broker/test_bulk_publish.py",
+    "worker/commands/topology.py": "tests/broker/test_topology.py",
+    "worker/commands/tracing.py": "tests/system/test_tracing.py",
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.adapters.raw import closed_port
 from worker.cli import app
 from worker.core.scrub import Scrubber
 from worker.observe.health import ListenError
@@ -65,6 +66,16 @@ def test_an_end_has_its_status_and_its_words(
     assert ended.exit_code == status, ended.output
     assert says in ended.stderr
     assert "hush-hush" not in ended.output
+
+
+def test_a_check_without_broker_and_dialer_names_both_and_fails(
+    settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRM_SYNC_BROKER__URL", f"amqp://127.0.0.1:{closed_port()}/")
+    ended = crm_sync("check")
+    assert ended.exit_code == 1
+    assert "broker" in ended.stdout
+    assert "dialer" in ended.stdout
 
 
 @pytest.mark.parametrize("there", [True, False])
