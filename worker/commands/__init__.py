@@ -1,1 +1,1 @@
-"""What `crm-sync` can be told to do: one module a subcommand."""
+"""The subcommands of `crm-sync`: one module each."""

@@ -1,7 +1,7 @@
-"""Tracing as the rooms see it: what is done is done within a span, if somebody traces.
+"""Tracing as the adapters see it: work is done within a span.
 
-Where nobody does (`Untraced`), the producer's own trace headers are passed on
-as they are, as W3C Trace Context asks of whoever stands between two that trace
+If nothing traces (`Untraced`), the producer's own trace headers are forwarded
+unchanged, as W3C Trace Context asks of a system between two that trace
 ("forwarding a trace").
 """
 
@@ -24,9 +24,9 @@ _PORTS = {"http": 80, "https": 443, "amqp": 5672, "amqps": 5671}
 
 
 def trace_headers(headers: Mapping[str, Any]) -> dict[str, str]:
-    """Pick `traceparent` and `tracestate` out of a message's headers; nothing that HTTP could not carry.
+    """Return `traceparent` and `tracestate` of a message's headers, if HTTP can carry them.
 
-    Empty where there is no `traceparent`, or none that can be read.
+    Empty if there is no `traceparent`, or none that can be parsed.
     """
     parent, state = headers.get("traceparent"), headers.get("tracestate")
     if not isinstance(parent, str) or _TRACEPARENT.fullmatch(parent) is None:
@@ -38,16 +38,16 @@ def trace_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Whom a span says that it talked to: no user, no password, no query."""
+    """The server that a span names: no user, no password, no query."""
 
     host: str
     port: int
     url: str | None = None
-    """The whole address, `None` where the path is nobody's business."""
+    """The whole address, `None` if the path may be secret."""
 
     @classmethod
     def of(cls, url: str, *, shown: bool = False) -> Self:
-        """Take it from an address; with `shown`, its path too."""
+        """Parse an address; with `shown`, its path is kept too."""
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
         where = parts.netloc.rpartition("@")[2]
@@ -58,7 +58,7 @@ class WorkSpan(Protocol):
     """The span of one message in work."""
 
     def decided(self, outcome: Outcome) -> None:
-        """Take note of what becomes of the message."""
+        """Record what becomes of the message."""
         ...
 
 
@@ -71,12 +71,12 @@ class RequestSpan(Protocol):
         ...
 
     def answered(self, status: int) -> None:
-        """Take note of the answer's status."""
+        """Record the status of the answer."""
         ...
 
 
 class Tracing(Protocol):
-    """Opens spans. An error that leaves one is noted by its class alone: its text might hold a secret."""
+    """Opens spans. An error that leaves one is recorded by its class alone: its text might hold a secret."""
 
     def work(self, queue: str, exchange: str, inbound: Inbound) -> AbstractContextManager[WorkSpan]:
         """Open the span of a message that is taken into work, which continues its producer's trace.
@@ -88,7 +88,7 @@ class Tracing(Protocol):
     def request(
         self, method: str, server: Server, function: str | None = None
     ) -> AbstractContextManager[RequestSpan]:
-        """Open the span of an HTTP request; `function` says which of the dialer's it asks for."""
+        """Open the span of an HTTP request; `function` is the one of the dialer's API that it calls."""
         ...
 
     def send(
@@ -101,12 +101,12 @@ class Tracing(Protocol):
         ...
 
     def close(self) -> None:
-        """Hand over what is left, within a few seconds. Never raises."""
+        """Export what is left, within a few seconds. Never raises."""
         ...
 
 
 class _Nothing:
-    """Every span of somebody who doesn't trace."""
+    """Every span if nothing traces."""
 
     __slots__ = ("headers",)
 
@@ -139,14 +139,14 @@ class Untraced(Tracing):
 
     @override
     def request(self, method: str, server: Server, function: str | None = None) -> _Nothing:
-        """Give the producer's headers, to be passed on."""
+        """Return a span with the producer's headers, to be forwarded."""
         return _passed_on.get()
 
     @override
     def send(
         self, exchange: str, routing_key: str, message_id: str | None, headers: MutableMapping[str, Any]
     ) -> _Nothing:
-        """Pass the producer's headers on; a copy has them already."""
+        """Forward the producer's headers; a copy has them already."""
         if (passed_on := _passed_on.get().headers) is not None and "traceparent" not in headers:
             headers.update(passed_on)
         return _NOTHING

@@ -1,1 +1,1 @@
-"""What the operator sees: the log, the metrics, the health endpoints."""
+"""What the operator sees: the log, the metrics, the traces, the health endpoints."""

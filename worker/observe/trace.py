@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry; the only module that imports it, so import it only where it is wanted.
+"""Traces by OpenTelemetry; the only module that imports it, so import it only if traces are wanted.
 
 Names and attributes are those of the Semantic Conventions 1.44.0 (messaging
 with RabbitMQ: in development; HTTP: stable), and our own under `crm_sync.`;
@@ -50,7 +50,7 @@ class OpenTelemetryTracing:
     """Fulfils `worker.core.tracing.Tracing`."""
 
     def __init__(self, provider: TracerProvider, broker: Server) -> None:
-        """Take where the spans go, which is shut down by `close`, and the broker that they name."""
+        """Make it; `close` shuts the provider down, and the spans name the broker."""
         self._provider = provider
         self._tracer = provider.get_tracer("crm-sync", __version__, schema_url=_SCHEMA)
         self._messaging: dict[str, AttributeValue] = {
@@ -61,9 +61,9 @@ class OpenTelemetryTracing:
 
     @classmethod
     def open(cls, broker: Server) -> Self:
-        """Export to where OpenTelemetry's variables say.
+        """Export to the collector that OpenTelemetry's variables name.
 
-        Raises `ValueError` where one of them can't be used.
+        Raises `ValueError` if one of them can't be used.
         """
         exporter = trace_exporter.OTLPSpanExporter()
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -91,7 +91,7 @@ class OpenTelemetryTracing:
     def request(
         self, method: str, server: Server, function: str | None = None
     ) -> AbstractContextManager[RequestSpan]:
-        """Open the span of a request that a message gave rise to; others, such as the clock's, have none."""
+        """Open the span of a request that belongs to a message; others, such as the clock's, have none."""
         if not get_current_span().get_span_context().is_valid:
             return UNTRACED.request(method, server, function)
         attributes: dict[str, AttributeValue] = {
@@ -132,7 +132,7 @@ class OpenTelemetryTracing:
 
     @staticmethod
     def add_ids(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-        """Give a log line the ids of the span that it was written in, if there is one."""
+        """Add the ids of the current span to a log line, if there is one."""
         context = get_current_span().get_span_context()
         if context.is_valid:
             event["trace_id"] = f"{context.trace_id:032x}"
@@ -150,7 +150,7 @@ class OpenTelemetryTracing:
 
 
 class _Span:
-    """A span that ends with its block, and notes by its class what broke the block off."""
+    """A span that ends with its block, and records the class of an error that leaves it."""
 
     __slots__ = ("_span",)
 
@@ -173,7 +173,7 @@ class _Span:
 
 
 class _Work(_Span):
-    """Current for as long as its block lasts: what is done in it belongs to it."""
+    """The current span until its block ends: what is done in the block belongs to it."""
 
     __slots__ = ("_token",)
 
@@ -192,9 +192,9 @@ class _Work(_Span):
             self._span.end()
 
     def decided(self, outcome: Outcome) -> None:
-        """Tell what becomes of the message.
+        """Record what becomes of the message.
 
-        Of the foreseen only a dead letter is an error: a retry is how the
+        Of the expected outcomes only a dead letter is an error: a retry is how the
         worker waits for an answer or sits an outage out, and an alert on
         failed spans should ring for what a person has to look at.
         """
@@ -251,14 +251,14 @@ def _resource() -> Resource:
 
 
 class WatchedExporter(SpanExporter):
-    """Says once that the collector takes no spans, and once that it does again.
+    """Logs once that the collector accepts no spans, and once that it does again.
 
     The libraries below would say it with every batch and every span that
     finds the queue full, and in words that may hold the collector's key.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
-        """Take the exporter to watch; it is used from one thread only, that of the batches."""
+        """Make it; the exporter is used from one thread only, that of the batches."""
         self._exporter = exporter
         self._lost = 0
         self._trouble = _Trouble()
@@ -291,7 +291,7 @@ class WatchedExporter(SpanExporter):
 
 
 class _Trouble(logging.Handler):
-    """Keeps why an export failed, as far as it is safe to tell: an answer's status or an error's class."""
+    """Records why an export failed, as far as that is no secret: a status or the class of an error."""
 
     last = "the collector gave no answer"
 
