@@ -68,7 +68,7 @@ def test_every_file_of_ours_that_is_named_exists(document: Path) -> None:
     assert [name for name in named if not any((ROOT / top / name).exists() for top in ("", "worker"))] == []
 
 
-def test_one_event_passes_through_at_most_14_files() -> None:
+def test_the_architecture_page_follows_one_event_in_at_most_14_steps() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `([\w/]+\.py)` \|", text, re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))

@@ -416,7 +416,7 @@ class TestRecovering:
         self, stage: Stage
     ) -> None:
         scene = stage(max_in_flight=16)
-        scene.dialer.takes = 0.02
+        scene.dialer.takes = 0.1  # long enough to overlap on a busy machine
         scene.trip_sink()
         await scene.publish(300)
         await scene.publish(50, AGENTS)
