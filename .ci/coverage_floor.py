@@ -18,8 +18,8 @@ RUN_AS_A_PROCESS = {
     "worker/commands/dead_letters.py": "tests/broker/test_dead_letters_commands.py",
     "worker/commands/dead_letters_output.py": "tests/broker/test_dead_letters_commands.py",
     "worker/commands/publish.py": "tests/broker/test_bulk_publish.py",
+    "worker/commands/run.py": "tests/system/test_tracing.py",
     "worker/commands/topology.py": "tests/broker/test_topology.py",
-    "worker/commands/tracing.py": "tests/system/test_tracing.py",
 }
 
 

@@ -332,7 +332,8 @@ class TestHalfOpen:
         await scene.publish(30, AGENTS)
         async with scene.bench.running():
             await eventually(lambda: len(scene.crm.probes) > 20, 30)
-        kinds = [event.partition("-")[0] for event, _ in scene.crm.probes]
+        # Without the first ones: what was in work when the breaker opened may count as a probe.
+        kinds = [event.partition("-")[0] for event, _ in scene.crm.probes][4:]
         assert all(one != other for one, other in pairwise(kinds)), kinds
 
     async def test_if_one_queue_is_empty_the_other_gives_the_probes(self, stage: Stage) -> None:

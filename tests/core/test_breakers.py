@@ -494,3 +494,14 @@ def test_a_breaker_that_opens_at_the_start_still_counts(clock: Clock) -> None:
     assert breakers.capacity(CALLS) == 0
     clock.now += 60
     assert (breakers.capacity(CALLS), breakers.all_closed) == (0, False)
+
+
+def test_a_dialer_that_refuses_us_all_is_what_a_probed_permission_waits_for(
+    breakers: CircuitBreakers, clock: Clock
+) -> None:
+    call_fails(breakers, FunctionRefused("no"))
+    clock.now += 2 * REFUSED_PROBE
+    assert breakers.to_probe() == ["callid_info"]
+    breakers.probed_in_vain("callid_info", EnrichmentUnavailable("Invalid Source", FailureKind.REFUSED))
+    assert states(breakers) == {"dialer": State.OPEN, "callid_info": State.HALF_OPEN}
+    assert breakers.status()[0].reason == "Invalid Source"

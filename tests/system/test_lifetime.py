@@ -66,7 +66,7 @@ class TestStopping:
         assert {len(deliveries) for deliveries in found.values()} == {1}
         expect_one_stray_sentence(system, worker, "stopped at once")
 
-    async def test_what_outlasts_the_drain_is_given_back(self, system: System) -> None:
+    async def test_what_outlasts_the_drain_is_requeued(self, system: System) -> None:
         worker = await system.start(drain="300ms", vicidial__timeout="60s")
         slow, quick = await system.calls(2)
         await system.dialer.control(plant={slow["call_id"]: {"fault": "hang"}})
@@ -76,7 +76,7 @@ class TestStopping:
         await eventually(lambda: worker_is_busy(worker))
         assert await worker.stop(5) == 0
         (left,) = worker.events("drain_incomplete")
-        assert left["given_back"] == 1
+        assert left["requeued"] == 1
         assert await system.depth("call-ended") == 1
         await system.dialer.control(unplant=True)
         await system.start()

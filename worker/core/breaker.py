@@ -198,7 +198,7 @@ class Backoff:
             case Wait.ASKED:
                 asked = min(asked or timedelta(seconds=self._busy), LONGEST_BUSY)
                 return max(FIRST_WAIT, asked.total_seconds())
-            case Wait.LOCKOUT:
+            case _:  # Wait.LOCKOUT: the guard says how long
                 return (asked or timedelta(0)).total_seconds()
 
 
