@@ -16,12 +16,12 @@ help: ## List these targets
 demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM of its own
 	@.venv/bin/crm-sync demo
 
-test: lint types ## Check what a change needs: lint, types, most tests, each file's coverage; under 6 minutes
+test: lint types ## Check what a change needs: lint, types, most tests, each file's coverage
 	$(PYTHON) -m simulators.broker --prepare
 	$(PYTHON) -m pytest -m "not verify" $(FOUR) --dist worksteal --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
 
-verify: venv ## Check the rest: deployment, monitoring, documents, the proof under faults; under 19 minutes
+verify: venv ## Check the rest: deployment, monitoring, documents, the proof under faults
 	$(PYTHON) -m simulators.broker --prepare
 	$(PYTHON) -m tests.tools
 	$(PYTHON) -m pytest -m verify $(FOUR) --dist loadfile

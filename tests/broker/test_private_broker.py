@@ -26,7 +26,7 @@ from simulators.broker import (
     services_stay_stopped,
 )
 
-pytestmark = pytest.mark.verify
+pytestmark = [pytest.mark.verify, pytest.mark.timeout(400)]  # several nodes are started
 
 needs_server = pytest.mark.skipif(
     find_server() is None and "CI" not in os.environ, reason="rabbitmq-server is not installed here"

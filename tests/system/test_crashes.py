@@ -12,7 +12,7 @@ from tests.system.chaos.node import Node, NodeUnavailable
 from tests.system.harness import Program, System, call_ended, eventually
 from tests.tools import skip_without
 
-pytestmark = [pytest.mark.system, pytest.mark.verify]
+pytestmark = [pytest.mark.system, pytest.mark.verify, pytest.mark.timeout(400)]
 
 
 class TestCrashes:

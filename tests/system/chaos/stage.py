@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,22 +244,24 @@ class Stage:
 
     async def take_dead(self) -> None:
         """Take all dead letters into `dead`."""
-        self.dead += [_dead(message) for message in await self._take("dead-letters", keep=False)]
+        async for message in self._take("dead-letters"):
+            self.dead.append(_dead(message))  # before the next is asked for, which may take too long
+            await message.ack()
 
     async def queued(self) -> set[str]:
         """Give the ids of what stands in the other queues, where they stay."""
-        messages = [message for queue in (*WORK, *TIERS) for message in await self._take(queue, keep=True)]
-        return {json.loads(message.body)["event_id"] for message in messages}
+        return {
+            json.loads(message.body)["event_id"]
+            for queue in (*WORK, *TIERS)
+            async for message in self._take(queue)
+        }
 
-    async def _take(self, queue: str, *, keep: bool) -> list[AbstractIncomingMessage]:
-        found = []
+    async def _take(self, queue: str) -> AsyncIterator[AbstractIncomingMessage]:
+        """Yield the messages of a queue; those that are not acknowledged go back at the end."""
         async with await self.system.connect() as connection:
             source = await (await connection.channel()).get_queue(f"{self.name}.{queue}", ensure=False)
-            while (message := await source.get(fail=False)) is not None:
-                found.append(message)
-                if not keep:
-                    await message.ack()
-        return found
+            while (message := await source.get(fail=False, timeout=_ANSWER_WITHIN)) is not None:
+                yield message
 
 
 class Window:
