@@ -158,7 +158,7 @@ class PrivateBroker:
         return text
 
     async def __aenter__(self) -> Self:
-        """Give the running broker itself."""
+        """Return the running broker itself."""
         return self
 
     async def __aexit__(

@@ -29,13 +29,13 @@ class Exchange:
 
 @cache
 def load() -> tuple[Exchange, ...]:
-    """Give every recorded exchange, in the order of the recording; read once."""
+    """Return every recorded exchange, in the order of the recording; read once."""
     text = resources.files(__package__).joinpath("recordings.jsonl").read_text(encoding="utf-8")
     return tuple(_exchange(json.loads(line)) for line in text.split("\n") if line)
 
 
 def find(group: str, name: str) -> Exchange:
-    """Give the exchange of that name; raises `KeyError` where there is none."""
+    """Return the exchange of that name; raises `KeyError` where there is none."""
     for exchange in load():
         if (exchange.group, exchange.name) == (group, name):
             return exchange

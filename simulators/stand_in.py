@@ -228,7 +228,7 @@ def take_common(stand_in: StandIn, name: str, value: object) -> None:
 
 
 def program_arguments(description: str) -> argparse.ArgumentParser:
-    """Give the command line that every stand-in has as a program of its own."""
+    """Return the command line that every stand-in has as a program of its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")

@@ -249,7 +249,7 @@ async def _connected(url: str) -> AsyncIterator[AbstractConnection]:
 
 
 def _address(url: str) -> str:
-    """Give host and port, without user and password."""
+    """Return host and port, without user and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 

@@ -76,7 +76,7 @@ class Question:
     local: LocalTime
 
     def get(self, name: str) -> str:
-        """Give a parameter's value, empty where it was not sent."""
+        """Return a parameter's value, empty where it was not sent."""
         return self.parameters.get(name, "")
 
     def table(self, header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -137,13 +137,13 @@ def find_agent(world: World, name: str) -> DialerAgent | None:
 
 
 def agent_campaign_ids(world: World, agent: DialerAgent) -> list[str]:
-    """Give the agent's active campaigns; one that the world does not list counts as active."""
+    """Return the agent's active campaigns; one that the world does not list counts as active."""
     ids = world.campaigns if agent.campaigns is None else agent.campaigns
     return [name for name in ids if name not in world.campaigns or world.campaigns[name].active]
 
 
 def in_groups_of(world: World, campaign_ids: Collection[str]) -> list[str]:
-    """Give the in-groups of these campaigns, in the order of the server's campaigns, not of the agent's."""
+    """Return the in-groups of these campaigns, in the order of the server's campaigns, not of the agent's."""
     campaigns = [each for each in world.campaigns.values() if each.campaign_id in campaign_ids]
     return list(dict.fromkeys(group for each in campaigns for group in each.in_groups))
 
@@ -372,7 +372,7 @@ _NOT_LET_IN = ("ERROR: Login incorrect", "ERROR: Too many login", "ERROR: Your I
 
 
 def amid_warnings(text: str, parameters: Mapping[str, str]) -> str:
-    """Give the answer as a server with `display_errors` on does: amid tens of kilobytes of warnings.
+    """Return the answer as a server with `display_errors` on does: amid tens of kilobytes of warnings.
 
     Among them is one for each parameter that the API knows and that was not sent.
     """
@@ -386,7 +386,7 @@ def amid_warnings(text: str, parameters: Mapping[str, str]) -> str:
 
 
 def fatal_error(parameters: Mapping[str, str]) -> str:
-    """Give what such a server shows in place of an empty answer with the status 500."""
+    """Return what such a server shows in place of an empty answer with the status 500."""
     start, logged_in, _ = _warnings()
     body = find("display_errors_on", "sql_error").body
     said = [each for each in start if not _is_about(each, parameters)]
@@ -394,7 +394,7 @@ def fatal_error(parameters: Mapping[str, str]) -> str:
 
 
 def too_long() -> tuple[str, str]:
-    """Give body and content type of Apache's answer to a request line that is too long."""
+    """Return body and content type of Apache's answer to a request line that is too long."""
     recorded = find("apache_mod_php", "url_9000")
     return recorded.body, recorded.content_type
 
@@ -406,7 +406,7 @@ def _is_about(warning: str, parameters: Mapping[str, str]) -> bool:
 
 @cache
 def _warnings() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Give the warnings before the login, between the login and the row, and after the row.
+    """Return the warnings before the login, between the login and the row, and after the row.
 
     Each recording lacks those about its own parameters, so the first part is put together from two.
     """
@@ -421,7 +421,7 @@ def _warnings() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
 
 
 def _around_the_row(body: str) -> tuple[list[str], list[str]]:
-    """Give the warnings before the one row of a body, and those after it."""
+    """Return the warnings before the one row of a body, and those after it."""
     row = _WARNING.sub("", body)
     before, _, after = body.partition(row)
     return _WARNING.findall(before), _WARNING.findall(after)

@@ -43,17 +43,17 @@ class Example:
 
 
 def call_query(call_id: str, **more: str) -> dict[str, str]:
-    """Give the parameters that ask for a call."""
+    """Return the parameters that ask for a call."""
     return {**LOGIN, "function": "callid_info", "call_id": call_id, **more}
 
 
 def agent_query(agent: str, **more: str) -> dict[str, str]:
-    """Give the parameters that ask for an agent's campaigns."""
+    """Return the parameters that ask for an agent's campaigns."""
     return {**LOGIN, "function": "agent_campaigns", "agent_user": agent, **more}
 
 
 def answers(dialect: Dialect, separator: str) -> tuple[Example, ...]:
-    """Give a request for each thing that the dialer can tell."""
+    """Return a request for each thing that the dialer can tell."""
     if dialect == "real":
         return _REAL_ANSWERS
     call = ("1000012345", "2024-02-15 10:15:00", "2024-02-15 10:18:30", "Outbound", "agent001", "9876543210")
@@ -67,7 +67,7 @@ def answers(dialect: Dialect, separator: str) -> tuple[Example, ...]:
 
 
 def refusals(dialect: Dialect) -> tuple[Example, ...]:
-    """Give a request for each error that the dialer answers with."""
+    """Return a request for each error that the dialer answers with."""
     return _REAL_REFUSALS if dialect == "real" else _TUTORIAL_REFUSALS
 
 
@@ -202,7 +202,7 @@ def control_line(base_url: str, change: Mapping[str, Any]) -> str:
 
 
 def changes(dialect: Dialect, separator: str) -> tuple[Change, ...]:
-    """Give a change for each way in which the dialer can be broken or made to know more."""
+    """Return a change for each way in which the dialer can be broken or made to know more."""
     call = answers(dialect, separator)[0] if dialect == "tutorial" else A_CALL
     subject = CALL[dialect]
     busy = {"body": "<html>busy</html>", "status": 503, "times": 1}

@@ -85,7 +85,7 @@ def find_user(world: World, name: str) -> ApiUser | None:
 
 
 def refusal(user: ApiUser, name: str, function: str) -> str:
-    """Give the error for a user who may not use this function, empty for one who may."""
+    """Return the error for a user who may not use this function, empty for one who may."""
     if not user.functions & {ALL_FUNCTIONS, function}:
         return f"ERROR: auth USER DOES NOT HAVE PERMISSION TO USE THIS FUNCTION: |{name}|{function}|\n"
     demanded = PERMISSIONS[function]

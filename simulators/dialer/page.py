@@ -59,7 +59,7 @@ class Table:
 
 
 def tables(view: View) -> tuple[Table, ...]:
-    """Give everything that the dialer knows and was asked last, at this moment."""
+    """Return everything that the dialer knows and was asked last, at this moment."""
     world = view.world
     askable = str.isdigit if view.dialect == "tutorial" else is_call_id
     calls = [call for call in world.calls.values() if askable(call.call_id)]
@@ -181,7 +181,7 @@ def _last_requests(view: View) -> Table:
 
 
 def settings_lines(url: str) -> tuple[str, ...]:
-    """Give the lines that point a worker at the dialer."""
+    """Return the lines that point a worker at the dialer."""
     return (
         f"export CRM_SYNC_VICIDIAL__URL='{url}'",
         f"export CRM_SYNC_VICIDIAL__USER='{DEFAULT_USER}'",

@@ -30,7 +30,7 @@ _OF_A_MOMENT: Final = frozenset({"call_lifecycle", "db_down"})
 
 
 def recorded_world() -> World:
-    """Give a world of its own with what is recorded, the tutorials' call, and the living calls."""
+    """Return a world of its own with what is recorded, the tutorials' call, and the living calls."""
     calls = (*live_calls("real"), *_recorded_calls(load()), _tutorial_call())
     return World(
         calls={call.call_id: call for call in calls},
@@ -180,7 +180,7 @@ def _recordings() -> list[Recording]:
 
 
 def _users() -> dict[str, ApiUser]:
-    """Give the API users of the recordings, with their passwords there, and the default one."""
+    """Return the API users of the recordings, with their passwords there, and the default one."""
     main = frozenset({"callid_info", "agent_campaigns"})
     sales = frozenset({"SALES"})
     return {
@@ -199,7 +199,7 @@ def _users() -> dict[str, ApiUser]:
 
 
 def tutorial_world() -> World:
-    """Give the recorded world with the tutorials' own campaigns and agent, and calls that live."""
+    """Return the recorded world with the tutorials' own campaigns and agent, and calls that live."""
     world = recorded_world()
     world.calls.update({call.call_id: call for call in live_calls("tutorial")})
     for campaign_id, name in CAMPAIGNS:

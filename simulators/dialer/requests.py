@@ -69,7 +69,7 @@ class Plants:
         self._planted.clear()
 
     def take(self, seen: DialerRequest) -> Planted | None:
-        """Give the answer planted for this request, if any, and count its use."""
+        """Return the answer planted for this request, if any, and count its use."""
         for key in ((seen.function, seen.subject), ("", seen.subject)):
             planted = self._planted.get(key)
             if planted is None:

@@ -108,7 +108,7 @@ class DialerState(StandIn):
         self.load.knee = many
 
     def now(self) -> float:
-        """Give the seconds since this dialer was made, by its clock."""
+        """Return the seconds since this dialer was made, by its clock."""
         return self._clock() - self._began
 
     def local(self, at: float) -> str:

@@ -22,7 +22,7 @@ from tests.system.harness import connect, crm_sync, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400), pytest.mark.verify]
 
-WITHIN: Final = 90.0
+WITHIN: Final = 30.0
 ENDS_WITHIN: Final = 8.0
 PLACES: Final = "/usr/sbin:/usr/lib/rabbitmq/bin:/opt/homebrew/sbin:/usr/local/sbin"
 PARTS: Final = ("call-ended", "agent-onboarded", "dead-letters", "retry.1s", "retry.2s")

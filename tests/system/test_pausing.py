@@ -84,7 +84,7 @@ async def peaks_of_a_recovery(worker: Worker, dialer: Program, system: System) -
     await idle(worker)
     before = len((await dialer.report())["requests"])
     await dialer.control(ip_blocked=False)
-    await system.delivered(within=60)
+    await system.delivered(within=20)
     requests = (await dialer.report())["requests"][before:]
     spans = [(each["at"], each["at"] + each["seconds"]) for each in requests if each["outcome"] == "ok"]
     most: Counter[int] = Counter()
@@ -115,7 +115,7 @@ class TestTheDialer:
         assert before < 60, "probes, and what was in hand"
         assert await system.depth(CALLS) >= 80
         await system.dialer.control(fault=None)
-        found = await system.delivered(within=60)
+        found = await system.delivered(within=20)
         assert {len(deliveries) for deliveries in found.values()} == {1}
         assert attempts(worker) == {1}
         assert {line["reason"] for line in worker.settled("retry")} <= {"dialer_outage", "circuit_open"}
@@ -166,7 +166,7 @@ class TestTheDialer:
         worker = await system.start(vicidial__recording_lookup="false")  # one request an event
         await own_dialer.control(delay=0.06)
         await system.publish_all(await system.calls(100))
-        await system.delivered(within=60)
+        await system.delivered(within=20)
         assert (await worker.status())["dialer"]["limit"] >= 4, "the client's own limit is not in the way"
         for _ in range(3):  # while the client measures the dialer anew, its own limit is in the way
             if await peaks_of_a_recovery(worker, own_dialer, system) == [1, 2, 4]:
@@ -201,7 +201,7 @@ class TestTheDialer:
         worker = await system.start(
             retry__max_attempts="3", vicidial__timeout="300ms", vicidial__recording_lookup="false"
         )
-        await system.delivered(*(each["event_id"] for each in good), within=60)
+        await system.delivered(*(each["event_id"] for each in good), within=20)
         ids = {each["event_id"] for each in bad}
         dead = {str((await system.dead_letter(within=60)).headers["crm-sync-event-id"]) for _ in bad}
         assert dead == ids
@@ -288,7 +288,7 @@ class TestTheSink:
         probes = len(worker.events("circuit_half_open"))
         assert (now - before).total() <= 8 + 5 + probes + 1, "those in hand, and the probes"
         await system.crm.control(script=[], fault=None, retry_after=None)
-        await system.delivered(within=60)
+        await system.delivered(within=20)
         assert set((await asked(system) - before).values()) == {1}, "what is known is carried"
         assert attempts(worker) == {1}
         assert {line["reason"] for line in worker.settled("retry")} <= {reason, "circuit_open"}
@@ -338,7 +338,7 @@ class TestTheSink:
         await becomes(worker, "open", "sink")
         await eventually(lambda: len(worker.events("circuit_half_open")) >= 3, 20)
         await system.crm.control(script=[])
-        await system.delivered(within=60)
+        await system.delivered(within=20)
         assert attempts(worker) == {1}
         await system.nothing_dead()
 
@@ -382,7 +382,7 @@ class TestStopping:
         assert await worker.stop(within) == 0
         await system.dialer.control(fault=None, delay=0)
         await system.start()
-        found = await system.delivered(within=60)
+        found = await system.delivered(within=20)
         assert {len(deliveries) for deliveries in found.values()} == {1}
         assert {line["attempt"] for each in system.workers for line in each.settled()} == {1}
         await system.nothing_dead()

@@ -102,7 +102,7 @@ _Readable.add_representer(str, _represent_text)
 
 
 def asyncapi(settings: BrokerCommandSettings) -> dict[str, Any]:
-    """Give the document, with the names that stand on the broker by these settings."""
+    """Return the document, with the names that stand on the broker by these settings."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -281,7 +281,7 @@ def _cloud_names(kind: str) -> list[str]:
 
 
 def _messages() -> dict[str, Any]:
-    """Give each message by its name."""
+    """Return each message by its name."""
     found: dict[str, Any] = {}
     for kind, event in EVENTS.items():
         found |= _event_messages(kind, event)
@@ -444,7 +444,7 @@ def _webhook_headers() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    """Give each schema by its name; they refer to each other."""
+    """Return each schema by its name; they refer to each other."""
     found: dict[str, Any] = {}
     for kind, schema in event_schemas().items():
         found[_schema_name(kind)] = schema

@@ -83,7 +83,7 @@ class _AsAccepted(GenerateJsonSchema):
 
 
 def event_schemas() -> dict[str, dict[str, Any]]:
-    """Give the JSON Schema of each event as plain JSON, by its type (draft-07 and later)."""
+    """Return the JSON Schema of each event as plain JSON, by its type (draft-07 and later)."""
     return {str(kind): _event_schema(kind) for kind in EventType}
 
 
@@ -116,7 +116,7 @@ def _event_schema(kind: EventType) -> dict[str, Any]:
 
 
 def cloud_event_schema(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Give the JSON Schema of a CloudEvents 1.0 envelope in structured mode, with that schema of its data."""
+    """Return the schema of a CloudEvents 1.0 envelope in structured mode, with this schema of its data."""
     return {
         "type": "object",
         "description": "A CloudEvent in structured mode.",
@@ -208,7 +208,7 @@ def payloads() -> dict[str, dict[str, Any]]:
 
 
 def cloud_event(kind: str) -> dict[str, Any]:
-    """Give an example as a CloudEvent in structured mode: its id and time stand in the envelope."""
+    """Return an example as a CloudEvent in structured mode: its id and time stand in the envelope."""
     data = dict(EVENTS[kind])
     return {
         "specversion": "1.0",
@@ -222,6 +222,6 @@ def cloud_event(kind: str) -> dict[str, Any]:
 
 
 def cloud_event_headers(kind: str) -> dict[str, str]:
-    """Give the headers of an example as a CloudEvent in binary mode; the body is the data."""
+    """Return the headers of an example as a CloudEvent in binary mode; the body is the data."""
     envelope = cloud_event(kind)
     return {f"cloudEvents:{name}": envelope[name] for name in ("specversion", "id", "source", "type", "time")}

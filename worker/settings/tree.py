@@ -206,7 +206,7 @@ class VicidialSettings(DialerWaits):
         yield from (*users(self.url), *query_values(self.url))
 
     def reread(self) -> Self:
-        """Give these settings with the password as its file holds it now.
+        """Return these settings with the password as its file holds it now.
 
         Raises `ValueError` where the file can't be read, or holds no password.
         """
