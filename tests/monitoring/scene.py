@@ -100,6 +100,7 @@ class _Play:
             await self._some_are_buried()
             await self._the_dialer_breaks()
             await self._the_login_is_refused()
+            await self._a_function_is_refused()
             await self._sees("max(crm_sync_circuit_breaker_open_seconds) == 0")
         finally:
             feeding.cancel()
@@ -137,6 +138,13 @@ class _Play:
         await self._sees("crm_sync_dialer_refused == 1")
         await self._sees('ALERTS{alertname="CrmSyncLoginRefused", alertstate="pending"}')
         await self._system.dialer.control(ip_blocked=False)
+
+    async def _a_function_is_refused(self) -> None:
+        """Take an optional function from the API user; it stays left out until the end."""
+        await self._system.dialer.control(
+            users={"crmsync": {"functions": ["callid_info", "agent_campaigns"]}}
+        )
+        await self._sees("max(crm_sync_dialer_function_left_out) == 1")
 
     def _tell(self, *events: dict[str, Any]) -> None:
         for event in events:
