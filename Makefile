@@ -55,8 +55,8 @@ sbom: venv ## Write the bill of materials of a deployment, in CycloneDX, to buil
 # Keeps the versions that are locked now, where pyproject.toml still allows them;
 # `make lock UPGRADE=--upgrade` takes the newest. Each lock follows the one before it.
 lock: venv ## Make the requirements locks again
-	$(COMPILE) $(UPGRADE) pyproject.toml --extra tracing -o requirements.lock
-	$(COMPILE) $(UPGRADE) pyproject.toml --extra tracing --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra crm --extra tracing -o requirements.lock
+	$(COMPILE) $(UPGRADE) pyproject.toml --extra crm --extra tracing --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) $(UPGRADE) --group build -c requirements-dev.lock -o requirements-build.lock
 
 format: venv ## Format the code, and mend what ruff can mend by itself
