@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FUNCTION_LIMIT = 50
 
-ADAPTERS = frozenset({"rabbitmq", "vicidial", "sinks", "observe"})
+ADAPTERS = frozenset({"crm", "rabbitmq", "vicidial", "sinks", "observe"})
 KNOW_EVERY_ROOM = frozenset({"worker.app", "worker.check"})
 INSTALLERS = ("apt-get", "docker")
 CORE_LIBRARIES = frozenset({"pydantic", "pydantic_core", "typing_extensions"})
@@ -222,7 +222,8 @@ BROKEN_HOUSE = {
     "worker/rabbitmq/consumer.py": "async def f():\n" + "    pass\n" * (FUNCTION_LIMIT - 1),
     "worker/observe/log.py": "",
     "worker/app.py": "from worker.sinks import web",
-    "worker/commands/all.py": "from worker.rabbitmq import consumer\nfrom worker.sinks import web\n"
+    "worker/commands/all.py": "from worker.crm import steps\nfrom worker.rabbitmq import consumer\n"
+    "from worker.sinks import web\n"
     "from worker.vicidial import client\nfrom worker.observe import log\n",
     "worker/cli.py": "from worker.app import run",
     "worker/attic/x.py": "",

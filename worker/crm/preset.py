@@ -189,7 +189,7 @@ class Check(Request):
     """A request by which `crm-sync check` looks whether all is prepared."""
 
     check: str = Field(description="What is looked at, in a few words.")
-    expect: Template = Field(True, description="Must be true of the answer.")
+    expect: Template = Field(default=True, description="Must be true of the answer.")
     otherwise: str = Field(description="What the operator has to do.")
 
 
