@@ -153,6 +153,10 @@ class StandIn(ABC):
     def report(self) -> dict[str, Any]:
         """Say in JSON's terms what happened so far."""
 
+    def announcement(self) -> dict[str, Any]:
+        """Return what a program prints of its server as soon as it listens."""
+        return {"url": self.url, "port": self.port}
+
     @contextlib.asynccontextmanager
     async def counted(self) -> AsyncIterator[None]:
         """Count a request while it is being answered, and hold it up for `delay`."""
@@ -243,7 +247,7 @@ async def serve_until_signal(stand_in: StandIn, config: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     stand_in.control(json.loads(config))
     async with stand_in:
-        sys.stdout.write(json.dumps({"url": stand_in.url, "port": stand_in.port}) + "\n")
+        sys.stdout.write(json.dumps(stand_in.announcement()) + "\n")
         sys.stdout.flush()
         await stopped.wait()
 
