@@ -156,6 +156,10 @@ class Step(Request):
     """
 
     step: Name
+    body_of: Name | None = Field(
+        None,
+        description="An earlier step; its body, with all the `fields` of the settings, is sent here too.",
+    )
     when: Template = Field(None, description="If this is not true, the step is left out.")
     soft: bool = Field(default=False, description="If it fails, go on without it.")
     of: Name | None = Field(None, description="The group of `limits` that it counts against, too.")
@@ -227,3 +231,30 @@ class Preset(_Part):
     answers: tuple[Rule, ...] = ()
     check: tuple[Check, ...] = ()
     prepare: tuple[Step, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _copy_bodies(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was written
+        if not isinstance(data, dict):
+            return data
+        lists = ("on_call", "on_agent", "prepare")
+        return data | {name: _with_bodies(data[name]) for name in lists if isinstance(data.get(name), list)}
+
+
+def _with_bodies(steps: list[Any]) -> list[Any]:
+    """Return steps as written, each `body_of` followed."""
+    bodies: dict[Any, Any] = {}
+    copied: list[Any] = []
+    for step in steps:
+        changed = step
+        if isinstance(step, dict):
+            if (source := step.get("body_of")) is not None:
+                if source not in bodies:
+                    raise ValueError(
+                        f"step {step.get('step')}: body_of must name an earlier step with a body"
+                    )
+                changed = step | {"body": bodies[source]}
+            if changed.get("body") is not None:
+                bodies[changed.get("step")] = changed["body"]
+        copied.append(changed)
+    return copied
