@@ -405,7 +405,8 @@ async def test_its_timeouts_lower_no_limit_and_concern_no_other_breaker(
         dialer.plant("1000", function=DETAILS, fault="hang")
         await asyncio.gather(*(client.user_details("1000") for _ in range(30)), return_exceptions=True)
         assert client.guard.limit == 8
-        # The slots of the first timeouts are used again until the last of three in a row opens the breaker.
+        # Seven slots, and two more requests if the first two of three timeouts come one after the other:
+        # only the third in a row opens the breaker.
         assert dialer.count(DETAILS) <= 7 + FAILURES_IN_A_ROW - 1
         assert breakers.all_closed
 

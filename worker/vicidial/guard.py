@@ -364,25 +364,26 @@ class Guard:
 
     @asynccontextmanager
     async def _optional_request(self, function: str) -> AsyncIterator[None]:
+        """Guard one request of an optional function; its breaker has the outcome before the slot is free."""
         breaker = self._optional[function]
         check = partial(self._check_optional, function)
         check()
-        try:
-            async with self._sending(function, check, optional=True):
-                self._being_tried.add(function)
-                try:
-                    yield
-                finally:
-                    self._being_tried.discard(function)
-        except LoginRefused:
-            raise
-        except EnrichmentUnavailable as error:
-            breaker.failed(error.kind, str(error))
-            raise
-        except (NotReady, EnrichmentRejected):
-            breaker.succeeded()
-            raise
-        breaker.succeeded()
+        async with self._sending(function, check, optional=True):
+            self._being_tried.add(function)
+            try:
+                yield
+            except LoginRefused:
+                raise
+            except EnrichmentUnavailable as error:
+                breaker.failed(error.kind, str(error))
+                raise
+            except (NotReady, EnrichmentRejected):
+                breaker.succeeded()
+                raise
+            else:
+                breaker.succeeded()
+            finally:
+                self._being_tried.discard(function)
 
     def _check_optional(self, function: str) -> None:
         self.breakers.check_function(function)
@@ -407,6 +408,7 @@ class Guard:
                     yield
         except AtCapacityError as error:
             if optional:
+                self._optional[function].failed(FailureKind.OUTAGE, str(error))
                 raise EnrichmentUnavailable(str(error)) from error
             raise CircuitOpen(str(error)) from error
 
