@@ -175,7 +175,10 @@ class Consumer:
         return not under_way and self._breakers.probing(kind) and not self._breakers.at_capacity(kind)
 
     async def _send_a_probe(self) -> None:
-        """Get one message for a breaker that is half-open."""
+        """Get one message for a breaker that is half-open, from each queue in turn.
+
+        What was in hand when the breaker opened may be tried as well, whatever its kind.
+        """
         for queue in self._queues:
             if self._wants_probe(queue.kind) and (message := await queue.get_one()) is not None:
                 self._probe = asyncio.create_task(self._on_message(queue.kind, message))
