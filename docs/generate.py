@@ -22,8 +22,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from worker.commands.asyncapi import as_yaml, asyncapi
-from worker.core.breaker import TRANSITIONS, State, Transition, Wait
 from worker.core.retry import format_delay
+from worker.core.transitions import TRANSITIONS, State, Transition, Wait
 from worker.observe.metrics import Metrics
 from worker.settings import BrokerCommandSettings, Settings
 from worker.settings.load import SECRETS_DIR

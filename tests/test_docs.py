@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from worker.core.breaker import State
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     DeliveryUnavailable,
@@ -19,6 +18,7 @@ from worker.core.errors import (
     ProcessingError,
     Reason,
 )
+from worker.core.transitions import State
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 

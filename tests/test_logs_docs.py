@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from worker.core.breaker import BreakerStatus, State
+from worker.core.breakers import BreakerStatus
 from worker.core.errors import Reason
 from worker.core.events import Event, EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack, DeadLetter, DialerRequest, Disposition, Duplicate, Retry, Stage
+from worker.core.transitions import State
 from worker.observe import log
 from worker.observe.log import Console
 from worker.observe.metrics import Metrics

@@ -13,8 +13,7 @@ from typing import Any
 import structlog
 
 from worker import __version__
-from worker.core.breaker import BreakerStatus
-from worker.core.breakers import CircuitBreakers
+from worker.core.breakers import BreakerStatus, CircuitBreakers
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy

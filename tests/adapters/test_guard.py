@@ -24,7 +24,6 @@ from simulators.dialer.requests import Plants
 from tests.adapters.dialer_client import CALL, TIMES, connected, grown, make_breakers, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
-from worker.core.breaker import State
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     CircuitOpen,
@@ -37,6 +36,7 @@ from worker.core.errors import (
 )
 from worker.core.events import Event, EventType
 from worker.core.records import CallEnrichment
+from worker.core.transitions import State
 from worker.settings import VicidialSettings
 from worker.vicidial import limiter as limiter_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober

@@ -27,12 +27,13 @@ from yarl import URL
 
 from tests.clock import Clock
 from worker import __version__
-from worker.core.breaker import BreakerStatus, State
+from worker.core.breakers import BreakerStatus
 from worker.core.errors import EnrichmentUnavailable, FailureKind, InvalidEvent, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Disposition, Retry, Stage
 from worker.core.scrub import Scrubber
+from worker.core.transitions import State
 from worker.observe import health, log
 from worker.observe.log import Repeats
 from worker.observe.metrics import Metrics

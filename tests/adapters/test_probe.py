@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
 from tests.adapters.dialer_client import CALL, TIMES, connected, failure
 from tests.adapters.raw import until
-from worker.core.breaker import BreakerStatus, State
-from worker.core.breakers import CircuitBreakers
+from worker.core.breakers import BreakerStatus, CircuitBreakers
 from worker.core.errors import EnrichmentUnavailable, FailureKind, FunctionRefused
+from worker.core.transitions import State
 from worker.vicidial import client as probe_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober
 

@@ -17,8 +17,7 @@ from aiormq.abc import DeliveredMessage
 
 from simulators.broker_node import PrivateBroker
 from tests.broker.bench import AGENTS, CALLS, LONG, SHORT, Bench, eventually, open_bench
-from worker.core.breaker import BreakerStatus, State
-from worker.core.breakers import FUNCTIONS, CircuitBreakers
+from worker.core.breakers import FUNCTIONS, BreakerStatus, CircuitBreakers
 from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentRejected,
@@ -33,6 +32,7 @@ from worker.core.pipeline import Pipeline
 from worker.core.ports import Ack, DeadLetter, Receipt, Retry
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 from worker.core.retry import RetryPolicy
+from worker.core.transitions import State
 from worker.rabbitmq import consumer as consumer_module
 from worker.rabbitmq.consumer import Consumer, WorkQueue
 from worker.rabbitmq.session import Supervisor

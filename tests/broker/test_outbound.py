@@ -12,8 +12,7 @@ import pytest
 from simulators.broker_node import PrivateBroker
 from tests.broker.bench import Bench, eventually, settings_for
 from tests.broker.test_consumer_breakers import Dialer, Scene, body
-from worker.core.breaker import BreakerStatus, State
-from worker.core.breakers import CircuitBreakers
+from worker.core.breakers import BreakerStatus, CircuitBreakers
 from worker.core.errors import (
     DeliveryUnavailable,
     FailureKind,
@@ -25,6 +24,7 @@ from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Outgoing
 from worker.core.retry import RetryPolicy
+from worker.core.transitions import State
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import build_topology, declare
 from worker.settings.tree import SinkNames

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.clock import Clock
-from worker.core.blame import MOST_ALONE, MOST_REFUSED
-from worker.core.breaker import TRANSITIONS, BreakerStatus, Capacity, CircuitBreaker, Report, State, Wait
+from worker.core.breakers import MOST_ALONE, MOST_REFUSED, BreakerStatus, CircuitBreaker
 from worker.core.errors import FailureKind
+from worker.core.transitions import TRANSITIONS, Capacity, Report, State, Wait
 
 SECOND = timedelta(seconds=1)
 PROBE_MAX = 30.0

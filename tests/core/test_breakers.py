@@ -5,8 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tests.clock import Clock
-from worker.core.breaker import BreakerStatus, State
-from worker.core.breakers import FUNCTIONS, CircuitBreakers
+from worker.core.breakers import FUNCTIONS, BreakerStatus, CircuitBreakers
 from worker.core.errors import (
     CircuitOpen,
     DeliveryUnavailable,
@@ -16,6 +15,7 @@ from worker.core.errors import (
     LoginRefused,
 )
 from worker.core.events import EventType
+from worker.core.transitions import State
 
 CALLS, AGENTS = EventType.CALL_ENDED, EventType.AGENT_ONBOARDED
 KINDS = list(EventType)

@@ -17,7 +17,7 @@ from statistics import median
 
 import pytest
 
-from worker.core.breaker import BreakerStatus, CircuitBreaker, State
+from worker.core.breakers import BreakerStatus, CircuitBreaker
 from worker.core.errors import (
     DeliveryUnavailable,
     EnrichmentUnavailable,
@@ -27,6 +27,7 @@ from worker.core.errors import (
 )
 from worker.core.ports import Retry
 from worker.core.retry import RetryPolicy
+from worker.core.transitions import State
 
 SEED = 20261120
 SECOND = timedelta(seconds=1)

@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from worker.core.breaker import State
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     CircuitOpen,
@@ -37,6 +36,7 @@ from worker.core.records import (
     enrichment_from_json,
 )
 from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, RetryPolicy
+from worker.core.transitions import State
 
 HAPPENED = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

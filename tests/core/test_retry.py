@@ -378,8 +378,9 @@ def test_what_was_found_and_is_not_final_is_never_dead_lettered(age: timedelta) 
 
 
 def test_waiting_ends_when_the_event_is_as_old_as_the_setting_says() -> None:
-    assert POLICY.still_waits(15 * MINUTE - timedelta.resolution)
-    assert not POLICY.still_waits(15 * MINUTE)
+    unknown = NotReady("not found")
+    assert isinstance(decide(POLICY, unknown, attempt=1, age=15 * MINUTE - timedelta.resolution), Retry)
+    assert isinstance(decide(POLICY, unknown, attempt=1, age=15 * MINUTE), DeadLetter)
 
 
 # --- names ----------------------------------------------------------------------------------------

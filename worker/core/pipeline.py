@@ -135,7 +135,7 @@ class Pipeline:
 
     async def _enrich(self, event: Event, inbound: Inbound, progress: _Progress) -> Enrichment:
         progress.age = self._age(inbound, event)
-        accept_incomplete = not self._policy.still_waits(progress.age)
+        accept_incomplete = progress.age >= self._policy.ready_within
         try:
             found = await self._enricher.enrich(event, accept_incomplete=accept_incomplete)
         except NotReady:

@@ -1,6 +1,6 @@
 """When a failed event is tried again: a pure decision.
 
-How long a dependency in trouble is left alone is decided by its circuit breaker (`worker.core.breaker`),
+How long a dependency in trouble is left alone is decided by its circuit breaker (`worker.core.breakers`),
 not here. An event that is not to blame goes to the first tier, so that its copy is back in the work queue
 when the breaker probes.
 
@@ -70,7 +70,7 @@ class RetryPolicy:
     """The rules for retries.
 
     `delays` are the tiers for failures, ascending; the last one repeats. An answer that is not ready is not a
-    failure, and has a schedule of its own.
+    failure, and has a schedule of its own, for as long as the event is younger than `ready_within`.
     """
 
     delays: tuple[timedelta, ...]
@@ -105,12 +105,8 @@ class RetryPolicy:
         longest = AFTER_REFUSAL if _is_sink_refusal(error) else self.delays[0]
         return max((delay for delay in self.delays if delay <= longest), default=self.delays[0])
 
-    def still_waits(self, age: timedelta) -> bool:
-        """Whether an answer that is not ready is worth another look-up."""
-        return age < self.ready_within
-
     def _look_again(self, error: NotReady, attempt: int, age: timedelta) -> Retry | DeadLetter:
-        if error.reason is NotReadyReason.RECORD and not self.still_waits(age):
+        if error.reason is NotReadyReason.RECORD and age >= self.ready_within:
             return DeadLetter(Reason.NOT_FOUND, str(error))
         return Retry(LookAgain.within(self.ready_within).after(age), attempt, error.label, str(error))
 

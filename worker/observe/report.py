@@ -7,12 +7,13 @@ from typing import Any
 
 import structlog
 
-from worker.core.breaker import BreakerStatus, State
+from worker.core.breakers import BreakerStatus
 from worker.core.errors import BY_THE_BROKER, FailureKind, ProcessingError, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Duplicate, Retry, Stage
 from worker.core.retry import format_delay
+from worker.core.transitions import State
 from worker.observe.metrics import Metrics
 
 _SUBJECT = {EventType.CALL_ENDED: "call_id", EventType.AGENT_ONBOARDED: "agent_user"}

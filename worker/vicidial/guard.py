@@ -30,8 +30,7 @@ from types import MappingProxyType
 
 import structlog
 
-from worker.core.breaker import BreakerStatus, CircuitBreaker, State
-from worker.core.breakers import CircuitBreakers
+from worker.core.breakers import BreakerStatus, CircuitBreaker, CircuitBreakers
 from worker.core.errors import (
     CircuitOpen,
     EnrichmentRejected,
@@ -42,6 +41,7 @@ from worker.core.errors import (
     LoginRefused,
     NotReady,
 )
+from worker.core.transitions import State
 from worker.vicidial.limiter import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 _log = structlog.get_logger()
