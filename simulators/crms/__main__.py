@@ -37,9 +37,11 @@ Faults: {", ".join(CRM_FAULTS)}.
 
 
 def names() -> list[str]:
-    """Return the names of the CRMs."""
+    """Return the names of the CRMs; a module with an underscore in its name is a part of one."""
     here = [str(Path(__file__).parent)]
-    return sorted(each.name for each in pkgutil.iter_modules(here) if each.name not in {"base", "__main__"})
+    return sorted(
+        each.name for each in pkgutil.iter_modules(here) if each.name != "base" and "_" not in each.name
+    )
 
 
 def stand_in(name: str) -> type[CrmStandIn]:
