@@ -6,7 +6,7 @@ from aiormq.abc import DeliveredMessage
 from pamqp.header import ContentHeader
 
 from tests.core.large import LARGE, cost, parse
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY
 from worker.rabbitmq.dead_letters import read_dead_letter
 from worker.rabbitmq.message import Delivery
 

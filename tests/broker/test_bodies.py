@@ -12,8 +12,7 @@ from pamqp.header import ContentHeader
 
 from tests.broker.bench import AGENTS, LONG, SHORT, Bench, ack, bury, closed_breakers, eventually, open_bench
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent
-from worker.core.events import Event, Inbound, decode
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY, Event, Inbound, decode
 from worker.core.payload import Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Disposition, Receipt

@@ -16,7 +16,7 @@ import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 from worker.core.errors import InvalidEvent, PublishError
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY
 from worker.rabbitmq.bulk_publish import BadLine, BulkPublisher, Line, check_event, publish_event, read_lines
 from worker.rabbitmq.publisher import BrokerPublisher
 

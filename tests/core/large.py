@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY
 
 
 def filled(head: str, item: str, tail: str) -> bytes:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tests.core.inbounds import BLANKS, STRUCTURED, inbound
 from worker.core.errors import InvalidEvent
-from worker.core.events import MAX_EXPECTED_CAMPAIGNS, Event, Inbound, decode
-from worker.core.parsing import MAX_BODY, MAX_DEPTH
+from worker.core.events import MAX_BODY, MAX_DEPTH, MAX_EXPECTED_CAMPAIGNS, Event, Inbound, decode
 
 
 def call(**said: object) -> dict[str, object]:

@@ -5,8 +5,7 @@ import pytest
 from tests.core.inbounds import STRUCTURED, inbound
 from tests.core.large import LARGE, cost, parse
 from worker.core.errors import InvalidEvent
-from worker.core.events import decode
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY, decode
 
 pytestmark = pytest.mark.verify
 

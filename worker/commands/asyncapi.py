@@ -23,8 +23,7 @@ from worker.commands.event_schemas import (
     payloads,
 )
 from worker.core.errors import BY_THE_BROKER, Reason
-from worker.core.events import EventType
-from worker.core.parsing import EVENT_ID_PATTERN
+from worker.core.events import EVENT_ID_PATTERN, EventType
 from worker.core.payload import schemas as payload_schemas
 from worker.core.ports import Stage
 from worker.core.signature import sign

@@ -12,8 +12,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from worker.core.events import AgentOnboarded, CallEnded, EventType, Inbound, decode
-from worker.core.parsing import EVENT_ID_PATTERN, VISIBLE_PATTERN
+from worker.core.events import (
+    EVENT_ID_PATTERN,
+    VISIBLE_PATTERN,
+    AgentOnboarded,
+    CallEnded,
+    EventType,
+    Inbound,
+    decode,
+)
 from worker.core.payload import build_payload
 from worker.core.records import (
     AgentEnrichment,

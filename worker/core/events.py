@@ -4,21 +4,34 @@ Three envelopes are understood: plain JSON, CloudEvents 1.0 structured
 (`application/cloudevents+json`) and CloudEvents 1.0 binary, whose attributes
 are message properties named `cloudEvents:…` or `cloudEvents_…` (CloudEvents
 AMQP binding, section 3.1.3.1) or, as HTTP bridges write them, `ce-…`.
+
+**A body** is one JSON object, bounded in size, in depth and in what its numbers can hold. One within the
+limit costs at most a small multiple of what `json.loads` alone does, in time and in memory.
+
+**A time** is RFC 3339 in full, and ISO 8601 as far as it has only one meaning. `datetime.fromisoformat`
+refuses some of RFC 3339 (small letters, leap seconds), and what it accepts differs between versions of
+Python.
+
+**An id** goes through script languages, tables and data frames on its way: a number becomes a fraction,
+gets leading zeros, or is replaced by a word for "nothing", and a text gets blanks around it. The functions
+here return the id that is meant, or `None` if none is.
 """
 
 import base64
+import json
+import math
+import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from worker.core import parsing
 from worker.core.errors import InvalidEvent
-from worker.core.parsing import name_of, parse_object, read_time
 
 MAX_EXPECTED_CAMPAIGNS = 1000
 """How many campaigns an agent can be expected to have."""
@@ -84,19 +97,268 @@ class Event:
     expected_campaigns: tuple[str, ...] | None = None
 
 
+# --- a body ---------------------------------------------------------------------------------------
+
+MAX_BODY = 1024 * 1024
+"""The largest body that is parsed, in bytes."""
+
+MAX_DEPTH = 100
+"""How deep arrays and objects may be nested; pydantic can't write more than about 200."""
+
+_TOO_DEEP = f"arrays and objects are nested more than {MAX_DEPTH} deep"
+
+
+def parse_object(body: bytes, what: str = "the body") -> dict[str, Any]:
+    """Parse a JSON object. Raises `InvalidEvent`, whose text calls the body `what`."""
+    if len(body) > MAX_BODY:
+        raise InvalidEvent(f"{what} has {len(body)} bytes; the limit is {MAX_BODY}")
+    try:
+        data = _JSON.decode(body.decode().removeprefix("\ufeff"))
+        if b"\\ud" in body or b"\\uD" in body:
+            json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"{what} has half of a surrogate pair, which no text can hold") from error
+    except RecursionError as error:
+        raise InvalidEvent(_TOO_DEEP) from error
+    except ValueError as error:
+        problem, _, _ = str(error).partition("; use sys.")  # Python's hint on long numbers
+        raise InvalidEvent(f"{what} is not JSON: {problem}") from error
+    if not isinstance(data, dict):
+        raise InvalidEvent(f"{what} is not a JSON object but {name_of(data)}")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_too_deep(data):
+        raise InvalidEvent(_TOO_DEEP)
+    return data
+
+
+def name_of(value: object) -> str:
+    """Return what JSON calls a value."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _is_too_deep(data: dict[str, Any]) -> bool:
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if (type(inner) is dict or type(inner) is list) and inner
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits[:40]} is too large")
+    return value
+
+
+_JSON = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite)
+
+
+# --- a time ---------------------------------------------------------------------------------------
+
+_TIME = re.compile(
+    r"""(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2} | [0-9]{8} | [0-9]{4}-W[0-9]{2}-[1-7] | [0-9]{4}W[0-9]{2}[1-7])
+        [T_ ]
+        (?P<hour>[0-9]{2}) (?P<colon>:?) (?P<minute>[0-9]{2})
+        (?: (?P=colon) (?P<second>[0-9]{2}) (?: [.,] (?P<fraction>[0-9]+) )? )?
+        \ ? (?P<offset> Z | UTC | (?P<sign>[-+\u2212]) (?P<hours>[0-9]{2}) (?: :? (?P<minutes>[0-9]{2}) )? )?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_MINUTES = 60
+_HOURS = 24
+
+
+def read_time(text: str) -> datetime | None:
+    """Parse a date with a time of day; return None for anything else. Without an offset, the result is naive.
+
+    A leap second is the second after it, `24:00` is the next midnight, and
+    digits beyond microseconds are cut off.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        return None
+    try:
+        start = datetime.combine(date.fromisoformat(match["date"].upper()), datetime.min.time())
+        return (start + _time_of_day(match)).replace(tzinfo=_offset(match))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _time_of_day(match: re.Match[str]) -> timedelta:
+    hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"] or 0)
+    when = timedelta(
+        hours=hour,
+        minutes=minute,
+        seconds=second,
+        microseconds=int((match["fraction"] or "")[:6].ljust(6, "0")),
+    )
+    if minute >= _MINUTES or second > _MINUTES or (hour >= _HOURS and when != timedelta(hours=_HOURS)):
+        raise ValueError("no such time of day")
+    return when
+
+
+def _offset(match: re.Match[str]) -> tzinfo | None:
+    if match["sign"] is None:
+        return UTC if match["offset"] else None
+    hours, minutes = int(match["hours"]), int(match["minutes"] or 0)
+    if hours >= _HOURS or minutes >= _MINUTES:
+        raise ValueError("no such offset")
+    offset = timedelta(hours=hours, minutes=minutes)
+    return timezone(offset if match["sign"] == "+" else -offset)
+
+
+# --- an id ----------------------------------------------------------------------------------------
+
+MAX_ID = 255
+EVENT_ID_PATTERN = f"^[!-~]{{1,{MAX_ID}}}$"
+"""An event id can travel as an HTTP header and as an AMQP property: visible ASCII."""
+
+_INVISIBLE_RANGES = (
+    (0x00, 0x20),  # control characters, and the blank
+    (0x7F, 0xA0),  # more control characters, and the no-break space
+    (0xAD, 0xAD),  # soft hyphen
+    (0x34F, 0x34F),  # from here on: what Unicode has as white space, or as ignorable by default
+    (0x61C, 0x61C),
+    (0x115F, 0x1160),
+    (0x1680, 0x1680),
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),
+    (0x2000, 0x200F),
+    (0x2028, 0x202F),
+    (0x205F, 0x206F),
+    (0x2800, 0x2800),  # braille without a dot
+    (0x3000, 0x3000),
+    (0x3164, 0x3164),
+    (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF),  # byte order mark
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFFB),
+)
+_INVISIBLE = "".join(chr(code) for first, last in _INVISIBLE_RANGES for code in range(first, last + 1))
+VISIBLE_PATTERN = "[^" + "".join(rf"\u{first:04x}-\u{last:04x}" for first, last in _INVISIBLE_RANGES) + "]"
+"""Found in every text that is not blank."""
+
+NOBODY = frozenset({"", "VDAD", "VDCL"})
+"""Users that VICIdial writes if no agent took the call."""
+
+LARGEST_LEAD = 2**32 - 1
+"""VICIdial counts leads from 1, in an `INT UNSIGNED` column."""
+
+_LARGEST_EXACT = 2**53
+"""From here on a fraction's digits are not all its own."""
+_NOTHING = frozenset(
+    {"", "-", "--", "undefined", "null", "(null)", "<null>", "\\n", "none", "nan", "nil", "n/a", "#n/a"}
+)
+"""What languages and tables write for a missing value, in small letters."""
+_UNFILLED = "--A--"
+"""What VICIdial's own variables in a URL begin with if it did not fill them in."""
+_EVENT_ID = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_NAMESPACE = uuid.UUID("6f0c2a53-4d0e-5a0b-9f39-6f6d1f2b6c11")
+_WHOLE = re.compile(r"([0-9]+)\.0+")
+_LEAD = re.compile(r"\+?0*([1-9][0-9]{0,9})(?:\.0*)?")
+
+
+def whole_id(value: object) -> object:
+    """Return an id as `plain_text` does; a text that is a number without its fraction of zeros."""
+    text = plain_text(value)
+    number = _WHOLE.fullmatch(text) if isinstance(text, str) else None
+    return text if number is None else number[1]
+
+
+def plain_text(value: object) -> object:
+    """Return text without what surrounds it and can't be seen, and a number as text.
+
+    A whole number is written without a fraction. Anything else is returned as it is, for
+    whoever validates it.
+    """
+    if isinstance(value, str):
+        return value.strip(_INVISIBLE)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
+        return str(int(value))
+    return str(value)
+
+
+def known_id(value: object) -> object:
+    """Return an id as `whole_id` does, `None` for a word that stands for nothing."""
+    return _unless_nothing(whole_id(value))
+
+
+def known_uniqueid(value: object) -> object:
+    """Return Asterisk's id of a call, which may end with zeros; `None` for a word that stands for nothing."""
+    return _unless_nothing(plain_text(value))
+
+
+def _unless_nothing(text: object) -> object:
+    nothing = isinstance(text, str) and (text.casefold() in _NOTHING or text.startswith(_UNFILLED))
+    return None if nothing else text
+
+
+def known_lead(value: object) -> object:
+    """Return a lead as `lead_number` does; what is neither text nor a number is returned as it is."""
+    text = plain_text(value)
+    return lead_number(text) if isinstance(text, str) else value
+
+
+def lead_number(text: str) -> str | None:
+    """Return a lead's number without leading zeros, `None` for what can't be a lead."""
+    number = _LEAD.fullmatch(text.strip())
+    return number[1] if number is not None and int(number[1]) <= LARGEST_LEAD else None
+
+
+def known_agent(value: object) -> object:
+    """Return an agent's user, `None` for the users that VICIdial writes if there is none, and for 0."""
+    user = known_id(value)
+    return None if user == "0" or (isinstance(user, str) and user.upper() in NOBODY) else user
+
+
+def usable_id(value: object) -> str | None:
+    """Return an event id as `plain_text` does, `None` for what can't be one."""
+    text = plain_text(value)
+    return text if isinstance(text, str) and _EVENT_ID.fullmatch(text) else None
+
+
+def is_uuid(text: str) -> bool:
+    """Return whether a text is a UUID, and so unique by itself."""
+    return _UUID.fullmatch(text) is not None
+
+
+def derived_id(*parts: str) -> str:
+    """Derive an event id: the same parts always give the same one."""
+    return str(uuid.uuid5(_NAMESPACE, "\n".join(parts)))
+
+
+# --- an event -------------------------------------------------------------------------------------
+
+
 def _required(value: object) -> object:
     if value == "":
         raise PydanticCustomError("blank", "the text is blank; an id has at least one visible character")
     return value
 
 
-_LongText = Annotated[str, Field(max_length=parsing.MAX_ID)]
-_Id = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(parsing.whole_id)]
-_EventId = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(parsing.plain)]
-_KnownId = Annotated[_LongText | None, BeforeValidator(parsing.known_id)]
-_Uniqueid = Annotated[_LongText | None, BeforeValidator(parsing.uniqueid)]
-_Agent = Annotated[_LongText | None, BeforeValidator(parsing.agent)]
-_Lead = Annotated[str | None, BeforeValidator(parsing.lead)]
+_LongText = Annotated[str, Field(max_length=MAX_ID)]
+_Id = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(whole_id)]
+_EventId = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(plain_text)]
+_KnownId = Annotated[_LongText | None, BeforeValidator(known_id)]
+_Uniqueid = Annotated[_LongText | None, BeforeValidator(known_uniqueid)]
+_Agent = Annotated[_LongText | None, BeforeValidator(known_agent)]
+_Lead = Annotated[str | None, BeforeValidator(known_lead)]
 _Campaigns = Annotated[list[_Id], Field(fail_fast=True, max_length=MAX_EXPECTED_CAMPAIGNS)]
 _Text = Annotated[str, Field(strict=True)]
 
@@ -162,10 +424,10 @@ def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
         subject, expected = fields.agent_user, fields.expected_campaigns
     said_time = fields.occurred_at if fields.occurred_at is not None else envelope.time
     event_id = (
-        parsing.event_id(inbound.event_id)
+        usable_id(inbound.event_id)
         or _checked_id(fields.event_id, "event_id")
         or _cloud_event_id(envelope)
-        or parsing.event_id(inbound.message_id)
+        or usable_id(inbound.message_id)
         or _derived_id(kind, subject, said_time, inbound.body)
     )
     return Event(
@@ -184,10 +446,10 @@ def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
 
 def _claimed_id(envelope: _Envelope | None, inbound: Inbound) -> str | None:
     """Return the id by which a person can find a message that is no event, if it has one."""
-    if (ours := parsing.event_id(inbound.event_id)) is not None or envelope is None:
+    if (ours := usable_id(inbound.event_id)) is not None or envelope is None:
         return ours
     try:
-        return parsing.event_id(envelope.data.get("event_id")) or _cloud_event_id(envelope)
+        return usable_id(envelope.data.get("event_id")) or _cloud_event_id(envelope)
     except InvalidEvent:
         return None
 
@@ -263,8 +525,8 @@ def _checked_id(value: object, name: str) -> str | None:
     """Return an id that can be an HTTP header and an AMQP property. Raises `InvalidEvent` for any other."""
     if value is None:
         return None
-    if (usable := parsing.event_id(value)) is None:
-        raise InvalidEvent(f"{name} {_show(value)} is not 1 to {parsing.MAX_ID} visible ASCII characters")
+    if (usable := usable_id(value)) is None:
+        raise InvalidEvent(f"{name} {_show(value)} is not 1 to {MAX_ID} visible ASCII characters")
     return usable
 
 
@@ -274,17 +536,17 @@ def _cloud_event_id(envelope: _Envelope) -> str | None:
     CloudEvents are numbered within their `source`: two sources may use the same id for different
     events. A UUID is unique by itself; of any other id and its source, an id is derived.
     """
-    said, source = parsing.plain(envelope.id), parsing.plain(envelope.source)
+    said, source = plain_text(envelope.id), plain_text(envelope.source)
     if isinstance(source, bytes):  # text of an AMQP header that is not UTF-8
         source = repr(source)
-    if isinstance(said, str) and isinstance(source, str) and said and source and not parsing.is_uuid(said):
-        return parsing.derived_id("cloudevents", source, said)
+    if isinstance(said, str) and isinstance(source, str) and said and source and not is_uuid(said):
+        return derived_id("cloudevents", source, said)
     return _checked_id(envelope.id, "the CloudEvents id")
 
 
 def _derived_id(kind: EventType, subject: str, said_time: object, body: bytes) -> str:
     """Derive an id from the event alone, so that a producer's repeat gets the same one."""
-    return parsing.derived_id(kind, subject, said_time if isinstance(said_time, str) else body.hex())
+    return derived_id(kind, subject, said_time if isinstance(said_time, str) else body.hex())
 
 
 def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:

@@ -7,18 +7,17 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
-from worker.core import parsing
-from worker.core.events import Event
+from worker.core.events import Event, known_agent, known_id, known_lead
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 
 _SAID_OF_A_CALL: dict[str, Callable[[object], object]] = {
-    "agent_user": parsing.agent,
-    "campaign_id": parsing.known_id,
-    "in_group_id": parsing.known_id,
-    "list_id": parsing.known_id,
-    "lead_id": parsing.lead,
-    "phone_number": parsing.known_id,
-    "status": parsing.known_id,
+    "agent_user": known_agent,
+    "campaign_id": known_id,
+    "in_group_id": known_id,
+    "list_id": known_id,
+    "lead_id": known_lead,
+    "phone_number": known_id,
+    "status": known_id,
 }
 """The fields of an event that stand in for the dialer's row, and how each is read."""
 

@@ -12,8 +12,7 @@ import aio_pika
 from aio_pika.abc import DeliveryMode
 
 from worker.core.errors import InvalidEvent
-from worker.core.events import Event, Inbound, decode
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY, Event, Inbound, decode
 from worker.rabbitmq.publisher import BrokerPublisher
 
 WINDOW = 200

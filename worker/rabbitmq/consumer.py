@@ -22,8 +22,7 @@ from pamqp.header import ContentHeader
 
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import PublishError
-from worker.core.events import EventType, Inbound
-from worker.core.parsing import MAX_BODY
+from worker.core.events import MAX_BODY, EventType, Inbound
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.tracing import UNTRACED, Tracing
 from worker.rabbitmq.connection import SILENT, is_being_cancelled

@@ -24,7 +24,7 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime, time, timedelta
 from typing import Literal, NamedTuple
 
-from worker.core.parsing import LARGEST_LEAD, NOBODY
+from worker.core.events import LARGEST_LEAD, NOBODY
 from worker.core.records import CallEnrichment, CallRecord, Recording
 from worker.vicidial.answers import by_name, explain_needed, find_rows, only_row, seconds, unreadable
 from worker.vicidial.clock import DialerTimes, local_time

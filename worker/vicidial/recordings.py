@@ -21,8 +21,7 @@ from datetime import datetime, timedelta, tzinfo
 from enum import IntEnum
 
 from worker.core.errors import EnrichmentRejected
-from worker.core.events import Event
-from worker.core.parsing import NOBODY
+from worker.core.events import NOBODY, Event
 from worker.core.records import CallRecord, Recording
 from worker.vicidial.answers import by_name, error_message, explain, lines, seconds, split_row, unreadable
 from worker.vicidial.calls import LATEST, parse_call_id
