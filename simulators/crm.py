@@ -138,15 +138,19 @@ class StandInCrm(StandIn):
         }
 
     async def _give_account(self, _: web.Request) -> web.Response:
-        bodies: dict[str, set[bytes]] = {}
+        """Return what became of each id: when it was accepted, and its bodies if they differ."""
+        bodies: dict[str, set[str]] = {}
         accepted_at: dict[str, list[float]] = {}
         for each in self.received:
-            bodies.setdefault(each.id, set()).add(each.body)
+            bodies.setdefault(each.id, set()).add(each.body.decode(errors="replace"))
             times = accepted_at.setdefault(each.id, [])
             if 200 <= each.status < 300:
                 times.append(each.at)
         return web.json_response(
-            {name: {"bodies": len(found), "accepted_at": accepted_at[name]} for name, found in bodies.items()}
+            {
+                name: {"accepted_at": accepted_at[name], "different": sorted(found) if len(found) > 1 else []}
+                for name, found in bodies.items()
+            }
         )
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:

@@ -4,25 +4,52 @@
 """
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
+import aio_pika
 import pytest
 
-from tests.system.chaos.account import Arrived, Dead, Published, Verdict, judge
+from tests.system.chaos.account import Arrived, Dead, Published, Verdict, agree, judge
 from tests.system.chaos.node import NodeUnavailable
 from tests.system.chaos.play import SHORT
 from tests.system.chaos.proxy import Proxy
 from tests.system.chaos.runner import Runner
 from tests.system.chaos.scenarios import SCENARIOS
+from tests.system.chaos.stage import Window
+from tests.system.chaos.watch import Claims
 from tests.tools import skip_without
 
 pytestmark = pytest.mark.verify
 
 EVENT = Published("e", b"{}")
 WRONG = Published("w", b"{", fate="invalid_event")
-ONCE, TWICE = Arrived(1, (1.0,)), Arrived(1, (1.0, 2.0))
+ONCE, TWICE = Arrived((1.0,)), Arrived((1.0, 2.0))
+CALL = {"call_id": "V1", "lead_id": "7", "recordings": [{"url": "u"}]}
+AGENT = {
+    "agent_user": "1001",
+    "full_name": "Ann",
+    "access_level": 1,
+    "user_group": "S",
+    "campaigns": [{"campaign_id": "SUPP-1", "name": "Support"}],
+    "campaigns_ambiguous": False,
+}
+UNNAMED = {
+    "campaigns": [{"campaign_id": "SUPP", "name": None}, {"campaign_id": "1", "name": None}],
+    "campaigns_ambiguous": True,
+}
+NO_DETAILS = {"full_name": None, "access_level": None, "user_group": None}
+
+
+def of_call(**changed: object) -> str:
+    return json.dumps({"data": {"final": True, "call": CALL | changed}})
+
+
+def of_agent(**changed: object) -> str:
+    return json.dumps({"data": {"agent": AGENT | changed}})
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +81,10 @@ class TestTheAccount:
         ("arrived", "dead", "queued", "says"),
         [
             ({}, [], (), ["1 lost"]),
-            ({"e": Arrived(1, ())}, [], (), ["1 lost"]),
+            ({"e": Arrived(())}, [], (), ["1 lost"]),
             ({}, [], ("e",), ["1 still queued"]),
             ({"e": TWICE}, [], (), ["1 duplicates, at most 0"]),
-            ({"e": Arrived(2, (1.0,))}, [], (), ["different bodies"]),
+            ({"e": Arrived((1.0,), (of_call(), of_agent()))}, [], (), ["different bodies"]),
             ({"e": ONCE, "x": ONCE}, [], (), ["a delivery that nobody published: x"]),
             ({"e": ONCE}, [Dead("x", "not_found", b"")], (), ["a dead letter that nobody published: x"]),
             (
@@ -97,6 +124,89 @@ class TestTheAccount:
         verdict = Verdict("it")
         judge(verdict, [EVENT], {}, [Dead("e", "rejected_by_sink", b"{}")], tolerated=["rejected_by_sink"])
         assert verdict.wrong == []
+
+
+class TestWhetherBodiesAgree:
+    """An event that was looked up twice may lack what an optional function did not answer, and no more."""
+
+    @pytest.mark.parametrize(
+        "bodies",
+        [
+            (of_call(), of_call(recordings=None)),
+            (of_call(recordings=[]), of_call(recordings=None)),
+            (of_agent(), of_agent(**NO_DETAILS)),
+            (of_agent(), of_agent(**UNNAMED)),
+            (of_agent(**NO_DETAILS), of_agent(**UNNAMED)),
+        ],
+    )
+    def test_what_was_not_answered_may_be_missing(self, bodies: tuple[str, str]) -> None:
+        verdict = Verdict("it")
+        judge(verdict, [EVENT], {"e": Arrived((1.0,), bodies)}, [])
+        assert verdict.wrong == []
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (of_call(), of_call(recordings=[])),
+            (of_call(), of_call(recordings=None, lead_id=None)),
+            (of_call(), of_call(status="SALE")),
+            (of_call(), json.dumps({"data": {"final": False, "call": CALL}})),
+            (of_call(), of_agent()),
+            (of_agent(), of_agent(full_name=None)),
+            (of_agent(), of_agent(**NO_DETAILS, agent_user="1002")),
+            (of_agent(), of_agent(campaigns_ambiguous=True)),
+            (of_agent(), of_agent(campaigns=[])),
+            (of_agent(), of_agent(campaigns=[{"campaign_id": "SUPP-1", "name": "Other"}])),
+            (of_agent(), of_agent(campaigns=[{"campaign_id": "SUPP-2", "name": None}])),
+        ],
+    )
+    def test_nothing_else_may_differ(self, one: str, other: str) -> None:
+        assert not agree(one, other)
+        assert not agree(other, one)
+
+    def test_of_three_bodies_each_two_have_to_agree(self) -> None:
+        bodies = of_call(), of_call(recordings=None), of_call(recordings=[])
+        verdict = Verdict("it")
+        judge(verdict, [EVENT], {"e": Arrived((1.0,), bodies)}, [])
+        assert verdict.wrong == ["1 came with different bodies"]
+
+
+class TestTheWatch:
+    def test_a_claim_is_false_if_the_broker_has_no_consumer_for_too_long(self) -> None:
+        claims = Claims(3.0)
+        looks = [claims.are_false(now, {1}, {1}, 0) for now in (0.0, 1.0, 2.0, 3.0, 3.1)]
+        assert looks == [False, False, False, False, True]
+
+    def test_a_few_looks_prove_nothing_however_long_they_took(self) -> None:
+        claims = Claims(3.0)
+        assert [claims.are_false(now, {1}, {1}, 0) for now in (0.0, 10.0, 20.0)] == [False] * 3
+
+    @pytest.mark.parametrize(
+        ("before", "after", "consumers"),
+        [
+            pytest.param({1}, {1}, 1, id="it consumes"),
+            pytest.param({1}, {1}, None, id="the broker did not answer in time"),
+            pytest.param({1}, set[int](), 0, id="it had just been paused"),
+            pytest.param({1}, {2}, 0, id="it was replaced"),
+        ],
+    )
+    def test_one_look_without_a_contradiction_begins_anew(
+        self, before: set[int], after: set[int], consumers: int | None
+    ) -> None:
+        claims = Claims(3.0)
+        for now in (0.0, 1.0, 2.0):
+            claims.are_false(now, {1}, {1}, 0)
+        assert not claims.are_false(4.0, before, after, consumers)
+        assert not claims.are_false(5.0, {1}, {1}, 0)
+
+    async def test_a_broker_that_is_away_has_no_consumers_and_one_that_is_late_is_unknown(
+        self, proxy: Proxy
+    ) -> None:
+        window = Window(partial(aio_pika.connect, f"amqp://127.0.0.1:{proxy.port}/"), ["q"])
+        proxy.stall()
+        assert await window.look(within=0.2) is None
+        await proxy.refuse()
+        assert await window.look() == {}
 
 
 @pytest.fixture

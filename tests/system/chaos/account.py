@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import combinations
+from typing import Any, Final
 
 DELIVERED: Final = "delivered"
 """The fate of an event that is to reach the CRM; any other fate is the reason of a dead letter."""
@@ -43,10 +44,10 @@ class Dead:
 class Arrived:
     """What the CRM says of one id."""
 
-    bodies: int
-    """How many different bodies came with it."""
     accepted_at: Sequence[float]
     """When it was answered with a 2xx, each time."""
+    different: Sequence[str] = ()
+    """Its bodies, if they are not all the same."""
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ def judge(
 def _judge_one(
     event: Published, found: Arrived | None, own: Sequence[Dead], tolerated: Collection[str]
 ) -> Iterator[str]:
-    if found is not None and found.bodies > 1:
+    if found is not None and not all(agree(one, other) for one, other in combinations(found.different, 2)):
         yield "came with different bodies"
     if found is not None and found.accepted_at and event.fate != DELIVERED:
         yield f"delivered, though its fate is {event.fate}"
@@ -118,3 +119,29 @@ def _judge_one(
             yield f"dead-lettered ({letter.reason}), though its fate is {event.fate}"
         if letter.body != event.body:
             yield "dead-lettered with another body"
+
+
+def agree(one: str, other: str) -> bool:
+    """Return whether two bodies of an event differ in nothing but what an optional function did not answer.
+
+    An event that is redelivered is looked up anew (docs/receiving.md, "What is not guaranteed").
+    """
+    (rest, answers), (other_rest, other_answers) = _split(one), _split(other)
+    return rest == other_rest and all(
+        None in both or both[0] == both[1] for both in zip(answers, other_answers, strict=True)
+    )
+
+
+def _split(body: str) -> tuple[Any, list[Any]]:
+    """Split a body into the rest, and what each optional function answered, `None` if it did not."""
+    rest = json.loads(body)
+    data = rest["data"]
+    if "call" in data:
+        return rest, [data["call"].pop("recordings")]
+    agent = data["agent"]
+    details = [agent.pop(name) for name in ("full_name", "access_level", "user_group")]
+    campaigns, ambiguous = agent["campaigns"], agent.pop("campaigns_ambiguous")
+    agent["campaigns"] = "-".join(each["campaign_id"] for each in campaigns)  # as the dialer joins them
+    known = any(each is not None for each in details)
+    named = any(each["name"] is not None for each in campaigns)
+    return rest, [details if known else None, (campaigns, ambiguous) if named else None]

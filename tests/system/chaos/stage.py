@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ QUEUES: Final = (*WORK, *TIERS, "dead-letters")
 _EXIT_WITHIN = 90.0
 _READY_WITHIN = 150.0
 _ANSWER_WITHIN = 20.0
+_LOOK_WITHIN = 3.0
 _LONG = 1500
 _FLOWING = 0.02  # seconds a dialer takes, so that there always is something in flight
 _NET_ERRORS = (OSError, aio_pika.exceptions.AMQPError, TimeoutError, aiohttp.ClientError, RuntimeError)
@@ -267,20 +268,28 @@ class Stage:
 class Window:
     """A look at the queues from outside, which outlives whatever happens to the broker."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(
+        self, connect: Callable[[], Awaitable[aio_pika.abc.AbstractConnection]], queues: Collection[str]
+    ) -> None:
+        self._connect, self._queues = connect, queues
         self._connection: aio_pika.abc.AbstractConnection | None = None
 
-    async def look(self) -> Mapping[str, tuple[int, int]] | None:
-        """Give the messages that stand ready and the consumers of each queue; `None` without a broker."""
+    async def look(self, within: float = _LOOK_WITHIN) -> Mapping[str, tuple[int, int]] | None:
+        """Return the messages that stand ready and the consumers of each queue.
+
+        Empty if the broker has none of them or can't be reached, `None` if it did not answer in time.
+        """
         try:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(within):
                 if self._connection is None or self._connection.is_closed:
-                    self._connection = await self._stage.system.connect()
+                    self._connection = await self._connect()
                 return await self._counts(self._connection)
-        except _NET_ERRORS:
+        except TimeoutError:
             await self.close()
             return None
+        except _NET_ERRORS:
+            await self.close()
+            return {}
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -294,8 +303,8 @@ class Window:
     async def _counts(self, connection: aio_pika.abc.AbstractConnection) -> dict[str, tuple[int, int]]:
         found = {}
         async with connection.channel() as channel:
-            for name in QUEUES:
-                queue = await channel.declare_queue(f"{self._stage.name}.{name}", passive=True)
+            for name in self._queues:
+                queue = await channel.declare_queue(name, passive=True)
                 said = queue.declaration_result
                 found[name] = (said.message_count or 0, said.consumer_count or 0)
         return found
