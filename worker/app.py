@@ -24,9 +24,9 @@ from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 from worker.observe.status import Breaker, Broker, Dialer, Status
 from worker.rabbitmq.consumer import Consumer
+from worker.rabbitmq.message import Settler
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.session import Supervisor
-from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import Settings
 from worker.sinks import webhook

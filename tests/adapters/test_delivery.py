@@ -14,9 +14,8 @@ from worker.core.events import EventType
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack
 from worker.rabbitmq.connection import connect
-from worker.rabbitmq.message import Delivery
+from worker.rabbitmq.message import Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 

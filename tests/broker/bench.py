@@ -20,10 +20,9 @@ from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Ack, DeadLetter, Depth, Disposition, Retry, Stage
 from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq.consumer import Consumer
-from worker.rabbitmq.message import Delivery
+from worker.rabbitmq.message import Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.session import Supervisor
-from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import Topology, build_topology, declare
 from worker.settings.tree import BrokerCommandSettings, BrokerSettings, RetrySettings, SinkNames
 

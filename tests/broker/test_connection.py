@@ -18,10 +18,9 @@ from worker.core.pipeline import Outcome
 from worker.core.ports import Disposition
 from worker.rabbitmq.connection import BROKER_ERRORS, connect
 from worker.rabbitmq.consumer import Consumer
-from worker.rabbitmq.message import Delivery
+from worker.rabbitmq.message import Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.session import Supervisor, TopologyMismatchError
-from worker.rabbitmq.settle import Settler
 
 pytestmark = pytest.mark.broker
 

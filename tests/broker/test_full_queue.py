@@ -10,7 +10,7 @@ import pytest
 from tests.broker.bench import AGENTS, LONG, Bench, ack, bury, eventually, open_bench
 from worker.core.events import Inbound
 from worker.core.ports import Disposition, Retry
-from worker.rabbitmq import settle
+from worker.rabbitmq import message
 from worker.rabbitmq.message import Delivery
 
 pytestmark = pytest.mark.broker
@@ -47,13 +47,13 @@ def counts(bench: Bench, body: bytes) -> list[int]:
 
 
 def test_an_event_is_held_for_less_than_25_minutes_as_the_broker_gives_up_after_30() -> None:
-    assert 20 * 60 < sum(settle.WAITS_WHEN_FULL) < 25 * 60
+    assert 20 * 60 < sum(message.WAITS_WHEN_FULL) < 25 * 60
 
 
 async def test_an_event_that_waits_for_a_full_queue_goes_back_alone_and_the_others_are_done(
     bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.rabbitmq.settle.WAITS_WHEN_FULL", (0.1, 0.1))
+    monkeypatch.setattr("worker.rabbitmq.message.WAITS_WHEN_FULL", (0.1, 0.1))
     await fill(bench, f"{namespace}.retry.50ms")
     bench.max_in_flight = 2
     async with bench.running(good_or_bad) as supervisor:

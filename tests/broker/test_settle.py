@@ -27,9 +27,8 @@ from worker.core.errors import PublishError, Reason
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack, DeadLetter, Disposition, Retry
-from worker.rabbitmq.message import Delivery
+from worker.rabbitmq.message import Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.settle import Settler
 
 pytestmark = pytest.mark.broker
 
@@ -227,7 +226,7 @@ class TestNoSuccessorNoAcknowledgement:
         self, waits: tuple[float, ...], bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The inbound is held, and given back alone after long: each time counts as a delivery."""
-        monkeypatch.setattr("worker.rabbitmq.settle.WAITS_WHEN_FULL", waits)
+        monkeypatch.setattr("worker.rabbitmq.message.WAITS_WHEN_FULL", waits)
         full = f"{namespace}.retry.50ms"
         async with bench.connection.channel() as channel:
             exchange = await channel.declare_exchange(full, "fanout")

@@ -15,7 +15,7 @@ import yaml
 from tests.deploy import custom_resources
 from tests.deploy.manifests import HASH, K8S, OVERLAYS, ROOT, SECRET, Built, Manifest, build, overlay
 from worker.rabbitmq.connection import CLOSE_TIMEOUT
-from worker.rabbitmq.settle import SETTLE_TIMEOUT
+from worker.rabbitmq.message import SETTLE_TIMEOUT
 from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 from worker.settings.load import SECRETS_DIR, variables

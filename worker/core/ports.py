@@ -1,7 +1,7 @@
 """What the core and the adapters exchange: what the core asks of them, and what it decides.
 
 Adapters implement the protocols; `worker.app` plugs them in. A disposition is the decision about one
-inbound, as a value; acting on it is settling (`worker.rabbitmq.settle`).
+inbound, as a value; acting on it is settling (`worker.rabbitmq.message`).
 """
 
 from dataclasses import dataclass

@@ -26,9 +26,8 @@ from worker.core.events import MAX_BODY, EventType, Inbound
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.tracing import UNTRACED, Tracing
 from worker.rabbitmq.connection import SILENT, is_being_cancelled
-from worker.rabbitmq.message import Delivery, DroppedBody
+from worker.rabbitmq.message import Delivery, DroppedBody, Settler
 from worker.rabbitmq.publisher import RefusedByQueueError
-from worker.rabbitmq.settle import Settler
 from worker.rabbitmq.topology import Topology
 
 POLL_FOR_PROBE = 0.5
