@@ -234,7 +234,7 @@ class Preset(_Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _copy_bodies(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was written
+    def _copy_bodies(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         lists = ("on_call", "on_agent", "prepare")
