@@ -148,11 +148,13 @@ def labels() -> set[str]:
     found = {error.label for error in kinds_of(ProcessingError) if "label" in vars(error)}
     found |= {NotReady("", reason).label for reason in NotReadyReason}
     found |= {EnrichmentUnavailable("", kind).label for kind in raised_in("vicidial")}
-    return found | {DeliveryUnavailable("", kind).label for kind in raised_in("sinks")}
+    return found | {
+        DeliveryUnavailable("", kind).label for package in ("sinks", "crm") for kind in raised_in(package)
+    }
 
 
 BREAKERS = CircuitBreakers(full=1, probe_max=timedelta(seconds=1), refused_probe=timedelta(seconds=1))
-FINAL = {"invalid_event", "rejected_by_dialer", "rejected_by_sink"}
+FINAL = {"invalid_event", "rejected_by_dialer", "rejected_by_sink", "mapping_failed"}
 """The errors that nothing is tried again after: each is a reason instead."""
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.adapters.raw import Connection, RawServer
 from tests.adapters.webhook import NOW, connected, unavailable
 from worker.core.errors import FailureKind
-from worker.sinks.webhook import LONGEST_RETRY_AFTER, retry_after
+from worker.core.retry_after import LONGEST_RETRY_AFTER, retry_after
 
 HOUR = timedelta(hours=1)
 SOON = NOW + 61.25

@@ -7,6 +7,8 @@ step failed::
     ├── InvalidEvent            the producer's message can't be understood
     ├── EnrichmentRejected      the dialer will never answer for this id
     ├── DeliveryRejected        the sink will never accept this payload
+    ├── MappingFailed           no request for the sink can be made of this payload
+    ├── DeliveryIncomplete      the sink has the payload, but a part of the delivery is missing
     ├── NotReady                the dialer has no final answer yet
     ├── CircuitOpen             a dependency is in trouble, and the event is not tried now
     └── Unavailable             a dependency could not, or would not, do its part
@@ -14,6 +16,7 @@ step failed::
         │   ├── FunctionRefused     it refuses one function, and may allow others
         │   └── LoginRefused        it refuses the user or the password: never send them again at once
         └── DeliveryUnavailable     the sink did not accept the payload
+            └── SinkLoginRefused        it refuses our login, whatever the payload
 
 The enricher goes on without the answer of an optional function::
 
@@ -43,6 +46,7 @@ class Reason(StrEnum):
     REJECTED_BY_DIALER = "rejected_by_dialer"
     UNREADABLE_ANSWER = "unreadable_answer"
     REJECTED_BY_SINK = "rejected_by_sink"
+    MAPPING_FAILED = "mapping_failed"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DELIVERY_LIMIT = "delivery_limit"
     """Not written by our code: the broker's delivery limit moved the message."""
@@ -81,6 +85,8 @@ class ProcessingError(Exception):
 
     label: str
     """The kind of failure, for log lines and metrics."""
+    progress: str | None = None
+    """What the sink wants to get back with the next attempt of the event: only the sink reads it."""
 
 
 class InvalidEvent(ProcessingError):
@@ -103,6 +109,18 @@ class DeliveryRejected(ProcessingError):
     """The sink refuses this payload for good."""
 
     label = "rejected_by_sink"
+
+
+class MappingFailed(ProcessingError):
+    """A part of the payload that the sink needs is missing, or has no counterpart in its tables."""
+
+    label = "mapping_failed"
+
+
+class DeliveryIncomplete(ProcessingError):
+    """The sink has the payload, but a part of the delivery that can be done without is missing."""
+
+    label = "delivery_incomplete"
 
 
 class NotReady(ProcessingError):
@@ -168,7 +186,10 @@ class DeliveryUnavailable(Unavailable):
     Attributes:
         retry_after: How long the sink asked us to wait, if it did.
         answered: Whether it was there, and answered this payload.
+        delivered: Whether it has the payload, so that only the rest of the delivery is missing.
     """
+
+    delivered = False
 
     def __init__(
         self,
@@ -182,6 +203,14 @@ class DeliveryUnavailable(Unavailable):
         super().__init__(message, kind, "sink")
         self.answered = answered
         self.retry_after = retry_after
+
+
+class SinkLoginRefused(DeliveryUnavailable):
+    """The sink refuses our login, so that no event can be the reason."""
+
+    def __init__(self, message: str) -> None:
+        """Store the text, which says what the operator has to change."""
+        super().__init__(message, FailureKind.REFUSED, answered=True)
 
 
 class LeftOut(Exception):

@@ -14,19 +14,21 @@ from typing import Self
 
 from worker.core.errors import (
     CircuitOpen,
+    DeliveryIncomplete,
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
     FailureKind,
     InvalidEvent,
+    MappingFailed,
     NotReady,
     NotReadyReason,
     ProcessingError,
     Reason,
     Unavailable,
 )
-from worker.core.ports import DeadLetter, Retry
+from worker.core.ports import Ack, DeadLetter, Retry
 
 LOOK_AGAIN = timedelta(seconds=10)
 """Time between two look-ups of an event younger than `LOOK_AGAIN_OFTEN`, if its answer is not ready."""
@@ -77,19 +79,22 @@ class RetryPolicy:
     max_attempts: int
     ready_within: timedelta
 
-    def decide(self, error: Exception, *, attempt: int, age: timedelta) -> Retry | DeadLetter:
+    def decide(self, error: Exception, *, attempt: int, age: timedelta) -> Ack | Retry | DeadLetter:
         """Decide what becomes of an event that failed in its `attempt`th attempt, `age` after it happened.
 
         This is the one place that decides by the class of the error. Whether an outage or a refusal counts as
-        an attempt is in the error already (`to_blame`); an unexpected error always does.
+        an attempt is in the error already (`to_blame`); an unexpected error always does. A payload that the
+        sink has is no dead letter: without the rest of its delivery, it is acknowledged in the end.
         """
         match error:
             case InvalidEvent():
-                decision: Retry | DeadLetter = DeadLetter(Reason.INVALID_EVENT, str(error))
+                decision: Ack | Retry | DeadLetter = DeadLetter(Reason.INVALID_EVENT, str(error))
             case EnrichmentRejected():
                 decision = DeadLetter(Reason.REJECTED_BY_DIALER, str(error))
             case DeliveryRejected():
                 decision = DeadLetter(Reason.REJECTED_BY_SINK, str(error))
+            case MappingFailed():
+                decision = DeadLetter(Reason.MAPPING_FAILED, str(error))
             case NotReady():
                 decision = self._look_again(error, attempt, age)
             case CircuitOpen():
@@ -110,8 +115,10 @@ class RetryPolicy:
             return DeadLetter(Reason.NOT_FOUND, str(error))
         return Retry(LookAgain.within(self.ready_within).after(age), attempt, error.label, str(error))
 
-    def _next_attempt(self, error: Exception, attempt: int) -> Retry | DeadLetter:
+    def _next_attempt(self, error: Exception, attempt: int) -> Ack | Retry | DeadLetter:
         text = describe(error)
+        if attempt >= self.max_attempts and _is_delivered(error):
+            return Ack()
         if attempt >= self.max_attempts:
             return DeadLetter(_exhausted(error), f"{text} (attempt {attempt} of {self.max_attempts})")
         tier = max(self.delays[min(attempt, len(self.delays)) - 1], self._first_tier(error))
@@ -135,6 +142,12 @@ def _exhausted(error: Exception) -> Reason:
             return Reason.REJECTED_BY_SINK
         case _:
             return Reason.ATTEMPTS_EXHAUSTED
+
+
+def _is_delivered(error: Exception) -> bool:
+    return isinstance(error, DeliveryIncomplete) or (
+        isinstance(error, DeliveryUnavailable) and error.delivered
+    )
 
 
 def _is_sink_refusal(error: Exception) -> bool:
