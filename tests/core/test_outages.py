@@ -25,7 +25,7 @@ from worker.core.errors import (
     Reason,
     Unavailable,
 )
-from worker.core.ports import Retry
+from worker.core.ports import DeadLetter, Retry
 from worker.core.retry import RetryPolicy
 from worker.core.transitions import State
 
@@ -318,7 +318,7 @@ class World:
             self.attempts = max(self.attempts, decision.attempt)
             copy = replace(message, attempt=decision.attempt)
             self.later(decision.tier.total_seconds(), lambda: self.enqueue(copy))
-        else:
+        elif isinstance(decision, DeadLetter):
             self.dead[message.event] = decision.reason
         self.ended()
 

@@ -13,18 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.errors import (
+    DeliveryIncomplete,
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentRejected,
     EnrichmentUnavailable,
     FailureKind,
     InvalidEvent,
+    MappingFailed,
     NotReady,
     NotReadyReason,
     Reason,
     Unavailable,
 )
-from worker.core.ports import DeadLetter, Retry
+from worker.core.ports import Ack, DeadLetter, Retry
 from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, LookAgain, RetryPolicy, describe, format_delay
 
 SECOND = timedelta(seconds=1)
@@ -41,7 +43,7 @@ class LabelledError(Exception):
 
 def decide(
     policy: RetryPolicy, error: Exception, *, attempt: int, age: timedelta, to_blame: bool = True
-) -> Retry | DeadLetter:
+) -> Ack | Retry | DeadLetter:
     """Let the policy decide about an error that the circuit breaker has judged."""
     if isinstance(error, Unavailable):
         error.to_blame = to_blame
@@ -60,8 +62,9 @@ UNEXPECTED = (RuntimeError("password=hunter2"), LabelledError("password=hunter2"
         (InvalidEvent("no"), Reason.INVALID_EVENT),
         (EnrichmentRejected("no"), Reason.REJECTED_BY_DIALER),
         (DeliveryRejected("no"), Reason.REJECTED_BY_SINK),
+        (MappingFailed("no"), Reason.MAPPING_FAILED),
     ],
-    ids=["invalid", "dialer", "sink"],
+    ids=["invalid", "dialer", "sink", "mapping"],
 )
 def test_what_no_retry_would_help_is_dead_lettered_at_the_first_attempt(
     error: Exception, reason: Reason
@@ -111,6 +114,22 @@ def test_used_up_attempts_are_dead_lettered_with_the_last_error(
     assert decision == DeadLetter(reason, f"{text} (attempt {attempt} of 12)")
 
 
+def delivered_without_the_rest() -> DeliveryUnavailable:
+    """Make the error of a delivery whose last step failed."""
+    error = DeliveryUnavailable("the link failed")
+    error.delivered = True
+    return error
+
+
+@pytest.mark.parametrize("error", [DeliveryIncomplete("no link"), delivered_without_the_rest()], ids=repr)
+def test_what_the_sink_has_is_tried_again_and_then_acknowledged_but_never_a_dead_letter(
+    error: Exception,
+) -> None:
+    last_but_one = decide(POLICY, error, attempt=11, age=MINUTE)
+    assert last_but_one == Retry(DELAYS[-1], 12, getattr(error, "label", ""), str(error))
+    assert decide(POLICY, error, attempt=12, age=MINUTE) == Ack()
+
+
 @pytest.mark.parametrize("error", UNEXPECTED, ids=repr)
 def test_the_text_of_an_unexpected_error_is_not_shown(error: Exception) -> None:
     name = type(error).__name__
@@ -158,7 +177,7 @@ def test_an_outage_or_a_refusal_costs_an_attempt_only_if_the_event_is_to_blame(
     tier = DELAYS[2] if error.label == "sink_refused" else DELAYS[0]
     assert decision == Retry(tier, attempt, error.label, str(error))
     counted = decide(POLICY, error, attempt=attempt, age=MINUTE, to_blame=True)
-    assert isinstance(counted, DeadLetter) or counted.attempt == attempt + 1
+    assert not isinstance(counted, Retry) or counted.attempt == attempt + 1
 
 
 def test_after_a_refusal_of_the_sink_others_get_time_to_succeed() -> None:

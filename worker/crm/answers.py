@@ -144,7 +144,7 @@ def judge_status(answer: Answer, *, now: float) -> Verdict:
     return Verdict(means, say=say, by_rule=False)
 
 
-def own_result(batch: CompiledBatch, answer: Answer, names: Names) -> Any:  # noqa: ANN401 - any JSON value
+def own_result(batch: CompiledBatch, answer: Answer, names: Names) -> Any:
     """Return the result of this event's item in the answer to a batch, None if the answer has none."""
     shared = answer.shared or SharedAnswer(1)
     if shared.results is None:

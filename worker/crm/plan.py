@@ -32,7 +32,7 @@ KNOWN = "known"
 class Compiled(Protocol):
     """A template that was parsed once and can be rendered often."""
 
-    def render(self, names: Names) -> Any:  # noqa: ANN401 - a template can give any JSON value
+    def render(self, names: Names) -> Any:
         """Return its value. Raises `MappingFailed`, with the place in the template."""
         ...
 
