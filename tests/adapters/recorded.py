@@ -23,9 +23,8 @@ from simulators.recordings import Exchange
 from worker.core.errors import FunctionRefused, ProcessingError
 from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.vicidial.agents import UserDetails, read_agent, read_campaigns, read_user_details
-from worker.vicidial.calls import read_call
+from worker.vicidial.calls import FoundRecording, read_call, read_recordings
 from worker.vicidial.clock import DialerTimes, Version, read_version
-from worker.vicidial.recordings import FoundRecording, read_recordings
 
 NEW_YORK = ZoneInfo("America/New_York")
 NOT_FINAL = frozenset({"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""})

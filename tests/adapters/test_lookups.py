@@ -7,7 +7,7 @@ import pytest
 
 from tests.clock import Clock
 from worker.core.errors import NotReady
-from worker.vicidial.lookup import CACHE_SIZE, SingleFlight
+from worker.vicidial.client import CACHE_SIZE, SingleFlight
 
 
 class Asked:

@@ -22,8 +22,8 @@ from worker.core.errors import (
 )
 from worker.core.records import Recording
 from worker.vicidial.agents import KnownCampaign, UserDetails, read_campaigns, read_user_details
+from worker.vicidial.calls import FoundRecording, read_recordings
 from worker.vicidial.clock import DialerTimes
-from worker.vicidial.recordings import FoundRecording, read_recordings
 
 HEADER = "start_time|user|recording_id|lead_id|location"
 URL = "http://10.10.10.15/RECORDINGS/MP3/20261120-140515_3125551212-all.mp3"

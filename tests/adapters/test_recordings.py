@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType
 from worker.core.records import CallRecord, Recording
-from worker.vicidial.recordings import FoundRecording, build_searches, lead_of, match_to_call
+from worker.vicidial.calls import FoundRecording, build_searches, lead_of, match_to_call
 
 NEW_YORK = ZoneInfo("America/New_York")
 STARTED = datetime(2026, 11, 20, 14, 5, 9, tzinfo=NEW_YORK)

@@ -43,7 +43,7 @@ from worker.rabbitmq.publisher import BrokerPublisher
 from worker.settings import SinkSettings, VicidialSettings
 from worker.sinks import webhook
 from worker.vicidial import client as dialer
-from worker.vicidial.lookup import SingleFlight
+from worker.vicidial.client import SingleFlight
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PRODUCER = "00f067aa0ba902b7"

@@ -18,9 +18,8 @@ from worker.core.errors import (
 )
 from worker.vicidial.agents import read_agent, read_campaigns, read_user_details
 from worker.vicidial.answers import text_of
-from worker.vicidial.calls import read_call
+from worker.vicidial.calls import read_call, read_recordings
 from worker.vicidial.clock import DialerTimes, read_version
-from worker.vicidial.recordings import read_recordings
 
 READ: dict[str, Callable[[str], object]] = {
     "callid_info": lambda body: read_call(body, CALL, DialerTimes(None), frozenset()),

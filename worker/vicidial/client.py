@@ -1,4 +1,4 @@
-"""The dialer's HTTP client, the only code that sends requests to it; and the probes, which see if it works.
+"""The dialer's HTTP client, the only code that sends requests to it; look-ups that share one; and the probes.
 
 It keeps connections alive, follows no redirect (which would carry the password
 elsewhere) and reads no more than 1 MiB of an answer. It never retries by itself;
@@ -13,14 +13,15 @@ excerpt of an unreadable answer without user and password.
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Never, TypeVar
+from typing import Generic, Never, TypeVar
 
 import aiohttp
 import structlog
+from cachetools import TTLCache
 from yarl import URL
 
 from worker import http
@@ -31,7 +32,7 @@ from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import VicidialSettings
-from worker.vicidial import agents, calls, recordings
+from worker.vicidial import agents, calls
 from worker.vicidial.answers import (
     ACCEPTED,
     CHECK_SERVER,
@@ -43,7 +44,6 @@ from worker.vicidial.answers import (
 )
 from worker.vicidial.clock import DialerTimes, Version, read_version
 from worker.vicidial.guard import DROPPED_BY_VICIDIAL, Guard, LockoutGuard
-from worker.vicidial.lookup import SingleFlight
 
 _LONGEST_LINE, _MOST_HEADERS = 32 * 1024, 256
 """Limits of an answer's head; generous, as a site may add headers of its own."""
@@ -58,6 +58,8 @@ _About = tuple[tuple[str, str], ...]
 _log = structlog.get_logger()
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
 
 
 def open_session(settings: VicidialSettings) -> aiohttp.ClientSession:
@@ -120,9 +122,9 @@ class DialerClient:
 
     async def recording_lookup(
         self, search: Iterable[tuple[str, str]], times: DialerTimes
-    ) -> list[recordings.FoundRecording]:
+    ) -> list[calls.FoundRecording]:
         """Search for recordings. Raises like `callid_info`, and `LeftOut` or `FunctionRefused`."""
-        read = partial(recordings.read_recordings, times=times)
+        read = partial(calls.read_recordings, times=times)
         return await self._ask("recording_lookup", tuple(search), read)
 
     async def campaigns_list(self, campaign_id: str | None = None) -> dict[str, agents.KnownCampaign]:
@@ -286,6 +288,57 @@ def _parser_message(message: str) -> str:
     """Return the message of the HTTP parser, without the bytes of the answer that it quotes."""
     words = " ".join(message.partition("b'")[0].partition('b"')[0].split()).rstrip(":")
     return words if _WORDS.fullmatch(words) else "malformed"
+
+
+# --- identical look-ups in flight share one request
+
+CACHE_SIZE = 10_000
+"""How many answers of one function are cached at most; the oldest are dropped first."""
+
+
+class SingleFlight(Generic[_K, _V]):
+    """The look-ups of one function: never two with the same key at one time."""
+
+    def __init__(
+        self,
+        ttl: timedelta = timedelta(0),
+        *,
+        on_hit: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Cache each answer for `ttl`, by default not at all. `on_hit` is called at each use of the cache."""
+        self._cache = TTLCache[_K, _V](CACHE_SIZE, ttl.total_seconds(), timer=clock) if ttl else None
+        self._on_hit = on_hit
+        self._in_flight: dict[_K, asyncio.Future[_V]] = {}
+
+    async def get(self, key: _K, ask: Callable[[], Awaitable[_V]], *, fresh: bool = False) -> _V:
+        """Return the answer to `key`: from the cache unless `fresh`, from a look-up in flight, or from `ask`.
+
+        Raises what `ask` raises, to everyone who waits; a failure is not cached. If the look-up in flight is
+        cancelled, the next one who waits calls its own `ask`.
+        """
+        if self._cache is not None and not fresh and (cached := self._cache.get(key)) is not None:
+            self._on_hit()
+            return cached
+        while (flight := self._in_flight.get(key)) is not None:
+            await asyncio.wait([flight])
+            if not flight.cancelled():
+                return flight.result()
+        flight = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        try:
+            answer = await ask()
+        except Exception as error:
+            flight.set_exception(error)
+            flight.exception()  # mark it as retrieved, also if nobody else waits
+            raise
+        else:
+            flight.set_result(answer)
+            if self._cache is not None:
+                self._cache[key] = answer
+            return answer
+        finally:
+            flight.cancel()
+            del self._in_flight[key]
 
 
 # --- probing

@@ -20,13 +20,11 @@ from worker.core.events import Event, EventType
 from worker.core.payload import check_access
 from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord, Enrichment
 from worker.settings import VicidialSettings
-from worker.vicidial import agents, recordings
+from worker.vicidial import agents, calls
 from worker.vicidial.agents import KnownCampaign, UserDetails
-from worker.vicidial.calls import REPEATS_AFTER, parse_call_id
-from worker.vicidial.client import DialerClient
+from worker.vicidial.calls import REPEATS_AFTER, FoundRecording, parse_call_id
+from worker.vicidial.client import DialerClient, SingleFlight
 from worker.vicidial.clock import DialerClock, DialerTimes
-from worker.vicidial.lookup import SingleFlight
-from worker.vicidial.recordings import FoundRecording
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -71,7 +69,7 @@ class VicidialEnricher:
         self._details = SingleFlight[str, UserDetails | None](
             settings.user_details_cache, on_hit=partial(on_hit, "user_details")
         )
-        self._recordings = SingleFlight[_Asked[recordings.Query], _Read[list[FoundRecording]]]()
+        self._recordings = SingleFlight[_Asked[calls.Query], _Read[list[FoundRecording]]]()
         self._settings = settings
 
     async def enrich(self, event: Event, *, accept_incomplete: bool) -> Enrichment:
@@ -106,21 +104,21 @@ class VicidialEnricher:
     ) -> CallEnrichment:
         rows: list[FoundRecording] = []
         mine = None
-        for search in recordings.build_searches(found.call, event, times.zone):
+        for search in calls.build_searches(found.call, event, times.zone):
             more = await self._rows(search, times)
             if more is None:
                 return found
             rows += more
-            if mine := recordings.match_to_call(rows, found.call, event, search):
+            if mine := calls.match_to_call(rows, found.call, event, search):
                 break
         if mine is None:
             return found
         return found.with_call(
             recordings=tuple(row.recording for row in mine),
-            lead_id=recordings.lead_of(mine) or found.call.lead_id,
+            lead_id=calls.lead_of(mine) or found.call.lead_id,
         )
 
-    async def _rows(self, search: recordings.Search, times: DialerTimes) -> list[FoundRecording] | None:
+    async def _rows(self, search: calls.Search, times: DialerTimes) -> list[FoundRecording] | None:
         """Return what a search finds, None if it fails."""
         rows: list[FoundRecording] = []
         for query in search.queries:
@@ -131,7 +129,7 @@ class VicidialEnricher:
         return rows
 
     async def _search(
-        self, query: recordings.Query, search: recordings.Search, times: DialerTimes
+        self, query: calls.Query, search: calls.Search, times: DialerTimes
     ) -> list[FoundRecording]:
         try:
             return await _shared(
