@@ -58,7 +58,7 @@ for _name in [name for name in os.environ if name.startswith("CRM_SYNC_")]:
 @pytest.fixture(autouse=True)
 def _loggers_as_they_were() -> Iterator[None]:
     """Undo what a command does to the libraries' loggers, which are the whole process's."""
-    loggers = [logging.getLogger(name) for name in ("aio_pika", "aiormq", "aiormq.connection", "asyncio")]
+    loggers = [logging.getLogger(name) for name in ("aio_pika", "aiormq", "asyncio")]
     levels = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, levels, strict=True):

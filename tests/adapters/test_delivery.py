@@ -1,19 +1,16 @@
 """Settling one delivery: at most once, and unsettled as long as its frame is not in line."""
 
 import asyncio
-import logging
 
 import pytest
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from pamqp.header import ContentHeader
-from pydantic import SecretStr
 
 from worker.core.errors import PublishError
 from worker.core.events import EventType
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack
-from worker.rabbitmq.connection import connect
 from worker.rabbitmq.message import Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import build_topology
@@ -115,15 +112,3 @@ async def test_a_cancellation_waits_until_what_was_delivered_is_acknowledged(ful
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (full.sent(), delivery.settled) == (["ack"], True)
-
-
-async def test_the_library_logs_no_message(capfd: pytest.CaptureFixture[str]) -> None:
-    """A message that is returned after its publish has timed out would be logged with its body."""
-    with pytest.raises(OSError, match="Connect"):
-        async with connect(SecretStr("amqp://guest:guest@127.0.0.1:1/"), "nobody"):
-            pass
-    message = DeliveredMessage(spec.Basic.Return(), ContentHeader(), b"3125551212", None)  # type: ignore[arg-type]
-    for name in ("aiormq.channel", "aiormq.connection"):
-        logging.getLogger(name).error("Unhandled message %r returning", message)
-    assert "3125551212" not in capfd.readouterr().err
-    assert not logging.getLogger("aiormq.channel").isEnabledFor(logging.ERROR)

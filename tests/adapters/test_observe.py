@@ -13,14 +13,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import aiohttp
 import pytest
 import structlog
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pamqp.header import ContentHeader
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.typing import EventDict, Processor
 from yarl import URL
@@ -35,7 +39,7 @@ from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Disposition
 from worker.core.scrub import Scrubber
 from worker.core.transitions import State
 from worker.observe import health, log
-from worker.observe.log import Repeats
+from worker.observe.log import LIBRARY_LEVELS, Repeats
 from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 from worker.settings import HttpSettings, LogSettings
@@ -43,7 +47,6 @@ from worker.settings import HttpSettings, LogSettings
 SECRET = "S3cr3t/p@ss w\"örd'<&\\%+"
 SHORT = "1234"
 CALL = "V1201405090000012345"
-LIBRARIES = ("aiormq", "aio_pika", "aiohttp.access")
 
 Configure = Callable[..., Callable[[], list[dict[str, Any]]]]
 
@@ -55,7 +58,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     monkeypatch.setattr(health, "_log", structlog.get_logger())  # a logger once used keeps its configuration
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
-    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    levels = {name: logging.getLogger(name).level for name in LIBRARY_LEVELS}
     yield caught
     root.handlers = handlers
     root.setLevel(level)
@@ -408,18 +411,31 @@ def test_a_librarys_record_looks_like_ours(configured: Configure) -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_a_library_is_never_heard_below_info_and_some_not_below_warning(
+def test_a_library_is_never_heard_below_info_and_some_not_below_their_own_level(
     level: str, configured: Configure
 ) -> None:
     lines = configured(level=level)
-    for name in ("some.library", *LIBRARIES):
-        for said in ("debug", "info", "warning"):
+    for name in ("some.library", *LIBRARY_LEVELS):
+        for said in ("debug", "info", "warning", "critical"):
             getattr(logging.getLogger(name), said)("x")
     assert [(line["logger"], line["level"]) for line in lines()] == [
         ("some.library", "info"),
         ("some.library", "warning"),
-        *((name, "warning") for name in LIBRARIES),
+        ("some.library", "critical"),
+        *product(("aiormq", "aio_pika", "aiohttp.access"), ("warning", "critical")),
+        ("aiormq.connection", "critical"),
+        ("aiormq.channel", "critical"),
     ]
+
+
+def test_no_message_is_logged_that_the_broker_returned_too_late(
+    configured: Configure, stderr: io.StringIO
+) -> None:
+    """aiormq would log it with its body."""
+    configured()
+    message = DeliveredMessage(spec.Basic.Return(), ContentHeader(), b"3125551212", None)  # type: ignore[arg-type]
+    logging.getLogger("aiormq.channel").error("Unhandled message %r returning", message)
+    assert stderr.getvalue() == ""
 
 
 # --- phone numbers

@@ -47,6 +47,19 @@ MOST_FAULTS = 512
 _DEEPEST = 8
 """How many errors behind an error, or within a group, are looked at."""
 
+LIBRARY_LEVELS = {
+    "aiormq": logging.WARNING,
+    "aio_pika": logging.WARNING,
+    "aiohttp.access": logging.WARNING,
+    "aiormq.connection": logging.CRITICAL,
+    "aiormq.channel": logging.CRITICAL,
+}
+"""The least level that each of these loggers writes.
+
+The last two write a traceback for each lost connection, which has a line of ours, and a message with its
+body if it is returned after its publish has timed out.
+"""
+
 _LEVELS = ("critical", "error", "warning", "info", "debug")
 _EVENT_WIDTH = 22
 """So wide is the column of the event's name; the longest of ours, which are rare, stick out."""
@@ -249,7 +262,10 @@ def _stamped(name: str, event: EventDict) -> EventDict:
 
 
 def _route_libraries(repeats: Repeats, complete: list[Processor], level: int) -> None:
-    """Log the libraries' own records as ours; never below INFO, at which aiormq logs whole frames."""
+    """Log the libraries' own records as ours; never below INFO, at which aiormq logs whole frames.
+
+    Less of the loggers in `LIBRARY_LEVELS`.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_LimitLibraries(repeats))
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
@@ -261,8 +277,8 @@ def _route_libraries(repeats: Repeats, complete: list[Processor], level: int) ->
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.INFO))
-    for chatty in ("aiormq", "aio_pika", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+    for chatty, least in LIBRARY_LEVELS.items():
+        logging.getLogger(chatty).setLevel(max(level, least))
 
 
 def _from_record(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:

@@ -1,7 +1,6 @@
 """One connection to the broker, and what its errors mean."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from urllib.parse import urlsplit
@@ -38,17 +37,14 @@ BROKER_ERRORS = (
 `OSError` covers `TimeoutError`, of an answer that does not come. See `loss_named` for `RuntimeError`.
 """
 
-_TALKATIVE = ("aiormq.connection", "aiormq.channel")
-"""Loggers that write a traceback for what `explain` says, or a whole message with its body."""
-
 
 @asynccontextmanager
 async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection]:
     """Open one connection, shown on the broker under this name; closed at the end, within a deadline.
 
-    Raises one of `BROKER_ERRORS`. Prepares the libraries for the whole process: see `prepare_libraries`.
+    Raises one of `BROKER_ERRORS`. From then on pamqp reads messages with `codec`, in the whole process.
     """
-    prepare_libraries()
+    codec.install()
     target = URL(url.get_secret_value())
     if "heartbeat" not in target.query:
         target = target.update_query(heartbeat=HEARTBEAT)
@@ -62,13 +58,6 @@ async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection
             yield connection
     finally:
         await _close(connection)
-
-
-def prepare_libraries() -> None:
-    """Make pamqp read messages with `codec`, and silence the talkative loggers, for the whole process."""
-    codec.install()
-    for talkative in _TALKATIVE:
-        logging.getLogger(talkative).setLevel(logging.CRITICAL)
 
 
 @contextmanager
