@@ -54,6 +54,7 @@ async def enricher(dialer: StandInDialer) -> AsyncIterator[VicidialEnricher]:
         yield VicidialEnricher(client, DialerClock(None, client.version), settings)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("pace", [BRISK_PACE, REAL_PACE], ids=["brisk", "real"])
 @pytest.mark.parametrize("seed", range(2))
 async def test_every_field_of_every_call_is_true(

@@ -259,6 +259,7 @@ def test_a_list_with_too_many_ways_is_ambiguous_and_takes_no_time(pair: tuple[st
     assert time.process_time() - started < 5
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("text", ["-", "A-", "-A", "A", "--A", "A-B-"])
 @pytest.mark.parametrize(
     "campaigns",

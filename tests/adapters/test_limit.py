@@ -141,6 +141,7 @@ def fixed(limit: int) -> Callable[[Callable[[], float]], Fixed]:
 # --- against a dialer that queues above 4 at a time, as the recorded one did
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("jitter", [0.0, 0.3])
 def test_it_settles_where_the_dialer_is_used_to_the_full_and_hardly_queues(jitter: float) -> None:
     show(f"\nseed {SEED}, jitter {jitter}; answers a second, their median time in ms, the usual limit")
@@ -195,6 +196,7 @@ def test_a_dialer_that_is_ten_times_slower_for_a_minute() -> None:
     assert all(0.99 < later - earlier < 1.2 for (earlier, _), (later, _) in pairwise(rises))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("most", [8, 64])
 def test_a_dialer_that_is_slower_for_good_is_learnt_within_minutes_and_one_that_is_faster_at_once(
     most: int,
@@ -216,6 +218,7 @@ def test_a_dialer_that_is_slower_for_good_is_learnt_within_minutes_and_one_that_
 # --- against a dialer that does not mind
 
 
+@pytest.mark.no_cover
 def test_a_dialer_whose_times_do_not_depend_on_the_load_gets_the_most_at_once_and_for_good() -> None:
     dialer = Simulation(adaptive(64), kinds=[("call", 1.0, 0.05)], knee=math.inf)
     dialer.run(600.0)
@@ -229,6 +232,7 @@ def test_a_dialer_whose_times_do_not_depend_on_the_load_gets_the_most_at_once_an
     assert there[1] < 0.006 * there.total()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("most", [8, 64])
 @pytest.mark.parametrize("seconds", [0.05, 0.5])
 def test_chance_and_stalls_cost_less_than_a_tenth_of_the_throughput(seconds: float, most: int) -> None:

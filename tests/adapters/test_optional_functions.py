@@ -349,6 +349,7 @@ def test_an_error_means_the_same_for_each(body: str, refused_function: bool, kin
         assert caught.value.kind is kind
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("before", ["", f"{HEADER}\n", f"{CAMPAIGN_HEADER}\n", f"{DETAILS_HEADER}\n"])
 @pytest.mark.parametrize(
     "line", [f"{ROW}{{0}}", campaign("{0}|A|Y"), "1000|{0}", "{0},x", "2026-11-20 14:05:15|{0}", "|||||"]

@@ -745,6 +745,7 @@ def test_the_separator_of_the_first_line_holds_for_all() -> None:
     assert [each.name for each in found.campaigns] == ["In|Out", "Up|Down"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("line", ["1|{0}|x", "1|{0}", "{0}", "1|C{0}|A name|"])
 @pytest.mark.parametrize("before", ["", "1|C|A name\n"])
 def test_the_time_for_an_answer_grows_with_its_size_and_no_faster(line: str, before: str) -> None:

@@ -48,6 +48,7 @@ def test_whatever_a_subject_holds_it_can_be_remembered() -> None:
         assert event(subject=subject) in window
 
 
+@pytest.mark.no_cover
 def test_the_largest_one_holds_as_many_as_it_says() -> None:
     window = Window(LARGEST_WINDOW)
     for number in range(LARGEST_WINDOW + 1):
