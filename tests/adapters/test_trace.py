@@ -227,7 +227,7 @@ def test_what_breaks_the_work_off_is_named_by_its_class_alone(traced: Traced) ->
     assert work.events == ()
 
 
-async def test_a_message_that_is_given_back_at_the_stop_is_no_error(traced: Traced) -> None:
+async def test_a_message_that_is_requeued_at_the_stop_is_no_error(traced: Traced) -> None:
     begun = asyncio.Event()
 
     async def work() -> None:
@@ -240,7 +240,7 @@ async def test_a_message_that_is_given_back_at_the_stop_is_no_error(traced: Trac
     task.cancel()
     await asyncio.wait([task])
     (span,) = traced.spans.values()
-    assert attributes_of(span)["crm_sync.outcome"] == "given_back"
+    assert attributes_of(span)["crm_sync.outcome"] == "requeued"
     assert span.status.status_code is StatusCode.UNSET
 
 

@@ -283,7 +283,7 @@ class TestOpen:
     async def test_no_messages_delivery_count_grows_however_many_probes_fail(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each delivery that is given back counts towards the queue's limit of 20."""
+        """Each delivery that is requeued counts towards the queue's limit of 20."""
         monkeypatch.setattr(consumer_module, "POLL_FOR_PROBE", 0.01)
         scene = stage(probe_max=timedelta(milliseconds=5))
         scene.crm.trouble = SINK_DOWN

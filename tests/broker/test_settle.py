@@ -225,7 +225,7 @@ class TestNoSuccessorNoAcknowledgement:
     async def test_a_tier_that_is_full(
         self, waits: tuple[float, ...], bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The inbound is held, and given back alone after long: each time counts as a delivery."""
+        """The inbound is held, and requeued alone after long: each time counts as a delivery."""
         monkeypatch.setattr("worker.rabbitmq.message.WAITS_WHEN_FULL", waits)
         full = f"{namespace}.retry.50ms"
         async with bench.connection.channel() as channel:

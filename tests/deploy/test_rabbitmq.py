@@ -274,7 +274,7 @@ class TestKeda:
                 for _ in range(3):
                     await exchange.publish(aio_pika.Message(b"{}"), kind, timeout=10)
             for queue in watched:
-                await (await channel.get_queue(queue)).get()  # and neither settled nor given back
+                await (await channel.get_queue(queue)).get()  # and neither settled nor requeued
             await eventually(all_counted, 20)
 
     async def test_it_can_change_and_take_nothing(self, declared: System, broker: Broker) -> None:

@@ -187,8 +187,8 @@ class _Work(_Span):
         otel_context.detach(self._token)
         if isinstance(error, Exception) or kind is None:
             super().__exit__(kind, error, trace)
-        else:  # cancelled: the worker stops, and the message goes back as it was
-            self._span.set_attribute("crm_sync.outcome", "given_back")
+        else:  # cancelled: the worker stops, and the message is requeued as it was
+            self._span.set_attribute("crm_sync.outcome", "requeued")
             self._span.end()
 
     def decided(self, outcome: Outcome) -> None:

@@ -124,7 +124,7 @@ class Delivery:
     async def acknowledge(self) -> None:
         """Acknowledge. Raises `PublishError` if that is no longer possible; the broker then redelivers."""
         if self.settled:
-            raise PublishError("the message was given back meanwhile")
+            raise PublishError("the message was requeued meanwhile")
         try:
             await self._settle(self.message.channel.basic_ack(self._tag, wait=False))
         except Exception as error:
