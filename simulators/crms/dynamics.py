@@ -109,7 +109,9 @@ class DynamicsStandIn(CrmStandIn):
     def route(self, app: web.Application) -> None:
         app.router.add_post("/{tenant}/oauth2/v2.0/token", self._log_in)
         app.router.add_get(f"{_API}/WhoAmI", self._authorized(self._who_am_i))
-        app.router.add_get(f"{_API}/{{kind:contacts|leads|systemusers}}", self._authorized(self._query))
+        app.router.add_get(
+            f"{_API}/{{kind:contacts|leads|systemusers|phonecalls}}", self._authorized(self._query)
+        )
         one = f"{_API}/phonecalls({{id:[^)]*}})"
         app.router.add_get(one, self._authorized(self._retrieve))
         app.router.add_patch(one, self._authorized(self._patch))

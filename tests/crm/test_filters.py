@@ -62,6 +62,7 @@ AT = datetime(2026, 11, 20, 14, 5, 9, 250_000, tzinfo=timezone(timedelta(hours=-
         ("join", (["a", "b"], "; "), "a; b"),
         ("join", ("a",), "a"),
         ("join", ([None],), None),
+        ("spread", ("312", "%"), "3%1%2"),
         ("replace", ("a-b-c", "-", ""), "abc"),
         ("first", ([1, 2],), 1),
         ("first", ([],), None),
@@ -109,6 +110,7 @@ def test_null_in_gives_null_out(name: str) -> None:
         ("replace", ("a", "", "b")),
         ("replace", ("a" * 1000, "a", "b" * 1000)),
         ("join", (["a" * LONGEST, "b"],)),
+        ("spread", ("a" * LONGEST, "%")),
     ],
 )
 def test_a_filter_that_cannot_do_its_work_fails(name: str, arguments: tuple[Any, ...]) -> None:

@@ -288,6 +288,12 @@ def join(value: Any, separator: str = ", ") -> str | None:
 
 
 @_null_safe
+def spread(value: Any, between: str) -> str:
+    """Put a text between the characters of another, such as the wildcard of a search."""
+    return _bounded(between.join(str(text(value))))
+
+
+@_null_safe
 def replace(value: Any, old: str, new: str) -> str:
     """Replace a part of a text wherever it stands."""
     whole = str(text(value))
@@ -411,7 +417,7 @@ PURE: Final[Mapping[str, Filter]] = {
     for each in (
         *(epoch_ms, epoch, utc, local, iso, date, time),
         *(seconds, minutes, hours, minutes_past_hour, mmss, hhmm, hms, times, plus, number),
-        *(text, clip, lower, upper, title, join, replace, first, default, required),
+        *(text, clip, lower, upper, title, join, spread, replace, first, default, required),
         *(uuid5, base64, md5, html, sosl, soql, odata, vtql, urlquote, json),
     )
 } | {"int": integer}
