@@ -45,7 +45,6 @@ class Summary:
     """Counts dead letters by reason and type, without keeping any."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.count = 0
         self._groups: dict[tuple[str, str], _Group] = {}
 
@@ -92,7 +91,6 @@ class Plan:
     """What a replay would send, in its order: to which queue, and whether with an enrichment."""
 
     def __init__(self, queues: Mapping[EventType, str], *, look_up_again: bool) -> None:
-        """Begin with nothing."""
         self._queues = queues
         self._look_up_again = look_up_again
         self._rows: list[tuple[str, ...]] = []

@@ -83,7 +83,6 @@ class SlowStart:
     """A capacity that begins with one, and doubles after as many successes as it holds."""
 
     def __init__(self, full: int) -> None:
-        """Start at full capacity."""
         self.full = self.capacity = full
         self._successes = 0
 

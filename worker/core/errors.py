@@ -127,7 +127,6 @@ class NotReady(ProcessingError):
     """The dialer does not know the call or agent yet, or what it knows is not final."""
 
     def __init__(self, message: str, reason: NotReadyReason = NotReadyReason.RECORD) -> None:
-        """Store the scrubbed text and what the answer lacks."""
         super().__init__(message)
         self.reason = reason
         self.label = str(reason)
@@ -149,7 +148,6 @@ class Unavailable(ProcessingError):
     """
 
     def __init__(self, message: str, kind: FailureKind, dependency: str) -> None:
-        """Store the scrubbed text and the kind of failure."""
         super().__init__(message)
         self.kind = kind
         self.to_blame = kind is FailureKind.UNREADABLE
@@ -160,7 +158,6 @@ class EnrichmentUnavailable(Unavailable):
     """The dialer gave no usable answer."""
 
     def __init__(self, message: str, kind: FailureKind = FailureKind.OUTAGE) -> None:
-        """Store the scrubbed text and the kind of failure."""
         super().__init__(message, kind, "dialer")
 
 
@@ -168,7 +165,6 @@ class FunctionRefused(EnrichmentUnavailable):
     """The dialer refuses this one function; the login is good, and other functions may be allowed."""
 
     def __init__(self, message: str) -> None:
-        """Store the text, which says what the operator has to change."""
         super().__init__(message, FailureKind.REFUSED)
 
 
@@ -176,7 +172,6 @@ class LoginRefused(EnrichmentUnavailable):
     """The dialer refuses the user or the password. Ten of these lock the user."""
 
     def __init__(self, message: str) -> None:
-        """Store the text, which says what the operator has to change."""
         super().__init__(message, FailureKind.REFUSED)
 
 
@@ -199,7 +194,6 @@ class DeliveryUnavailable(Unavailable):
         *,
         answered: bool = False,
     ) -> None:
-        """Store the scrubbed text, the kind of failure and the wait that was asked for."""
         super().__init__(message, kind, "sink")
         self.answered = answered
         self.retry_after = retry_after
@@ -209,7 +203,6 @@ class SinkLoginRefused(DeliveryUnavailable):
     """The sink refuses our login, so that no event can be the reason."""
 
     def __init__(self, message: str) -> None:
-        """Store the text, which says what the operator has to change."""
         super().__init__(message, FailureKind.REFUSED, answered=True)
 
 

@@ -47,7 +47,6 @@ class Scrubber:
     """
 
     def __init__(self, secrets: Iterable[str], *, shortest: int = _SHORTEST_SECRET) -> None:
-        """Replace these secrets, given as they are."""
         self._secrets: set[str] = set()
         self._shortest = shortest
         self.learn(*secrets)

@@ -103,7 +103,6 @@ class Backoff:
     """How long an open breaker waits until it probes."""
 
     def __init__(self, probe_max: timedelta, refused_probe: timedelta, jitter: Callable[[], float]) -> None:
-        """Begin with the shortest waits; `jitter` returns numbers from 0 to 1."""
         self._probe_max = probe_max.total_seconds()
         self._refused_probe = refused_probe.total_seconds()
         self._jitter = jitter

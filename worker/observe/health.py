@@ -84,7 +84,6 @@ class LoopLag:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Make it; `clock` returns seconds."""
         self._clock = clock
         self._late: deque[float] = deque(maxlen=LOOKS)
 

@@ -330,7 +330,6 @@ class Console(structlog.dev.ConsoleRenderer):
     """
 
     def __init__(self, *, colors: bool) -> None:
-        """Make it, with or without colors."""
         style = self.get_default_column_styles(colors)
         by_level = self.get_default_level_styles(colors)
         levels = {level: by_level[level] + style.bright for level in _LEVELS}

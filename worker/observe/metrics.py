@@ -51,7 +51,6 @@ class Metrics:
     """The worker's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Declare them all."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # no metric of its own for a counter's start
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []

@@ -25,7 +25,6 @@ class Reporter:
     """Reports to the log and the metrics, and counts for `/status`."""
 
     def __init__(self, metrics: Metrics) -> None:
-        """Make it; it updates these metrics."""
         self.metrics = metrics
         self._log = structlog.get_logger().bind()  # once: an unbound one binds itself at each line
         self._breakers: dict[str, BreakerStatus] = {}

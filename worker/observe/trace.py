@@ -50,7 +50,6 @@ class OpenTelemetryTracing:
     """Fulfils `worker.core.tracing.Tracing`."""
 
     def __init__(self, provider: TracerProvider, broker: Server) -> None:
-        """Make it; `close` shuts the provider down, and the spans name the broker."""
         self._provider = provider
         self._tracer = provider.get_tracer("crm-sync", __version__, schema_url=_SCHEMA)
         self._messaging: dict[str, AttributeValue] = {

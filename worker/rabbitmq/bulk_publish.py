@@ -27,7 +27,6 @@ class BadLine(Exception):
     """A line that is no event; neither it nor any after it was sent."""
 
     def __init__(self, number: int, problem: str) -> None:
-        """Take the line's number and what is wrong with it."""
         super().__init__(f"line {number}: {problem}")
 
 
@@ -105,7 +104,6 @@ class BulkPublisher:
         window: int = WINDOW,
         on_progress: Callable[["BulkPublisher"], None] = lambda _: None,
     ) -> None:
-        """Take where to publish, and what to call after each line that is confirmed."""
         self._publisher = publisher
         self._exchange = exchange
         self._window = window

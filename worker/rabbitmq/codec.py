@@ -68,7 +68,6 @@ class Table(dict[str, Any]):
     __slots__ = ("raw",)
 
     def __init__(self) -> None:
-        """Start empty."""
         super().__init__()
         self.raw: dict[str, Raw] = {}
 
@@ -77,7 +76,6 @@ class Properties(Basic.Properties):  # no slots of its own: pamqp counts them
     """A message's properties. `raw` has each of them as it came."""
 
     def __init__(self) -> None:
-        """Start empty."""
         super().__init__()
         self.raw: dict[str, bytes] = {}
 

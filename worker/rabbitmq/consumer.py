@@ -84,7 +84,6 @@ class Consumer:
         observer: Observer,
         tracing: Tracing = UNTRACED,
     ) -> None:
-        """Take what each message goes through, and the breakers that limit how many are in work."""
         self._pipeline = pipeline
         self._settler = settler
         self._topology = topology
@@ -296,7 +295,6 @@ class WorkQueue:
         on_message: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
         on_failed: Callable[[BaseException | None], None],
     ) -> None:
-        """Take what to call with each message, and what to call if no more can come."""
         self.kind = kind
         self._name = name
         self._on_message = on_message
@@ -372,7 +370,6 @@ class BodyLimits:
     """
 
     def __init__(self) -> None:
-        """Start with none."""
         self._oversize = 0
         self._large_in_work = 0
         self._turn = asyncio.Lock()

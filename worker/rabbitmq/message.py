@@ -97,7 +97,6 @@ class Delivery:
     __slots__ = ("message", "settled")
 
     def __init__(self, message: DeliveredMessage) -> None:
-        """Take what aiormq hands to a consumer."""
         self.message = message
         self.settled = False
 
@@ -285,7 +284,6 @@ class Settler:
     """Acts on dispositions, each inbound at most once."""
 
     def __init__(self, publisher: BrokerPublisher, topology: Topology) -> None:
-        """Take what publishes the copies, and where to."""
         self._publisher = publisher
         self._topology = topology
         self._waiting = 0

@@ -45,7 +45,6 @@ class TopologyMismatchError(Exception):
     """The broker's topology differs from the settings, and only a person can change it."""
 
     def __init__(self, differences: list[str]) -> None:
-        """Take one line for each difference."""
         super().__init__("the broker's topology differs from the settings: " + "; ".join(differences))
         self.differences = differences
 
@@ -89,7 +88,6 @@ class Supervisor:
         drain: float,
         observer: Observer,
     ) -> None:
-        """Take the publisher, how to make the consumer of each session, and who is notified."""
         self._url = url
         self._topology = topology
         self._publisher = publisher

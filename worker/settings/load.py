@@ -35,7 +35,6 @@ class SettingsError(Exception):
     """Settings that can't be used; `problems` names each, with what would be right."""
 
     def __init__(self, problems: list[str]) -> None:
-        """Make the error; `problems` has one line for each."""
         super().__init__("\n".join(problems))
         self.problems = problems
 

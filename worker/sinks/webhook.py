@@ -119,7 +119,6 @@ class UnreadableAnswer(Exception):
     """Bytes of an answer came, and aiohttp could not read them. `answer` is None without a status line."""
 
     def __init__(self, answer: Answer | None) -> None:
-        """Hold what could be read all the same."""
         super().__init__()
         self.answer = answer
 
@@ -128,7 +127,6 @@ class Protocol(ResponseHandler):
     """aiohttp's reader of one connection. Keeps the first bytes of the present answer."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start without a request."""
         super().__init__(loop)
         self.first = bytearray()
 
@@ -180,7 +178,6 @@ class Connector(aiohttp.TCPConnector):
     """Opens connections that `Protocol` reads."""
 
     def __init__(self, **parameters: Any) -> None:  # noqa: ANN401 - as they are aiohttp's
-        """Accept what aiohttp's connector accepts."""
         super().__init__(**parameters)
         self._factory = partial(Protocol, loop=self._loop)  # type: ignore[assignment]  # not covariant
 

@@ -275,7 +275,6 @@ class Guard:
         max_concurrency: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use these breakers for needed functions, and ones with the same waits for optional functions."""
         self.breakers = breakers
         self.lockout = lockout
         self.verify: Callable[[str], Awaitable[bool]] = _not_verified

@@ -232,7 +232,6 @@ class ConcurrencyLimiter:
     """
 
     def __init__(self, limit: AdaptiveLimit, most: int) -> None:
-        """Keep to `limit`, and never exceed `most`."""
         self._limit = limit
         self._most = most
         self._busy = self._optional = 0
