@@ -110,7 +110,7 @@ class ZohoStandIn(CrmStandIn):
             "client_id": CLIENT_ID,
             "client_secret": CLIENT_SECRET,
             "refresh_token": REFRESH_TOKEN,
-            "tables": {"accounts": {"com": self.base_url}},
+            "tables": {"accounts": {"com": self.base_url}, "api": {"com": self.base_url}},
         }
 
     def control(self, change: Mapping[str, Any]) -> None:

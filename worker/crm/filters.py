@@ -310,6 +310,32 @@ def first(value: Any) -> Any:
     return value[0] if isinstance(value, list | tuple) and value else None
 
 
+def _field(item: Any, path: str) -> str | None:
+    """Return a field of an item as text; `path` is dotted."""
+    for name in path.split("."):
+        item = item.get(name) if isinstance(item, dict) else None
+    found: str | None = text(item)
+    return found
+
+
+@_null_safe
+def find(value: Any, path: str, wanted: Any) -> Any:
+    """Return the first item of a list of which a field equals a text, whatever its case."""
+    if wanted is None or not isinstance(value, list | tuple):
+        return None
+    sought = str(text(wanted)).casefold()
+    return next((item for item in value if (_field(item, path) or "").casefold() == sought), None)
+
+
+@_null_safe
+def containing(value: Any, path: str, wanted: Any) -> Any:
+    """Return the first item of a list of which a field contains a text."""
+    if not wanted or not isinstance(value, list | tuple):
+        return None
+    sought = str(text(wanted))
+    return next((item for item in value if sought in (_field(item, path) or "")), None)
+
+
 def default(value: Any, instead: Any) -> Any:
     """Return the value, or another if it is null."""
     return instead if value is None else value
@@ -417,7 +443,8 @@ PURE: Final[Mapping[str, Filter]] = {
     for each in (
         *(epoch_ms, epoch, utc, local, iso, date, time),
         *(seconds, minutes, hours, minutes_past_hour, mmss, hhmm, hms, times, plus, number),
-        *(text, clip, lower, upper, title, join, spread, replace, first, default, required),
+        *(text, clip, lower, upper, title, join, spread, replace, default, required),
+        *(first, find, containing),
         *(uuid5, base64, md5, html, sosl, soql, odata, vtql, urlquote, json),
     )
 } | {"int": integer}
