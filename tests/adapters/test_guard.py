@@ -38,11 +38,10 @@ from worker.core.events import Event, EventType
 from worker.core.records import CallEnrichment
 from worker.core.transitions import State
 from worker.settings import VicidialSettings
-from worker.vicidial import limiter as limiter_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober
 from worker.vicidial.clock import DialerClock
 from worker.vicidial.enricher import VicidialEnricher
-from worker.vicidial.guard import FAILURES_IN_A_ROW
+from worker.vicidial.guard import FAILURES_IN_A_ROW, Guard, LockoutGuard
 
 DETAILS = "user_details"
 UNKNOWN = "V9999999999999999999"
@@ -275,20 +274,19 @@ async def test_a_call_that_is_not_found_shows_that_the_dialer_works(
 # --- the wait for a slot
 
 
-async def test_who_gets_no_slot_in_time_is_put_off_and_nobody_is_to_blame(
-    client: DialerClient, breakers: CircuitBreakers, dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limiter_module, "LONGEST_WAIT", 0.1)
-    dialer.plant(CALL, fault="hang")
-    hanging = asyncio.ensure_future(client.callid_info(CALL, TIMES))
-    await until(lambda: dialer.concurrent == 1)
-    for _ in range(10):
-        said = await put_off(client)
-        assert "the dialer is too slow: no place for one more request fell free within 0.1 s" in said
-    assert state(breakers) is State.CLOSED
-    hanging.cancel()
-    await asyncio.gather(hanging, return_exceptions=True)
-    assert dialer.served == 1
+def guard_that_waits_briefly(breakers: CircuitBreakers) -> Guard:
+    """Make a guard that lets one request through at a time."""
+    return Guard(breakers, LockoutGuard(300, "password"), max_concurrency=1, longest_wait=0.05)
+
+
+async def test_who_gets_no_slot_in_time_is_put_off_and_nobody_is_to_blame(breakers: CircuitBreakers) -> None:
+    guard = guard_that_waits_briefly(breakers)
+    async with guard.request("callid_info", CALL):
+        for _ in range(10):
+            with pytest.raises(CircuitOpen, match=r"too slow: no place .* fell free within 0\.05 s"):
+                async with guard.request("callid_info", CALL):
+                    pytest.fail("it was let through")
+        assert breakers.all_closed
 
 
 # --- optional functions
@@ -420,19 +418,16 @@ async def test_while_the_dialer_itself_is_in_trouble_it_is_no_matter_of_the_func
     assert client.guard.left_out(DETAILS) is None
 
 
-async def test_one_that_gets_no_slot_in_time_counts_as_failing(
-    client: DialerClient, dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limiter_module, "LONGEST_WAIT", 0.05)
-    dialer.plant(CALL, fault="hang")
-    hanging = asyncio.ensure_future(client.callid_info(CALL, TIMES))
-    await until(lambda: dialer.concurrent == 1)
-    for _ in range(3):
-        with pytest.raises(EnrichmentUnavailable, match="too slow"):
-            await client.user_details("1000")
-    assert "too slow" in await left_out(client)
-    hanging.cancel()
-    await asyncio.gather(hanging, return_exceptions=True)
+async def test_one_that_gets_no_slot_in_time_counts_as_failing(breakers: CircuitBreakers) -> None:
+    guard = guard_that_waits_briefly(breakers)
+    async with guard.request("callid_info", CALL):
+        for _ in range(3):
+            with pytest.raises(EnrichmentUnavailable, match="too slow"):
+                async with guard.request(DETAILS, "1000"):
+                    pytest.fail("it was let through")
+        with pytest.raises(LeftOut, match="too slow"):
+            async with guard.request(DETAILS, "1000"):
+                pytest.fail("it was let through")
 
 
 @pytest.mark.parametrize("breakage", ["hang", "500", "reset"])

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clock import Clock
-from worker.vicidial import limiter as limiter_module
 from worker.vicidial.limiter import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 SEED = 20261120
@@ -621,9 +620,8 @@ async def test_a_probe_goes_before_all_who_wait() -> None:
     await crowd.all_leave()
 
 
-async def test_who_waits_too_long_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter_module, "LONGEST_WAIT", 0.05)
-    limiter = ConcurrencyLimiter(Settable(1), MOST)
+async def test_who_waits_too_long_is_turned_away() -> None:
+    limiter = ConcurrencyLimiter(Settable(1), MOST, longest_wait=0.05)
     async with limiter.slot():
         for optional in (False, True):
             with pytest.raises(
@@ -664,11 +662,8 @@ async def test_needed_and_optional_requests_go_in_the_order_in_which_they_came()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4])
-async def test_optional_requests_that_hang_hold_up_no_needed_one(
-    limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limiter_module, "OVERDUE", 0.02)
-    limiter = ConcurrencyLimiter(Settable(limit), MOST)
+async def test_optional_requests_that_hang_hold_up_no_needed_one(limit: int) -> None:
+    limiter = ConcurrencyLimiter(Settable(limit), MOST, overdue=0.02)
     crowd = Crowd(limiter)
     hanging = [crowd.comes(optional=True) for _ in range(20)]
     needed = [crowd.comes() for _ in range(limit)]
@@ -681,9 +676,8 @@ async def test_optional_requests_that_hang_hold_up_no_needed_one(
     assert limiter.busy == 0
 
 
-async def test_there_are_never_more_than_may_ever_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter_module, "OVERDUE", 0.0)
-    limiter = ConcurrencyLimiter(Settable(3), 4)
+async def test_there_are_never_more_than_may_ever_be() -> None:
+    limiter = ConcurrencyLimiter(Settable(3), 4, overdue=0.0)
     crowd = Crowd(limiter)
     for number in range(20):
         crowd.comes(optional=number % 2 == 0)

@@ -16,7 +16,6 @@ from tests.adapters.raw import until
 from worker.core.breakers import BreakerStatus, CircuitBreakers
 from worker.core.errors import EnrichmentUnavailable, FailureKind, FunctionRefused
 from worker.core.transitions import State
-from worker.vicidial import client as probe_module
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober
 
 DOWN = EnrichmentUnavailable("the dialer can't be reached")
@@ -64,7 +63,7 @@ async def probing(
     async with connected(
         dialer.url, breakers=breakers, clock=asyncio.get_running_loop().time, **chosen
     ) as client:
-        watching = asyncio.create_task(Prober(client, changed).watch())
+        watching = asyncio.create_task(Prober(client, changed, reread_every=0.02).watch())
         try:
             yield Scene(client, breakers, states)
             assert not watching.done()
@@ -111,9 +110,8 @@ async def test_a_function_that_is_refused_is_probed_until_it_is_allowed(dialer: 
 
 
 async def test_a_password_that_changes_is_noticed_while_the_circuit_is_open(
-    dialer: StandInDialer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dialer: StandInDialer, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(probe_module, "LOOK_AT_PASSWORD_EVERY", 0.02)
     file = tmp_path / "password"
     file.write_text("wrong")
     async with probing(dialer, password_file=file) as scene:

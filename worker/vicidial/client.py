@@ -345,15 +345,21 @@ class SingleFlight(Generic[_K, _V]):
 
 PROBES_TO_VERIFY = 3
 """Answers in a row that show that a dialer works: if every other request fails, one may succeed by chance."""
-LOOK_AT_PASSWORD_EVERY = 1.0
+REREAD_PASSWORD_EVERY = 1.0
 """Seconds between two reads of the password file while the dialer refuses its password."""
 
 
 class Prober:
     """Sends the probes that the breakers of the dialer wait for."""
 
-    def __init__(self, client: DialerClient, changed: asyncio.Event) -> None:
-        """Probe with the client; `changed` is set at each change of a breaker's state."""
+    def __init__(
+        self, client: DialerClient, changed: asyncio.Event, reread_every: float = REREAD_PASSWORD_EVERY
+    ) -> None:
+        """Probe with the client; `changed` is set at each change of a breaker's state.
+
+        While the login is refused, the password file is read again every so many seconds.
+        """
+        self._reread_every = reread_every
         self._client = client
         self._guard = client.guard
         self._breakers = client.guard.breakers
@@ -394,7 +400,7 @@ class Prober:
 
     def _next_look(self) -> float | None:
         if self._guard.lockout.refusing:
-            return LOOK_AT_PASSWORD_EVERY
+            return self._reread_every
         return self._breakers.next_change_in()
 
     async def _probe(self, function: str) -> None:

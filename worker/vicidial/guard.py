@@ -42,7 +42,7 @@ from worker.core.errors import (
     NotReady,
 )
 from worker.core.transitions import State
-from worker.vicidial.limiter import AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
+from worker.vicidial.limiter import LONGEST_WAIT, AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 _log = structlog.get_logger()
 
@@ -273,14 +273,16 @@ class Guard:
         lockout: LockoutGuard,
         *,
         max_concurrency: int,
+        longest_wait: float = LONGEST_WAIT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Have each request wait for a slot for `longest_wait` seconds at most."""
         self.breakers = breakers
         self.lockout = lockout
         self.verify: Callable[[str], Awaitable[bool]] = _not_verified
         """Returns whether the dialer answers probes of this function; set by the `Prober`."""
         self._limit = AdaptiveLimit(max_concurrency, clock)
-        self._limiter = ConcurrencyLimiter(self._limit, max_concurrency)
+        self._limiter = ConcurrencyLimiter(self._limit, max_concurrency, longest_wait=longest_wait)
         self._being_tried = set[str]()
         self._reported = set[str]()
         self._optional = {

@@ -227,13 +227,22 @@ class ConcurrencyLimiter:
     gets a slot until enough have ended.
 
     Optional requests leave one slot to the needed ones if there are two or more. An optional request that
-    takes longer than `OVERDUE` no longer counts when a needed one waits: together they may exceed the limit,
-    but never `most`.
+    is overdue no longer counts when a needed one waits: together they may exceed the limit, but never `most`.
     """
 
-    def __init__(self, limit: AdaptiveLimit, most: int) -> None:
+    def __init__(
+        self,
+        limit: AdaptiveLimit,
+        most: int,
+        *,
+        longest_wait: float = LONGEST_WAIT,
+        overdue: float = OVERDUE,
+    ) -> None:
+        """Make it; `longest_wait` and `overdue` are in seconds."""
         self._limit = limit
         self._most = most
+        self._longest_wait = longest_wait
+        self._overdue_after = overdue
         self._busy = self._optional = 0
         self._overdue = set[object]()
         self._numbers = itertools.count()
@@ -249,7 +258,7 @@ class ConcurrencyLimiter:
     async def slot(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
         """Hold a slot for the duration of the block; wait if none is free, with `first` before all others.
 
-        Raises `AtCapacityError` after `LONGEST_WAIT`.
+        Raises `AtCapacityError` after the longest wait.
         """
         if (self._waiting_needed or self._waiting_optional) or not self._is_free(optional=optional):
             await self._wait(optional=optional, first=first)
@@ -258,7 +267,7 @@ class ConcurrencyLimiter:
         token = object()
         timer = None
         if optional:
-            timer = asyncio.get_running_loop().call_later(OVERDUE, self._note_overdue, token)
+            timer = asyncio.get_running_loop().call_later(self._overdue_after, self._note_overdue, token)
         try:
             yield
         finally:
@@ -274,11 +283,12 @@ class ConcurrencyLimiter:
         line.insert(0 if first else len(line), waiter)
         self._let_in()  # a needed one may overtake the optional ones that wait
         try:
-            async with asyncio.timeout(LONGEST_WAIT):
+            async with asyncio.timeout(self._longest_wait):
                 await self._turn(waiter, line, optional=optional)
         except TimeoutError as error:
             raise AtCapacityError(
-                f"the dialer is too slow: no place for one more request fell free within {LONGEST_WAIT:g} s"
+                "the dialer is too slow: no place for one more request fell free within"
+                f" {self._longest_wait:g} s"
             ) from error
 
     async def _turn(self, waiter: _Waiter, line: deque[_Waiter], *, optional: bool) -> None:
