@@ -211,3 +211,12 @@ def test_the_forms_of_a_number_are_filters() -> None:
     preset = compiled(receipt={"id": "{{ event.n | e164 }} {{ event.n | national('GB') }}"})
     names = {"event": {"n": "3125551212"}}
     assert preset.template("receipt").render(names) == {"id": "+13125551212 3125551212"}
+
+
+def test_a_step_may_read_of_itself_only_whether_its_record_is_there() -> None:
+    body = {"kind": "{{ 'new' if not record.duplicate }}"}
+    record = {"step": "record", "repeat": "upsert", "post": "/calls", "body": body}
+    update = {"step": "update", "put": "/calls", "body_of": "record"}
+    preset = compiled(on_call=[record, update], receipt={})
+    assert preset.template("on_call.record.body").render({"record": {}}) == {"kind": "new"}
+    assert preset.template("on_call.update.body").render({"record": {"duplicate": True}}) is None

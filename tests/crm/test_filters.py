@@ -64,6 +64,7 @@ AT = datetime(2026, 11, 20, 14, 5, 9, 250_000, tzinfo=timezone(timedelta(hours=-
         ("join", ([None],), None),
         ("spread", ("312", "%"), "3%1%2"),
         ("replace", ("a-b-c", "-", ""), "abc"),
+        ("split", ("18/5000", "/"), ["18", "5000"]),
         ("first", ([1, 2],), 1),
         ("first", ([],), None),
         ("first", ("text",), None),
@@ -101,7 +102,14 @@ def test_an_escaped_text_is_not_escaped_again() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PURE) - {"default", "required"}))
 def test_null_in_gives_null_out(name: str) -> None:
-    arguments = {"times": (2,), "plus": (2,), "clip": (2,), "local": ("UTC",), "replace": ("a", "b")}
+    arguments = {
+        "times": (2,),
+        "plus": (2,),
+        "clip": (2,),
+        "local": ("UTC",),
+        "replace": ("a", "b"),
+        "split": ("/",),
+    }
     assert PURE[name](None, *arguments.get(name, ())) is None
 
 
@@ -117,6 +125,7 @@ def test_null_in_gives_null_out(name: str) -> None:
         ("required", (None,)),
         ("required", ("",)),
         ("replace", ("a", "", "b")),
+        ("split", ("a", "")),
         ("replace", ("a" * 1000, "a", "b" * 1000)),
         ("join", (["a" * LONGEST, "b"],)),
         ("spread", ("a" * LONGEST, "%")),

@@ -25,6 +25,8 @@ _NUMBER: Final[Mapping[str, Any]] = {
 }
 _ANSWER: Final[Mapping[str, Shape]] = {"status": None, "headers": None, "body": None, "text": None}
 """The names of an answer."""
+_BEFORE: Final[Mapping[str, Any]] = {"type": "object", "properties": {"duplicate": {"type": "boolean"}}}
+"""What a step may read of itself."""
 
 
 class PresetError(Exception):
@@ -210,7 +212,9 @@ class _Walk:
         """Compile steps; return the names that there are after them."""
         names = dict(scope)
         for step in steps:
-            self._step(step, f"{place}.{step.step}", names)
+            # Before its answer, of its own name only `duplicate` may be read, and is null: so that a body
+            # which another step sends after a duplicate, too, can differ there.
+            self._step(step, f"{place}.{step.step}", {**names, step.step: _BEFORE})
             names[step.step] = _step_shape(step)
         return names
 

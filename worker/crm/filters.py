@@ -305,6 +305,14 @@ def replace(value: Any, old: str, new: str) -> str:
 
 
 @_null_safe
+def split(value: Any, separator: str) -> list[str]:
+    """Return the parts of a text, of at most a thousand separators."""
+    if not separator:
+        raise Unusable("splits at nothing")
+    return str(text(value)).split(separator, 1000)
+
+
+@_null_safe
 def first(value: Any) -> Any:
     """Return the first item of a list."""
     return value[0] if isinstance(value, list | tuple) and value else None
@@ -443,7 +451,7 @@ PURE: Final[Mapping[str, Filter]] = {
     for each in (
         *(epoch_ms, epoch, utc, local, iso, date, time),
         *(seconds, minutes, hours, minutes_past_hour, mmss, hhmm, hms, times, plus, number),
-        *(text, clip, lower, upper, title, join, spread, replace, default, required),
+        *(text, clip, lower, upper, title, join, spread, replace, split, default, required),
         *(first, find, containing),
         *(uuid5, base64, md5, html, sosl, soql, odata, vtql, urlquote, json),
     )
