@@ -19,10 +19,20 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker.core.breakers import BreakerStatus
-from worker.core.errors import Reason
+from worker.core.errors import DeliveryIncomplete, Reason
 from worker.core.events import Event, EventType, Inbound
 from worker.core.pipeline import Outcome
-from worker.core.ports import Ack, DeadLetter, DialerRequest, Disposition, Duplicate, Retry, Stage
+from worker.core.ports import (
+    Ack,
+    CrmRecord,
+    DeadLetter,
+    DialerRequest,
+    Disposition,
+    Duplicate,
+    Receipt,
+    Retry,
+    Stage,
+)
 from worker.core.transitions import State
 from worker.observe import log
 from worker.observe.log import Console
@@ -299,6 +309,7 @@ def settled_lines() -> list[MutableMapping[str, Any]]:
     seconds = {Stage.ENRICH: 0.01, Stage.DELIVER: 0.02}
     ends: list[tuple[Disposition, Exception | None]] = [
         (Ack(), None),
+        (Ack(), DeliveryIncomplete("no link")),
         (Duplicate(), None),
         (Retry(timedelta(seconds=5), 2, "not_found", "not found"), None),
         (Retry(timedelta(seconds=5), 2, "sink_refused", "no"), None),
@@ -310,7 +321,8 @@ def settled_lines() -> list[MutableMapping[str, Any]]:
     with capture_logs() as lines:
         for event in events:
             for disposition, error in ends:
-                outcome = Outcome(disposition, Stage.DELIVER, event, None, "200", error, seconds)
+                receipt = None if error is not None else Receipt("created", CrmRecord("created", "7", "8"))
+                outcome = Outcome(disposition, Stage.DELIVER, event, None, receipt, error, seconds)
                 inbound = Inbound(b"", "", now, {}, message_id="m")
                 reporter.settled(inbound, outcome, 0.1)
     return lines

@@ -35,7 +35,7 @@ from worker.core.breakers import BreakerStatus
 from worker.core.errors import EnrichmentUnavailable, FailureKind, InvalidEvent, NotReady, Reason
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.pipeline import Outcome
-from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Disposition, Retry, Stage
+from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Disposition, Receipt, Retry, Stage
 from worker.core.scrub import Scrubber
 from worker.core.transitions import State
 from worker.observe import health, log
@@ -108,7 +108,9 @@ def test_a_delivered_event_is_one_line(configured: Configure) -> None:
     lines = configured()
     reporter = Reporter(Metrics())
     event = replace(EVENT, occurred_at=datetime.now(UTC) - timedelta(seconds=30))
-    reporter.settled(inbound(), Outcome(Ack(), Stage.DELIVER, event, None, "200", None, SECONDS), 0.25)
+    reporter.settled(
+        inbound(), Outcome(Ack(), Stage.DELIVER, event, None, Receipt("200"), None, SECONDS), 0.25
+    )
     [line] = lines()
     assert datetime.fromisoformat(line.pop("timestamp")).utcoffset() == timedelta(0)
     assert 30 <= line.pop("age_seconds") < 40
@@ -132,7 +134,7 @@ def test_a_retried_event_is_one_line_with_the_reason_and_the_tier(configured: Co
     lines = configured()
     error = NotReady("the dialer says CALL NOT FOUND")
     retry = Retry(timedelta(seconds=30), 3, error.label, str(error))
-    outcome = Outcome(retry, Stage.ENRICH, AGENT, None, "", error, {Stage.ENRICH: 0.001})
+    outcome = Outcome(retry, Stage.ENRICH, AGENT, None, None, error, {Stage.ENRICH: 0.001})
     Reporter(Metrics()).settled(inbound(3), outcome, 0.002)
     [line] = lines()
     del line["timestamp"]
@@ -156,7 +158,7 @@ def test_a_retried_event_is_one_line_with_the_reason_and_the_tier(configured: Co
 def test_a_dead_letter_is_a_warning_with_its_reason(configured: Configure) -> None:
     lines = configured()
     dead = DeadLetter(Reason.REJECTED_BY_SINK, "the webhook answered 422: ''")
-    outcome = Outcome(dead, Stage.DELIVER, EVENT, None, "", None, SECONDS)
+    outcome = Outcome(dead, Stage.DELIVER, EVENT, None, None, None, SECONDS)
     Reporter(Metrics()).settled(inbound(2), outcome, 0.25)
     [line] = lines()
     assert (line["level"], line["outcome"], line["reason"]) == ("warning", "dead_letter", "rejected_by_sink")
@@ -206,7 +208,7 @@ def test_an_error_that_nobody_foresaw_is_shown_with_its_traceback(
 ) -> None:
     lines = configured()
     decided = disposition or DeadLetter(Reason.ATTEMPTS_EXHAUSTED, "unexpected KeyError")
-    outcome = Outcome(decided, Stage.ENRICH, EVENT, None, "", raised(KeyError(f"key {SECRET}")), {})
+    outcome = Outcome(decided, Stage.ENRICH, EVENT, None, None, raised(KeyError(f"key {SECRET}")), {})
     Reporter(Metrics()).settled(inbound(), outcome, 0.1)
     [line] = lines()
     assert line["level"] == "error"
@@ -648,7 +650,7 @@ def test_each_metric_is_declared_once_with_a_sentence_and_the_prefix() -> None:
     text = Metrics().expose().decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families if not family.name.endswith("_created")]
-    assert len(names) == len(set(names)) == 28
+    assert len(names) == len(set(names)) == 29
     for family in families:
         assert family.name.startswith("crm_sync_")
         assert family.documentation.endswith(".")
@@ -683,6 +685,7 @@ def test_no_label_could_tell_of_one_call_agent_or_number() -> None:
         "tier",
         "function",
         "status",
+        "linked",
         "breaker",
         "state",
         "queue",

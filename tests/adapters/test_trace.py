@@ -35,7 +35,7 @@ from worker.core.errors import EnrichmentUnavailable, InvalidEvent, NotReady, Pu
 from worker.core.events import Event, EventType
 from worker.core.payload import Payload
 from worker.core.pipeline import Outcome
-from worker.core.ports import Ack, DeadLetter, Disposition, Duplicate, Retry, Stage
+from worker.core.ports import Ack, DeadLetter, Disposition, Duplicate, Receipt, Retry, Stage
 from worker.core.tracing import UNTRACED, Server, Tracing, trace_headers
 from worker.observe import trace
 from worker.observe.trace import OpenTelemetryTracing, WatchedExporter
@@ -105,7 +105,7 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
 
 
 def decided(disposition: Disposition, error: Exception | None = None) -> Outcome:
-    return Outcome(disposition, Stage.DELIVER, EVENT, None, "200", error)
+    return Outcome(disposition, Stage.DELIVER, EVENT, None, Receipt("200"), error)
 
 
 # --- the span of a message

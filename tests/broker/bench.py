@@ -70,6 +70,7 @@ class Scripted(Pipeline):
         self.act = act
         self.seen: list[Inbound] = []
         self.enrichment: CallEnrichment | None = None
+        self.progress: str | None = None
         self.now = self.most = 0
 
     async def process(self, inbound: Inbound) -> Outcome:
@@ -85,7 +86,7 @@ class Scripted(Pipeline):
             disposition = await self.act(inbound)
         finally:
             self.now -= 1
-        return Outcome(disposition, Stage.ENRICH, event, self.enrichment, error=error)
+        return Outcome(disposition, Stage.ENRICH, event, self.enrichment, error=error, progress=self.progress)
 
 
 @dataclass

@@ -77,6 +77,25 @@ class TestCopiesForARetry:
             "crm-sync-routing-key": "call.ended",
         }
 
+    async def test_what_the_sink_noted_comes_back_and_reaches_no_dead_letter(self, bench: Bench) -> None:
+        async def act(inbound: Inbound) -> Disposition:
+            return await (retry(inbound) if inbound.attempt == 1 else bury(inbound))
+
+        bench.pipeline.progress = '{"crm":"x","steps":{}}'
+        await bench.publish(CALL, headers={"crm-sync-progress": "from outside"})
+        async with bench.running(act):
+            await eventually(lambda: len(bench.settled) == 2)
+        assert [inbound.progress for inbound, _ in bench.settled] == [None, bench.pipeline.progress]
+        dead = await bench.take(bench.topology.dead_letters)
+        assert "crm-sync-progress" not in dead.headers
+
+    async def test_a_note_that_is_too_long_is_left_out(self, bench: Bench) -> None:
+        bench.pipeline.progress = "x" * 1025
+        await bench.publish(CALL)
+        async with bench.running(until(2)):
+            await eventually(lambda: len(bench.settled) == 2)
+        assert bench.settled[1][0].progress is None
+
     @pytest.mark.parametrize("what", BODIES)
     async def test_a_body_comes_back_byte_for_byte(self, bench: Bench, what: str) -> None:
         await bench.publish(BODIES[what])

@@ -13,6 +13,7 @@ import pytest
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     CircuitOpen,
+    DeliveryIncomplete,
     DeliveryRejected,
     DeliveryUnavailable,
     EnrichmentRejected,
@@ -21,7 +22,9 @@ from worker.core.errors import (
     InvalidEvent,
     NotReady,
     NotReadyReason,
+    ProcessingError,
     Reason,
+    SinkLoginRefused,
 )
 from worker.core.events import Event, EventType, Inbound
 from worker.core.payload import Payload
@@ -145,7 +148,7 @@ async def test_an_event_is_decoded_then_looked_up_then_delivered() -> None:
     assert outcome.disposition == Ack()
     assert outcome.stage is Stage.DELIVER
     assert outcome.event is not None
-    assert (outcome.event.id, outcome.enrichment, outcome.detail) == ("e1", FOUND, "200")
+    assert (outcome.event.id, outcome.enrichment, outcome.receipt) == ("e1", FOUND, Receipt("200"))
     assert outcome.error is None
     assert outcome.seconds == {Stage.ENRICH: 1, Stage.DELIVER: 1}
     assert [payload.type for payload in world.sink.delivered] == ["call.enriched"]
@@ -376,6 +379,51 @@ async def test_a_payload_that_the_sink_refuses_for_good_shows_that_it_works() ->
     outcome = await world.process()
     assert outcome.disposition == DeadLetter(Reason.REJECTED_BY_SINK, "422")
     assert world.breakers.sink.state is State.RECOVERING
+
+
+async def test_a_payload_that_the_sink_has_without_the_rest_shows_that_it_works() -> None:
+    world = World(failure=DeliveryIncomplete("no link"))
+    for _ in range(4):
+        world.breakers.sink_failed(DeliveryUnavailable("down"), "e0")
+    assert (await world.process()).disposition == Retry(POLICY.delays[0], 2, "delivery_incomplete", "no link")
+    world.breakers.sink_failed(DeliveryUnavailable("down"), "e0")
+    assert world.breakers.all_closed, "five outages, but not in a row"
+
+
+async def test_a_sink_that_refuses_the_login_is_left_alone_at_once() -> None:
+    world = World(failure=SinkLoginRefused("wrong key"))
+    world.others_succeed()
+    outcome = await world.process()
+    assert isinstance(outcome.disposition, Retry)
+    assert outcome.disposition.attempt == 1, "no event is to blame"
+    assert world.breakers.sink.state is State.OPEN
+
+
+# --- what the sink notes --------------------------------------------------------------------------
+
+
+def noting(error: ProcessingError, progress: str) -> ProcessingError:
+    error.progress = progress
+    return error
+
+
+async def test_what_the_sink_noted_comes_back_to_it_with_the_next_attempt() -> None:
+    world = World(failure=noting(DeliveryUnavailable("down"), "half done"))
+    outcome = await world.process()
+    assert outcome.progress == "half done"
+    world.sink.failure = None
+    await world.process(replace(CALL, attempt=2, progress=outcome.progress))
+    assert [payload.progress for payload in world.sink.delivered] == ["half done"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure"), [(EnrichmentUnavailable("down"), None), (FOUND, DeliveryUnavailable("down"))]
+)
+async def test_what_was_noted_before_stays_if_nothing_is_added(
+    answer: Enrichment | BaseException, failure: BaseException | None
+) -> None:
+    outcome = await World(answer, failure).process(replace(CALL, attempt=2, progress="half done"))
+    assert outcome.progress == "half done"
 
 
 async def test_while_a_breaker_is_open_an_event_goes_back_untried() -> None:

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session"), pyt
 
 STAYS_ZERO: Final = {
     "Reconnects": "the broker is never away in this scene",
+    "Records in the CRM": "the worker of this scene delivers to a webhook",
 }
 NEVER_THERE: Final = {
     'crm_sync_retries_total{reason="unexpected"}': "there is no bug in this scene",

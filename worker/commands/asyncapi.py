@@ -27,7 +27,7 @@ from worker.core.events import EVENT_ID_PATTERN, EventType
 from worker.core.payload import schemas as payload_schemas
 from worker.core.ports import Stage
 from worker.core.signature import sign
-from worker.rabbitmq.message import MAX_ERROR, Header
+from worker.rabbitmq.message import MAX_ERROR, MAX_PROGRESS, Header
 from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
@@ -67,6 +67,7 @@ _HEADER_SENTENCES = {
     Header.STAGE: "The step that failed.",
     Header.FAILED_AT: "When it was given up.",
     Header.ENRICHMENT: "What the dialer said, as JSON, so that a replay need not ask again.",
+    Header.PROGRESS: "What was done of the delivery to a CRM; only on what the broker moved here by itself.",
 }
 _ABOUT = """\
 `crm-sync` takes events from RabbitMQ, asks VICIdial about each, and delivers the enriched payload to a CRM's
@@ -397,6 +398,7 @@ def _dead_letter_headers() -> dict[str, Any]:
         Header.STAGE: {"type": "string", "enum": [str(stage) for stage in Stage]},
         Header.FAILED_AT: time,
         Header.ENRICHMENT: {"type": "string", "contentMediaType": "application/json"},
+        Header.PROGRESS: {"type": "string", "maxLength": MAX_PROGRESS},
     }
     return {name: kind | {"description": _HEADER_SENTENCES[name]} for name, kind in kinds.items()}
 

@@ -30,6 +30,7 @@ from worker.core.errors import (
     FailureKind,
     FunctionRefused,
     LoginRefused,
+    SinkLoginRefused,
 )
 from worker.core.events import EventType
 from worker.core.transitions import (
@@ -637,8 +638,9 @@ class CircuitBreakers:
 
     def sink_failed(self, error: DeliveryUnavailable, event: str) -> bool:
         """Record why the sink did not accept a payload. Return whether it counts as an attempt."""
+        about = None if isinstance(error, SinkLoginRefused) else event
         return self.sink.failed(
-            error.kind, str(error), error.retry_after, event=event, answered=error.answered
+            error.kind, str(error), error.retry_after, event=about, answered=error.answered
         )
 
     def open_seconds(self, name: str) -> float:

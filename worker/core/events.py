@@ -60,7 +60,7 @@ _EVENT_TYPES = {str(kind): kind for kind in EventType}
 class Inbound:
     """One AMQP message as the core sees it.
 
-    `attempt` counts from 1. `event_id` and `enrichment` are what a copy of
+    `attempt` counts from 1. `event_id`, `enrichment` and `progress` are what a copy of
     ours carries in its headers, `None` on a producer's own message.
     """
 
@@ -75,6 +75,7 @@ class Inbound:
     attempt: int = 1
     event_id: str | None = None
     enrichment: str | bytes | None = None
+    progress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ class Payload:
     id: str
     type: str
     body: bytes
+    progress: str | None = None
+    """What the sink noted at an earlier attempt; only the sink reads it."""
 
 
 def build_payload(event: Event, enrichment: Enrichment) -> Payload:

@@ -4,11 +4,18 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from worker.core.breakers import CircuitBreakers
-from worker.core.errors import DeliveryRejected, DeliveryUnavailable, InvalidEvent, NotReady
+from worker.core.errors import (
+    DeliveryIncomplete,
+    DeliveryRejected,
+    DeliveryUnavailable,
+    InvalidEvent,
+    NotReady,
+    ProcessingError,
+)
 from worker.core.events import Event, EventType, Inbound, decode
 from worker.core.payload import Payload, build_payload, unknown_call
 from worker.core.ports import Ack, Disposition, Duplicate, Enricher, Receipt, Sink, Stage
@@ -25,6 +32,7 @@ class _Progress:
     age: timedelta | None = None
     """The event's age when its look-up began: what is decided of that look-up is decided by one age."""
     enrichment: Enrichment | None = None
+    receipt: Receipt | None = None
     seconds: dict[Stage, float] = field(default_factory=dict)
 
 
@@ -40,9 +48,12 @@ class Outcome:
     """The last step that was begun; the one that failed if there is an error."""
     event: Event | None = None
     enrichment: Enrichment | None = None
-    detail: str = ""
+    receipt: Receipt | None = None
+    """The sink's, if the payload was delivered."""
     error: Exception | None = None
     seconds: Mapping[Stage, float] = field(default_factory=dict)
+    progress: str | None = None
+    """What the sink wants to get back with the next attempt."""
 
     @property
     def event_id(self) -> str | None:
@@ -100,22 +111,29 @@ class Pipeline:
         """
         progress = _Progress()
         disposition: Disposition
-        detail, error = "", None
+        error = None
         try:
-            disposition, detail = await self._advance(inbound, progress)
+            disposition = await self._advance(inbound, progress)
         except Exception as raised:  # noqa: BLE001 - the policy decides, whatever went wrong
             error = raised
             age = self._age(inbound, progress.event) if progress.age is None else progress.age
             disposition = self._policy.decide(raised, attempt=inbound.attempt, age=age)
+        noted = error.progress if isinstance(error, ProcessingError) else None
         return Outcome(
-            disposition, progress.stage, progress.event, progress.enrichment, detail, error, progress.seconds
+            disposition,
+            progress.stage,
+            progress.event,
+            progress.enrichment,
+            progress.receipt,
+            error,
+            progress.seconds,
+            noted or inbound.progress,
         )
 
-    async def _advance(self, inbound: Inbound, progress: _Progress) -> tuple[Ack | Duplicate, str]:
-        """Return how it ended well, and the sink's receipt in words."""
+    async def _advance(self, inbound: Inbound, progress: _Progress) -> Ack | Duplicate:
         event = progress.event = decode(inbound, self._zone)
         if event in self._window:
-            return Duplicate(), ""
+            return Duplicate()
         progress.stage = Stage.ENRICH
         self._breakers.check(event.type)
         started = self._timer()
@@ -123,15 +141,15 @@ class Pipeline:
             progress.enrichment = carried(inbound, event) or await self._enrich(event, inbound, progress)
         finally:
             progress.seconds[Stage.ENRICH] = self._timer() - started
-        payload = build_payload(event, progress.enrichment)
+        payload = replace(build_payload(event, progress.enrichment), progress=inbound.progress)
         progress.stage = Stage.DELIVER
         self._breakers.check_sink()  # it may have opened during the look-up
         started = self._timer()
         try:
-            receipt = await self._deliver(payload, event)
+            progress.receipt = await self._deliver(payload, event)
         finally:
             progress.seconds[Stage.DELIVER] = self._timer() - started
-        return Ack(), receipt.detail
+        return Ack()
 
     async def _enrich(self, event: Event, inbound: Inbound, progress: _Progress) -> Enrichment:
         progress.age = self._age(inbound, event)
@@ -150,7 +168,7 @@ class Pipeline:
         except DeliveryUnavailable as error:
             error.to_blame = self._breakers.sink_failed(error, event.id)
             raise
-        except DeliveryRejected:
+        except (DeliveryRejected, DeliveryIncomplete):
             self._breakers.sink_answered()
             raise
         self._breakers.sink_answered()

@@ -31,10 +31,23 @@ class Enricher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class CrmRecord:
+    """What a CRM said of the record that stands for a call."""
+
+    outcome: str
+    """`created`, `updated`, `duplicate` (it was there already) or `skipped` (by the preset's rule)."""
+    id: str | None = None
+    linked: str | None = None
+    """The id of the contact that it is linked to."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The sink's confirmation that it has the payload, in a few words for the log."""
 
     detail: str
+    record: CrmRecord | None = None
+    """Set for a call that was delivered by a CRM's own API."""
 
 
 class Sink(Protocol):
@@ -43,9 +56,12 @@ class Sink(Protocol):
     async def deliver(self, payload: Payload) -> Receipt:
         """Deliver the payload; returning means that the sink has it.
 
-        Never retries by itself. Raises `DeliveryRejected` or `DeliveryUnavailable`, and nothing else that is
-        foreseen. If the outcome is unknown (a lost connection) it raises `DeliveryUnavailable`: the same id
-        may then be delivered twice.
+        Never retries by itself. Raises `DeliveryRejected`, `DeliveryUnavailable`, `DeliveryIncomplete` or
+        `MappingFailed`, and nothing else that is foreseen. If the outcome is unknown (a lost connection) it
+        raises `DeliveryUnavailable`: the same id may then be delivered twice.
+
+        An error's `progress` comes back in the payload of the next attempt. `DeliveryIncomplete` means that
+        the sink has the payload, and `MappingFailed` that it can't be sent as it is.
         """
         ...
 

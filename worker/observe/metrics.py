@@ -124,8 +124,17 @@ class Metrics:
         self.sink_requests = self._counter(
             "sink_requests",
             "Deliveries tried, by the class of the webhook's status (2xx, 3xx, 4xx, 5xx, no_answer), or by"
-            " what became of the outbound publish (confirmed, not_confirmed).",
+            " what became of the outbound publish (confirmed, not_confirmed); for a CRM's own API each"
+            " request.",
             "status",
+        )
+
+        self.crm_records = self._counter(
+            "crm_records",
+            "Calls delivered by a CRM's own API, by what became of the record (created, updated, duplicate,"
+            " skipped), and whether it is linked to a contact (yes, no).",
+            "outcome",
+            "linked",
         )
 
     def _declare_breakers(self) -> None:

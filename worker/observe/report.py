@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
+from itertools import product
 from typing import Any
 
 import structlog
@@ -39,6 +40,8 @@ class Reporter:
             self._cached(self.metrics.received, kind)
             for outcome in self.counts:
                 self._cached(self.metrics.settled, kind, outcome)
+        for outcome, linked in product(("created", "updated", "duplicate", "skipped"), ("yes", "no")):
+            self._cached(self.metrics.crm_records, outcome, linked)
         for reason in Reason:
             if reason not in BY_THE_BROKER:
                 self._cached(self.metrics.dead_letters, reason)
@@ -141,7 +144,19 @@ class Reporter:
             return {}
         age = max(0.0, (datetime.now(UTC) - outcome.event.occurred_at).total_seconds())
         self._cached(self.metrics.age, outcome.event.type).observe(age)
-        return {"answer": outcome.detail, "age_seconds": round(age, 3)}
+        answer = str(outcome.error or "") if outcome.receipt is None else outcome.receipt.detail
+        return {"answer": answer, **self._record(outcome), "age_seconds": round(age, 3)}
+
+    def _record(self, outcome: Outcome) -> dict[str, Any]:
+        """Count what became of a CRM's record, and return its fields."""
+        record = None if outcome.receipt is None else outcome.receipt.record
+        if record is None:
+            return {}
+        linked = "yes" if record.linked is not None else "no"
+        self._cached(self.metrics.crm_records, record.outcome, linked).inc()
+        fields = {"crm_record": record.id, "crm_contact": record.linked}
+        said = {name: value for name, value in fields.items() if value is not None}
+        return {"crm_outcome": record.outcome, **said}
 
 
 def _identity(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:

@@ -37,12 +37,15 @@ class Header:
     STAGE = "crm-sync-stage"
     FAILED_AT = "crm-sync-failed-at"
     ENRICHMENT = "crm-sync-enrichment"
+    PROGRESS = "crm-sync-progress"
+    """What the sink noted of a delivery that is half done. Only on a retry copy: a replay starts anew."""
 
 
 OUR_HEADERS = frozenset(value for name, value in vars(Header).items() if name.isupper())
 
 MAX_ERROR = 1000
 MAX_ENRICHMENT = 16 * 1024
+MAX_PROGRESS = 1024
 MAX_PRODUCER_HEADERS = 32 * 1024
 MAX_READ = 1024
 MAX_HEADERS = codec.MAX_HEADERS - 100
@@ -203,6 +206,7 @@ def to_inbound(
         attempt=_read_attempt(table),
         event_id=_read_event_id(table),
         enrichment=read_text(table, Header.ENRICHMENT),
+        progress=read_text(table, Header.PROGRESS),
     )
 
 
@@ -383,6 +387,8 @@ def _our_headers(inbound: Inbound, outcome: Outcome) -> dict[str, Any]:
             ours[Header.ENRICHMENT] = carried
     match outcome.disposition:
         case Retry() as retry:
+            if outcome.progress is not None and len(outcome.progress.encode()) <= MAX_PROGRESS:
+                ours[Header.PROGRESS] = outcome.progress
             return ours | {Header.ATTEMPT: retry.attempt, Header.ERROR: retry.error[:MAX_ERROR]}
         case DeadLetter() as dead:
             return ours | {
