@@ -60,17 +60,6 @@ FIELDS = {
 }
 """A sentence for each field."""
 
-CLOUD_EVENT_IDENTITY: dict[str, dict[str, Any]] = {
-    "id": {
-        "type": "string",
-        "minLength": 1,
-        "description": "The event's id, if it is a UUID. Any other counts within its source: the event's id"
-        " is then a UUIDv5 of the two.",
-    },
-    "source": {"type": "string", "minLength": 1, "description": "Who says so."},
-}
-"""The attributes of a CloudEvent that name it."""
-
 _AGENTS_USER = "VICIdial's user name of the agent."
 _ONLY_PASSED_ON = ("in_group_id", "list_id", "phone_number", "status")
 """Of a call: no model reads them, so any value is accepted."""
@@ -119,23 +108,6 @@ def _event_schema(kind: EventType) -> dict[str, Any]:
         "description": f"{_SUMMARIES[kind]} Unknown fields are kept and passed on.",
         "required": generated["required"],
         "properties": properties,
-    }
-
-
-def cloud_event_schema(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a CloudEvents 1.0 envelope in structured mode, with this schema of its data."""
-    return {
-        "type": "object",
-        "description": "A CloudEvent in structured mode.",
-        "required": ["specversion", "id", "source", "type", "data"],
-        "properties": {
-            "specversion": {"const": "1.0"},
-            **CLOUD_EVENT_IDENTITY,
-            "type": {"const": kind},
-            "time": {"type": "string", "description": "When it happened, with an offset."},
-            "datacontenttype": {"const": "application/json"},
-            "data": data,
-        },
     }
 
 
