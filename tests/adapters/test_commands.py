@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from worker import __version__
 from worker.cli import app
 from worker.commands import broker, common, dead_letters_output, terminal
-from worker.commands.status_view import Snapshot
+from worker.commands.status import Snapshot
 from worker.core.events import EventType
 from worker.core.scrub import Scrubber, printable
 from worker.observe import health

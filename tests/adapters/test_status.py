@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from tests.adapters.raw import Connection, RawServer, closed_port
 from worker.cli import app
 from worker.commands import status as command
-from worker.commands import status_view, terminal
+from worker.commands import terminal
 from worker.observe import health
 from worker.observe.metrics import Metrics
 from worker.settings import HttpSettings
@@ -309,9 +309,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Give a function that runs the command, and tells which address it asked."""
     seen: list[str] = []
 
-    def look(base: str) -> status_view.Snapshot:
+    def look(base: str) -> command.Snapshot:
         seen.append(base)
-        return status_view.Snapshot(base, well=True, sentences=())
+        return command.Snapshot(base, well=True, sentences=())
 
     monkeypatch.setattr(command, "_take_snapshot", look)
 
@@ -386,7 +386,7 @@ async def test_watching_redraws_until_ctrl_c_and_survives_a_worker_that_goes(
 
 
 async def test_the_first_look_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: str) -> status_view.Snapshot:
+    def interrupted(_: str) -> command.Snapshot:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "_take_snapshot", interrupted)
