@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "http": {"worker"},
     **{room: {"core", "http", "settings", room, "worker"} for room in ADAPTERS},
     "app": {"core", "settings", "app", "worker", *ADAPTERS},
-    "check": {"core", "settings", "app", "check", "worker", *ADAPTERS},
+    "check": {"core", "http", "settings", "app", "check", "worker", *ADAPTERS},
     "commands": {"core", "settings", "app", "check", "commands", "worker", *ADAPTERS},
     "cli": {"commands"},
     "__main__": {"cli"},

@@ -1,12 +1,36 @@
-"""What the HTTP clients of the dialer and the webhook share: a session's limits, and why a request failed."""
+"""What the HTTP clients share: a session's limits, why a request failed, and answers that aiohttp refuses.
 
-from collections.abc import Mapping
+aiohttp refuses some answers whole: two lengths, a body behind a 204, a head that breaks off. But the request
+arrived, so the server's answer must not get lost: `Protocol` keeps the bytes in which an answer begins, and
+the status is read from them if aiohttp can't read it.
+"""
+
+import asyncio
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict, MultiMapping
+from typing_extensions import override
 
 from worker import __version__
+
+LARGEST = 64 * 1024
+"""How many bytes are read of a head."""
+
+_STATUS_LINE = re.compile(rb"[\s\xef\xbb\xbf]*HTTP/[\d.]+[ \t]+(\d{3})(?!\d)[^\n]*\n?", re.IGNORECASE)
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 def open_session(
@@ -45,3 +69,120 @@ def describe_failure(error: Exception, server: str, setting: str, timeout: timed
             return f"{server}'s TLS certificate can't be verified; check {setting}"
         case _:
             return f"{server} can't be reached ({type(error).__name__}); check {setting} and the network"
+
+
+# --- answers, whatever comes behind the status line
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The server's answer: its status, and as much of the rest as could be read."""
+
+    status: int
+    headers: MultiMapping[str]
+    body: bytes = b""
+
+    @classmethod
+    def read(cls, data: bytes) -> Self | None:
+        """Read the status from the bytes of an answer. Return None if they hold no final status."""
+        at = 0
+        while (line := _STATUS_LINE.match(data, at)) is not None:
+            end = _END_OF_HEAD.search(data, line.end() - 1)
+            status = int(line[1])
+            if status >= 200:
+                head, body = (line.end(), len(data)) if end is None else (line.end(), end.end())
+                return cls(status, _fields(data[head:body].splitlines()), data[body:])
+            if end is None:
+                break
+            at = end.end()
+        return None
+
+    def field(self, name: str) -> str | None:
+        """Return a header's value, of several joined by commas, as RFC 9110, 5.3, says; None without any."""
+        return ", ".join(self.headers.getall(name, ())) or None
+
+
+def _fields(lines: Iterable[bytes]) -> MultiMapping[str]:
+    fields = CIMultiDict[str]()
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon:
+            fields.add(name.strip(), value.strip())
+    return fields
+
+
+class UnreadableAnswer(Exception):
+    """Bytes of an answer came, and aiohttp could not read them. `answer` is None without a status line."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class Protocol(ResponseHandler):
+    """aiohttp's reader of one connection. Keeps the first bytes of the present answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.first = bytearray()
+
+    @override
+    def is_connected(self) -> bool:
+        """Return whether a request can be sent. Not if an answer came that nobody had asked for."""
+        return super().is_connected() and not self._buffer
+
+    @override
+    def set_response_params(self, **parameters: Any) -> None:
+        """Start a request."""
+        self.first.clear()
+        super().set_response_params(**parameters)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Keep what came, and let aiohttp read it."""
+        if len(self.first) < LARGEST:
+            self.first += data[: LARGEST - len(self.first)]
+        super().data_received(data)
+
+    @override
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Pass a head on. Close after a 204 that announces a body: nobody knows if one will come."""
+        message, _ = data
+        if message.code == 204 and (message.chunked or message.headers.get("Content-Length", "0") != "0"):
+            self.force_close()
+        super().feed_data(data, size)
+
+
+class Response(aiohttp.ClientResponse):
+    """A response that raises `UnreadableAnswer` if bytes of it came before it failed."""
+
+    @override
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the head. Raises what aiohttp does if nothing came, or not in time."""
+        protocol = connection.protocol
+        try:
+            return await super().start(connection)
+        except (aiohttp.ClientError, OSError) as error:
+            first = bytes(protocol.first) if isinstance(protocol, Protocol) else b""
+            answer = Answer.read(first)
+            if answer is None and (not first or isinstance(error, TimeoutError)):
+                raise
+            raise UnreadableAnswer(answer) from error
+
+
+class Connector(aiohttp.TCPConnector):
+    """Opens connections that `Protocol` reads."""
+
+    def __init__(self, **parameters: Any) -> None:  # noqa: ANN401 - as they are aiohttp's
+        super().__init__(**parameters)
+        self._factory = partial(Protocol, loop=self._loop)  # type: ignore[assignment]  # not covariant
+
+
+def decoded(body: bytes, encoding: str, most: int) -> bytes | None:
+    """Undo an encoding that was not asked for, up to `most` bytes. Return None if it can't be undone."""
+    if encoding == "identity":
+        return body
+    if encoding in {"gzip", "x-gzip", "deflate"}:
+        with suppress(zlib.error):
+            return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, most)
+    return None

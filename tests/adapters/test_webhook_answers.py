@@ -17,7 +17,7 @@ from tests.adapters.webhook import PAYLOAD, connected, rejected, unavailable
 from worker.core.errors import FailureKind
 from worker.core.payload import Payload
 from worker.core.ports import Receipt
-from worker.sinks.webhook import LARGEST, Answer
+from worker.http import LARGEST, Answer
 
 POLICY = "Content-Security-Policy: " + "x" * 9400
 BROTLI_OK = b"\x0b\x00\x80ok\x03"

@@ -12,6 +12,7 @@ import aiohttp
 
 from worker.check.finding import Finding, Level, in_the_clear
 from worker.core.signature import ADVICE, is_well_known, key_of
+from worker.http import UnreadableAnswer
 from worker.settings import Settings, SinkSettings
 from worker.sinks import webhook
 
@@ -113,7 +114,7 @@ async def _ping(settings: SinkSettings) -> Finding:
     async with webhook.open_session(settings, 1) as session:
         try:
             answer = await webhook.WebhookSink(settings, session).ping()
-        except webhook.UnreadableAnswer:
+        except UnreadableAnswer:
             text = "the receiver's answer is not HTTP"
             return Finding.of("ping", text, problems=["check the host and the port in sink.url"])
         except (aiohttp.ClientError, OSError) as error:

@@ -20,6 +20,7 @@ from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 from typing_extensions import override
 
+from worker.core.errors import MappingFailed
 from worker.crm.filters import TESTS, Unusable, compare, concatenate
 
 LONGEST_SOURCE: Final = 8 * 1024
@@ -61,7 +62,7 @@ _ALLOWED = (
 )
 
 
-class TemplateError(Exception):
+class TemplateError(MappingFailed):
     """A template that can't be compiled or rendered: where, and why."""
 
     def __init__(self, path: str, reason: str) -> None:

@@ -4,36 +4,22 @@ A delivery whose outcome is unknown (a timeout, a lost connection) may have
 arrived. It is made again with the same `webhook-id`, by which the receiver
 drops repeats. aiohttp repeats no POST by itself.
 
-The status line of an answer decides, whatever comes behind it; the body is
-only wanted for the text of a rejection. aiohttp refuses some answers whole:
-two lengths, a body behind a 204, a head that breaks off. But the request
-arrived, so the server's answer must not get lost: `Protocol` keeps the bytes
-in which an answer begins, and the status is read from them if aiohttp can't
-read it.
+The status line of an answer decides, whatever comes behind it (`worker.http`); the
+body is only wanted for the text of a rejection.
 """
 
 import asyncio
 import base64
 import json
-import re
 import time
 import uuid
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, Self
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.http_parser import RawResponseMessage
-from aiohttp.streams import StreamReader
-from multidict import CIMultiDict, MultiMapping
-from typing_extensions import override
 from yarl import URL
 
 from worker import http
@@ -44,19 +30,14 @@ from worker.core.retry_after import retry_after
 from worker.core.scrub import Scrubber
 from worker.core.signature import key_of, sign
 from worker.core.tracing import UNTRACED, Server, Tracing
+from worker.http import LARGEST, Answer, Connector, Response, UnreadableAnswer, decoded
 from worker.settings import SinkSettings
 
-LARGEST = 64 * 1024
-"""How many bytes are read of a head, and of a body."""
-
-_STATUS_LINE = re.compile(rb"[\s\xef\xbb\xbf]*HTTP/[\d.]+[ \t]+(\d{3})(?!\d)[^\n]*\n?", re.IGNORECASE)
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 EXCERPT = 500
 """How much of the body of a rejection is shown, in bytes."""
 BODY_SECONDS = 1.0
 """How long a body is read for, so that its connection can be used again."""
 _SHORTEST_PATH = 8
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 _TRY_AGAIN = frozenset({408, 425})
 _REFUSED = frozenset({401, 403})
@@ -73,116 +54,6 @@ def open_session(settings: SinkSettings, connections: int) -> aiohttp.ClientSess
         longest_line=LARGEST,
         response_class=Response,
     )
-
-
-# --- answers, whatever comes behind the status line
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The server's answer: its status, and as much of the rest as could be read."""
-
-    status: int
-    headers: MultiMapping[str]
-    body: bytes = b""
-
-    @classmethod
-    def read(cls, data: bytes) -> Self | None:
-        """Read the status from the bytes of an answer. Return None if they hold no final status."""
-        at = 0
-        while (line := _STATUS_LINE.match(data, at)) is not None:
-            end = _END_OF_HEAD.search(data, line.end() - 1)
-            status = int(line[1])
-            if status >= 200:
-                head, body = (line.end(), len(data)) if end is None else (line.end(), end.end())
-                return cls(status, _fields(data[head:body].splitlines()), data[body:])
-            if end is None:
-                break
-            at = end.end()
-        return None
-
-    def field(self, name: str) -> str | None:
-        """Return a header's value, of several joined by commas, as RFC 9110, 5.3, says; None without any."""
-        return ", ".join(self.headers.getall(name, ())) or None
-
-
-def _fields(lines: Iterable[bytes]) -> MultiMapping[str]:
-    fields = CIMultiDict[str]()
-    for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon:
-            fields.add(name.strip(), value.strip())
-    return fields
-
-
-class UnreadableAnswer(Exception):
-    """Bytes of an answer came, and aiohttp could not read them. `answer` is None without a status line."""
-
-    def __init__(self, answer: Answer | None) -> None:
-        super().__init__()
-        self.answer = answer
-
-
-class Protocol(ResponseHandler):
-    """aiohttp's reader of one connection. Keeps the first bytes of the present answer."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.first = bytearray()
-
-    @override
-    def is_connected(self) -> bool:
-        """Return whether a request can be sent. Not if an answer came that nobody had asked for."""
-        return super().is_connected() and not self._buffer
-
-    @override
-    def set_response_params(self, **parameters: Any) -> None:
-        """Start a request."""
-        self.first.clear()
-        super().set_response_params(**parameters)
-
-    @override
-    def data_received(self, data: bytes) -> None:
-        """Keep what came, and let aiohttp read it."""
-        if len(self.first) < LARGEST:
-            self.first += data[: LARGEST - len(self.first)]
-        super().data_received(data)
-
-    @override
-    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        """Pass a head on. Close after a 204 that announces a body: nobody knows if one will come."""
-        message, _ = data
-        if message.code == 204 and (message.chunked or message.headers.get("Content-Length", "0") != "0"):
-            self.force_close()
-        super().feed_data(data, size)
-
-
-class Response(aiohttp.ClientResponse):
-    """A response that raises `UnreadableAnswer` if bytes of it came before it failed."""
-
-    @override
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """Read the head. Raises what aiohttp does if nothing came, or not in time."""
-        protocol = connection.protocol
-        try:
-            return await super().start(connection)
-        except (aiohttp.ClientError, OSError) as error:
-            first = bytes(protocol.first) if isinstance(protocol, Protocol) else b""
-            answer = Answer.read(first)
-            if answer is None and (not first or isinstance(error, TimeoutError)):
-                raise
-            raise UnreadableAnswer(answer) from error
-
-
-class Connector(aiohttp.TCPConnector):
-    """Opens connections that `Protocol` reads."""
-
-    def __init__(self, **parameters: Any) -> None:  # noqa: ANN401 - as they are aiohttp's
-        super().__init__(**parameters)
-        self._factory = partial(Protocol, loop=self._loop)  # type: ignore[assignment]  # not covariant
-
-
-# --- the sink
 
 
 class WebhookSink:
@@ -307,7 +178,7 @@ class WebhookSink:
     def _excerpt(self, answer: Answer) -> str:
         """Return the beginning of the body, without secrets."""
         encoding = (answer.field("Content-Encoding") or "identity").strip().lower()
-        body = _decoded(answer.body, encoding)
+        body = decoded(answer.body, encoding, LARGEST)
         if body is None:
             return f"(its body could not be decoded; it is encoded as {encoding[:20]!r})"
         text = self._scrub.beginning(body.decode("utf-8", "replace"))
@@ -338,16 +209,6 @@ def _secrets(settings: SinkSettings) -> list[str]:
     parts = urlsplit(url)
     paths = {unquote(parts.path), unquote(f"{parts.path}?{parts.query}")}
     return [*settings.secrets(), *settings.words(), *(each for each in paths if len(each) >= _SHORTEST_PATH)]
-
-
-def _decoded(body: bytes, encoding: str) -> bytes | None:
-    """Undo an encoding that was not asked for, up to `LARGEST` bytes. Return None if it can't be undone."""
-    if encoding == "identity":
-        return body
-    if encoding in {"gzip", "x-gzip", "deflate"}:
-        with suppress(zlib.error):
-            return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, LARGEST)
-    return None
 
 
 async def _read_some(response: aiohttp.ClientResponse, seconds: float) -> bytes:
