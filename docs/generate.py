@@ -43,13 +43,14 @@ A setting can be set in several ways. If more than one sets it, the first of the
 1. an environment variable: `{PREFIX}VICIDIAL__TIMEOUT` sets `vicidial.timeout`, with `__` between the levels;
 2. for a secret, a file in the directory that `{SECRETS_DIR}` names: `vicidial__password` there sets
    `vicidial.password`;
-3. a line in the YAML file of `--config FILE`; [webhook.yaml](../config/webhook.yaml) and
-   [queue.yaml](../config/queue.yaml) name every setting with its default;
+3. a line in the YAML file of `--config FILE`; [webhook.yaml](../config/webhook.yaml),
+   [queue.yaml](../config/queue.yaml) and [crm.yaml](../config/crm.yaml) name every setting with its default;
 4. the default.
 
 A secret can always be in a file of its own: the setting with `_file` after its name says which. To set it
 both directly and by a file, in the same place, is an error; of two places the first wins, whichever of the
-two ways it uses. Only the dialer's password is read again while the worker runs.
+two ways it uses. Only the dialer's password and the secrets of a CRM's preset are read again while the worker
+runs, after a login was refused.
 
 `crm-sync check` and `crm-sync run` name everything that is wrong with the settings at once, before they open
 any connection, and exit with 2. An unknown name is an error, in the file and in the environment, so that a
@@ -77,6 +78,7 @@ _REQUIRED = {
     "vicidial.user": "required",
     "vicidial.password": "required",
     "sink.url": "required for `webhook`",
+    "sink.crm.preset": "required for `crm`",
 }
 _UNSET = "unset"
 _BOUNDS = {
@@ -105,6 +107,7 @@ _WORDS: dict[type, str] = {
     int: "a whole number",
     str: "text",
     SecretStr: "text, a secret",
+    dict[str, Any]: "a mapping",
     ZoneInfo: "a time zone's IANA name",
 }
 

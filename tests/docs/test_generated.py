@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from docs.generate import FOLDER, PAGES, Setting, settings_of
+from worker.crm.load import resolved
 from worker.observe.metrics import Metrics
-from worker.settings import Settings
+from worker.settings import Settings, SettingsError
 from worker.settings.load import variables
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ MINIMAL: dict[str, Any] = {
 }
 WORDS = {
     "a duration": "30s",
+    "a mapping": "{a: 1}",
     "a list of durations": "1s,2s",
     "a list of texts": "A,B",
     "a time zone's IANA name": "Europe/Berlin",
@@ -59,8 +61,11 @@ def test_every_setting_and_its_variable_is_on_the_page_once() -> None:
 def given(path: str, value: object) -> Settings:
     """Load the tree with this one setting."""
     tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(MINIMAL))
-    section, _, name = path.rpartition(".")
-    (tree.setdefault(section, {}) if section else tree)[name] = value
+    *sections, name = path.split(".")
+    place = tree
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[name] = value
     return Settings.model_validate(tree)
 
 
@@ -99,7 +104,10 @@ def test_a_setting_takes_what_the_page_says(path: str) -> None:
 @pytest.mark.parametrize("path", SETTINGS)
 def test_the_default_on_the_page_is_the_default(path: str) -> None:
     shown = SETTINGS[path].default
-    if shown.startswith("required"):
+    if path == "sink.crm.preset":
+        with pytest.raises(SettingsError, match="is required"):
+            resolved(Settings.model_validate(MINIMAL).sink.crm, {})
+    elif shown.startswith("required"):
         tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(MINIMAL))
         section, _, name = path.rpartition(".")
         del tree[section][name]

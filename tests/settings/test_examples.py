@@ -3,12 +3,14 @@
 import base64
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from worker.crm.load import resolved
 from worker.settings import Settings, load
 from worker.settings.load import variables
 
@@ -18,7 +20,9 @@ SECRETS = {
     "broker-url": "amqps://crm-sync:secret@broker.example/",
     "vicidial-password": "secret",
     "signing-secret": "whsec_" + base64.b64encode(b"a secret of 24 bytes or so").decode(),
+    "crm-token": "pat-na1-secret",
 }
+KNOWN = set(variables().values())
 COMMENTED = re.compile(r"^( *)#(\w+:.*)$", re.MULTILINE)
 """A commented setting, unlike prose, has no blank after its `#`."""
 
@@ -41,13 +45,16 @@ def load_text(text: str, tmp_path: Path) -> Settings:
 
 
 def named(text: str) -> list[str]:
-    """Give the path of each setting that a text sets."""
-    tree: dict[str, Any] = yaml.safe_load(text)
-    flat = [
-        [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
-        for key, value in tree.items()
-    ]
-    return [path for paths in flat for path in paths]
+    """Give the path of each setting that a text sets, except those of a preset."""
+    return [path for path in paths(yaml.safe_load(text)) if path in KNOWN or not path.startswith("sink.crm.")]
+
+
+def paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def test_an_example_loads_as_it_is(example: Path, tmp_path: Path) -> None:
@@ -59,10 +66,13 @@ def test_an_example_loads_as_it_is(example: Path, tmp_path: Path) -> None:
 
 def test_an_example_names_every_setting_once(example: Path) -> None:
     everything = COMMENTED.sub(r"\1\2", example.read_text(encoding="utf-8"))
-    assert sorted(named(everything)) == sorted(variables().values())
-    assert len(re.findall(r"^ *\w+:", everything, re.MULTILINE)) == len(named(everything)) + sum(
-        isinstance(value, dict) for value in yaml.safe_load(everything).values()
-    )
+    assert sorted(named(everything)) == sorted(KNOWN)
+    for path in KNOWN:
+        indent = "  " * path.count(".")
+        name = path.rpartition(".")[2]
+        same = [each for each in KNOWN if each.count(".") == path.count(".") and each.endswith(f".{name}")]
+        found = re.findall(rf"^{indent}{name}:", everything, re.MULTILINE)
+        assert len(found) == max(len(same), 1)
 
 
 def test_the_values_in_its_comments_are_the_defaults(example: Path, tmp_path: Path) -> None:
@@ -71,6 +81,13 @@ def test_the_values_in_its_comments_are_the_defaults(example: Path, tmp_path: Pa
     no_secrets = re.sub(r"^ *#url: amqp:.*$", "", text, flags=re.MULTILINE)
     spelt_out = load_text(COMMENTED.sub(r"\1\2", no_secrets), tmp_path)
     assert spelt_out.model_dump() == load_text(text, tmp_path).model_dump()
+
+
+def test_the_preset_of_an_example_takes_its_settings(example: Path, tmp_path: Path) -> None:
+    settings = load_text(example.read_text(encoding="utf-8"), tmp_path)
+    if settings.sink.kind == "crm":
+        crm = resolved(settings.sink.crm, {})
+        assert list(crm.secrets()) == [SECRETS["crm-token"]]
 
 
 def test_a_secret_stands_in_a_file(example: Path) -> None:

@@ -48,6 +48,9 @@ DEFAULTS = {
     "sink.signing_secret": None,
     "sink.timeout": 15 * SECONDS,
     "sink.exchange": None,
+    "sink.crm.preset": None,
+    "sink.crm.tables": {},
+    "sink.crm.fields": {},
     "retry.delays": (5 * SECONDS, 30 * SECONDS, 2 * MINUTES, 10 * MINUTES, 60 * MINUTES),
     "retry.max_attempts": 12,
     "circuit_breakers.probe_max": 30 * SECONDS,
@@ -340,7 +343,7 @@ def test_a_password_given_directly_stays_when_read_again(loaded: Loader) -> None
 
 def test_nothing_given_names_everything_required(loaded: Loader) -> None:
     assert problems(loaded) == [
-        "sink.url (CRM_SYNC_SINK__URL): is required: the CRM's address, unless sink.kind is queue",
+        "sink.url (CRM_SYNC_SINK__URL): is required: the CRM's address, unless sink.kind is queue or crm",
         (
             "vicidial.url (CRM_SYNC_VICIDIAL__URL): is required: the full address of non_agent_api.php,"
             f" such as {DIALER}"
@@ -496,7 +499,7 @@ LADDER = "name at least one delay, each longer than the one before it, such as 5
         ("vicidial.timezone", "EST5", "is no IANA time zone; write one such as America/New_York"),
         ("vicidial.timezone", "../etc/passwd", "is no IANA time zone"),
         ("vicidial.timeout", "10 parsecs", DURATION),
-        ("sink.kind", "mail", "should be 'webhook' or 'queue' (it is 'mail')"),
+        ("sink.kind", "mail", "should be 'webhook', 'queue' or 'crm' (it is 'mail')"),
         ("sink.url", "crm.example", "is not an address such as https://crm.example/hooks/calls"),
         ("sink.signing_secret", "letmein", "is not whsec_ followed by base64; make one with"),
         ("retry.delays", "", DURATION),

@@ -11,11 +11,11 @@ from rich.table import Table
 from worker import check as checks
 from worker.check import Finding, Level
 from worker.commands.broker import talk_to_broker
-from worker.commands.common import load_or_exit, to_json
+from worker.commands.common import load_settings, load_settings_or_exit, to_json
 from worker.commands.options import ConfigOption
 from worker.commands.terminal import out, say, show_table
 from worker.core.scrub import Scrubber, printable
-from worker.settings import Settings, SettingsError, load
+from worker.settings import Settings, SettingsError
 from worker.settings.load import sources
 from worker.settings.show import DEFAULT, InForce, in_force
 
@@ -57,7 +57,7 @@ def check(
       crm-sync check --ping --settings
       crm-sync check --json | jq -r .worst
     """
-    chosen = _load_for_json(config) if as_json else load_or_exit(Settings, config)
+    chosen = _load_for_json(config) if as_json else load_settings_or_exit(config)
     scrub = Scrubber(chosen.secrets())
     findings = talk_to_broker(chosen, lambda _stop: _find(chosen, scrub, ping=ping, quiet=as_json))
     shown = list(in_force(chosen, sources(config))) if settings or as_json else []
@@ -73,7 +73,7 @@ def check(
 def _load_for_json(config: Path | None) -> Settings:
     """Load the settings; every problem is the advice of the only finding, and the exit status 2."""
     try:
-        return load(Settings, config)
+        return load_settings(config)
     except SettingsError as error:
         count = len(error.problems)
         text = "a setting is wrong" if count == 1 else f"{count} settings are wrong"

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import typer
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.core.scrub import printable
-from worker.settings import BrokerCommandSettings, SettingsError, load
+from worker.settings import BrokerCommandSettings, Settings, SettingsError, SinkSettings, load
+from worker.settings.load import peek, sources
 
 _T = TypeVar("_T", bound=BrokerCommandSettings)
 
@@ -18,9 +20,54 @@ def load_or_exit(kind: type[_T], config: Path | None) -> _T:
     try:
         return load(kind, config)
     except SettingsError as error:
-        many = len(error.problems) > 1
-        headline = f"{len(error.problems)} settings are wrong:" if many else "a setting is wrong:"
-        stop_with(headline, *error.problems, status=2)
+        _exit_for(error)
+
+
+class _SinkPart(BaseModel):
+    """The sink alone, whatever is wrong with other settings."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    sink: SinkSettings = Field(default={}, validate_default=True)
+
+
+def load_settings(config: Path | None) -> Settings:
+    """Load all settings, those of the CRM's preset too. Raises `SettingsError` with every problem."""
+    try:
+        settings = load(Settings, config)
+    except SettingsError as error:
+        part = peek(_SinkPart, config)
+        if part is None:
+            raise
+        try:
+            _with_preset(part.sink, config)
+        except SettingsError as other:
+            raise SettingsError([*error.problems, *other.problems]) from None
+        raise
+    return settings.model_copy(update={"sink": _with_preset(settings.sink, config)})
+
+
+def _with_preset(sink: SinkSettings, config: Path | None) -> SinkSettings:
+    """Return the sink's settings with those that the preset declares."""
+    if sink.kind != "crm":
+        return sink
+    from worker.crm.load import resolved  # noqa: PLC0415 - only a CRM needs Jinja2
+
+    return sink.model_copy(update={"crm": resolved(sink.crm, sources(config))})
+
+
+def load_settings_or_exit(config: Path | None) -> Settings:
+    """Load all settings, or name every problem and exit with status 2."""
+    try:
+        return load_settings(config)
+    except SettingsError as error:
+        _exit_for(error)
+
+
+def _exit_for(error: SettingsError) -> NoReturn:
+    many = len(error.problems) > 1
+    headline = f"{len(error.problems)} settings are wrong:" if many else "a setting is wrong:"
+    stop_with(headline, *error.problems, status=2)
 
 
 def fail(headline: str, details: Sequence[str] = ()) -> None:

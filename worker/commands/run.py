@@ -11,13 +11,12 @@ import typer
 import uvloop
 
 from worker import app
-from worker.commands.common import fail, load_or_exit, stop_with
+from worker.commands.common import fail, load_settings_or_exit, stop_with
 from worker.commands.options import ConfigOption
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.observe import log
 from worker.observe.health import ListenError
 from worker.rabbitmq.session import TopologyMismatchError
-from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.observe.trace import OpenTelemetryTracing
@@ -35,7 +34,7 @@ def run(config: ConfigOption = None) -> None:
     Exit status 0 after a stop, 1 after a failure, 2 for settings that can't be
     used.
     """
-    settings = load_or_exit(Settings, config)
+    settings = load_settings_or_exit(config)
     traces = _tracing_or_exit()
     extra = [] if traces is None else [traces.add_ids]
     scrubber = log.configure(settings.log, settings.secrets(), extra=extra)

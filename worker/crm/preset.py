@@ -201,7 +201,9 @@ class SettingDeclaration(_Part):
     """One setting of a preset."""
 
     about: str
-    type: Literal["text", "number", "boolean", "table", "list"] = "text"
+    type: Literal["text", "number", "boolean", "table", "list", "address", "zone", "country"] = Field(
+        "text", description="`address`: https://…; `zone`: an IANA time zone; `country`: two letters."
+    )
     secret: bool = False
     required: bool = False
     default: Any = None

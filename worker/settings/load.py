@@ -11,7 +11,7 @@ Every problem is named at once, and nothing is opened but those files.
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,13 @@ from pydantic import BaseModel, ValidationError
 
 from worker.settings.show import explain
 from worker.settings.tree import PREFIX, Settings, leaves
-from worker.settings.types import NamedTwice, read_yaml
+from worker.settings.types import NamedTwice, read_typed_yaml, read_yaml
 
 SECRETS_DIR = PREFIX + "SECRETS_DIR"
+CRM = "sink.crm."
+"""The section whose further settings a preset declares; `worker.crm.load` looks at them."""
+
+_OF_PRESET = re.compile(r"sink\.crm\.[a-z][a-z0-9_]{0,50}")
 
 _SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 """Variables that Kubernetes gives to every pod for each service beside it; `…_PORT` is told by its value."""
@@ -117,15 +121,19 @@ def _weaker(source: Mapping[str, Any], stronger: Iterable[str]) -> dict[str, Any
 def _nested(source: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, value in source.items():
-        section, _, name = path.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[name] = value
+        *sections, name = path.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
     return tree
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     """Return what the file gives, by path; a setting with nothing after its name is not given."""
     try:
-        data = read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = read_yaml(text)
     except (OSError, UnicodeError) as error:
         problems.append(f"--config {path}: can't be read: {getattr(error, 'strerror', None) or 'not UTF-8'}")
     except yaml.YAMLError as error:
@@ -135,13 +143,14 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"--config {path}: {said}{line}")
     else:
         if isinstance(data, dict):
-            return _flattened(data, problems)
+            return _flattened(data, read_typed_yaml(text), problems)
         if data is not None:
             problems.append(f"--config {path}: not a mapping of settings")
     return {}
 
 
-def _flattened(data: dict[Any, Any], problems: list[str]) -> dict[str, Any]:
+def _flattened(data: dict[Any, Any], typed: Any, problems: list[str]) -> dict[str, Any]:  # noqa: ANN401
+    """Return the settings by path; `typed` is the same document, with numbers, true and false as such."""
     known = dict(leaves(Settings))
     sections = {path.partition(".")[0] for path in known if "." in path}
     found: dict[str, Any] = {}
@@ -152,8 +161,21 @@ def _flattened(data: dict[Any, Any], problems: list[str]) -> dict[str, Any]:
             found |= {f"{key}.{name}": inner for name, inner in value.items()}
         elif value is not None:
             problems.append(f"{key}: is a section; write each of its settings on a line of its own below it")
-    problems += [_no_such(path, known) for path in found if path not in known]
-    return {path: value for path, value in found.items() if path in known and value is not None}
+    crm = found.pop("sink.crm", None)
+    if isinstance(crm, dict):
+        of_crm = typed["sink"]["crm"]
+        found |= {
+            f"{CRM}{name}": of_crm[name] if isinstance(inner, dict | list) else inner
+            for name, inner in crm.items()
+        }
+    elif crm is not None:
+        problems.append("sink.crm: is a section; write each of its settings on a line of its own below it")
+    problems += [_no_such(path, known) for path in found if not _is_known(path, known)]
+    return {path: value for path, value in found.items() if _is_known(path, known) and value is not None}
+
+
+def _is_known(path: str, known: Container[str]) -> bool:
+    return path in known or _OF_PRESET.fullmatch(path) is not None
 
 
 def _read_secrets_dir(problems: list[str]) -> dict[str, Path]:
@@ -167,12 +189,16 @@ def _read_secrets_dir(problems: list[str]) -> dict[str, Path]:
     except OSError as error:
         problems.append(f"{SECRETS_DIR}: can't list {name}: {error.strerror}")
         return {}
-    problems += [
-        f"{SECRETS_DIR}: {path} is no secret; known are {', '.join(known)}"
-        for path in files
-        if path.name.lower() not in known
-    ]
-    return {known[path.name.lower()]: path for path in files if path.name.lower() in known}
+    found: dict[str, Path] = {}
+    for path in files:
+        name = path.name.lower()
+        if _OF_PRESET.fullmatch(of_preset := name.replace("__", ".")):
+            found[f"{of_preset}_file"] = path
+        elif name in known:
+            found[known[name]] = path
+        else:
+            problems.append(f"{SECRETS_DIR}: {path} is no secret; known are {', '.join(known)}")
+    return found
 
 
 def _read_environment(problems: list[str]) -> dict[str, str]:
@@ -180,12 +206,21 @@ def _read_environment(problems: list[str]) -> dict[str, str]:
     known = variables()
     found: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
-        if (path := known.get(name.upper())) is not None:
+        path = known.get(name.upper()) or _path_in_preset(name)
+        if path is not None:
             problems += [f"{name}: is set twice, also as {other}" for other in found if found[other] == path]
             found[name] = path
         elif name.upper().startswith(PREFIX) and name.upper() != SECRETS_DIR and not _is_link(name, value):
             problems.append(_no_such(name, [*known, SECRETS_DIR]))
     return found
+
+
+def _path_in_preset(variable: str) -> str | None:
+    """Return the path of a preset's setting by the name of its variable."""
+    if not variable.upper().startswith(PREFIX):
+        return None
+    path = variable[len(PREFIX) :].lower().replace("__", ".")
+    return path if _OF_PRESET.fullmatch(path) else None
 
 
 def _is_link(name: str, value: str) -> bool:

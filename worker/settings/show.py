@@ -1,5 +1,6 @@
 """Settings as an operator may see them: what is wrong with one, and those in force, with secrets masked."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from worker.core.retry import format_delay
-from worker.settings.tree import PREFIX, BrokerCommandSettings, leaves
+from worker.settings.tree import PREFIX, BrokerCommandSettings, Settings, leaves
 
 MASK = "***"
 
@@ -130,6 +131,8 @@ def in_force(settings: BrokerCommandSettings, origins: Mapping[str, str]) -> Ite
 def _values(settings: BrokerCommandSettings) -> Iterator[tuple[str, object]]:
     for path, _ in leaves(type(settings)):
         yield path, reduce(getattr, path.split("."), settings)
+    if isinstance(settings, Settings):
+        yield from ((f"sink.crm.{name}", value) for name, value in settings.sink.crm.own.items())
 
 
 def _shown(value: object) -> str:
@@ -142,6 +145,8 @@ def _shown(value: object) -> str:
             shown = str(value).lower()
         case timedelta():
             shown = format_delay(value)
+        case dict() | list():
+            shown = json.dumps(value, ensure_ascii=False) if value else "-"
         case tuple():
             shown = ",".join(map(_shown, value))
         case frozenset():

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import override
 
 from worker.core.events import EventType
@@ -20,6 +29,7 @@ from worker.settings.types import (
     Host,
     RequestTimeout,
     Statuses,
+    Table,
     Zone,
     checked_broker_url,
     checked_url,
@@ -220,8 +230,10 @@ class SinkNames(_Section):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    kind: Literal["webhook", "queue"] = Field(
-        "webhook", description="`webhook`: POST to the CRM; `queue`: publish to the outbound exchange."
+    kind: Literal["webhook", "queue", "crm"] = Field(
+        "webhook",
+        description="`webhook`: POST each payload; `queue`: publish it to the outbound exchange; `crm`: write"
+        " records into a CRM, as a preset says.",
     )
     exchange: Exchange | None = Field(
         None, description="For `queue`: the outbound exchange; unset: `<namespace>.enriched`."
@@ -231,6 +243,55 @@ class SinkNames(_Section):
     @classmethod
     def _nothing_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+
+class CrmSettings(_Section):
+    """A CRM, as its preset describes it. Further names below `sink.crm` are the preset's own settings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    preset: str | None = Field(
+        None, description="The preset's name (`crm-sync crm list`), or the path of an own one."
+    )
+    tables: Table = Field(
+        {}, description="Rows for the preset's tables, by table and row; they win over the preset's."
+    )
+    fields: Table = Field(
+        {},
+        description="Fields of the record that the preset has not, or has otherwise: by the path in the"
+        " record's body, such as `properties.campaign`, the value or expression; null removes a field.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_secret(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was given
+        """Take each setting of the preset for a secret, until the preset is known."""
+        if not isinstance(data, dict):
+            return data
+        if twice := [name for name in data if f"{name}_file" in data]:
+            raise ValueError(f"{twice[0]} is given twice, directly and by {twice[0]}_file; keep one of them")
+        return {
+            name: SecretStr(value)
+            if isinstance(value, str) and name not in cls.model_fields and not name.endswith("_file")
+            else value
+            for name, value in data.items()
+        }
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The preset's own settings that are given, by name; a secret's file by the name with `_file`."""
+        return dict(self.model_extra or {})
+
+    def reread(self) -> dict[str, str]:
+        """Return the secrets that stand in files as the files hold them now, by name.
+
+        Raises `ValueError` if a file can't be read, or holds no secret.
+        """
+        files = {name: str(path) for name, path in self.own.items() if name.endswith("_file")}
+        return {
+            name.removesuffix("_file"): visible(SecretStr(read_secret(Path(path)))).get_secret_value()
+            for name, path in files.items()
+        }
 
 
 class SinkSettings(SinkNames):
@@ -248,7 +309,10 @@ class SinkSettings(SinkNames):
         validate_default=True,
         description="For `webhook`: the Standard Webhooks secret, `whsec_…`; unset: not signed.",
     )
-    timeout: RequestTimeout = Field(timedelta(seconds=15), description="The longest wait for one delivery.")
+    timeout: RequestTimeout = Field(
+        timedelta(seconds=15), description="The longest wait for one delivery; for `crm`, for one request."
+    )
+    crm: CrmSettings = Field(default={}, validate_default=True)
 
     @field_validator("url")
     @classmethod
@@ -256,8 +320,11 @@ class SinkSettings(SinkNames):
         if value is not None:
             example = "https://crm.example/hooks/calls"
             return SecretStr(checked_url(value.get_secret_value(), ("http", "https"), example))
-        if info.data.get("kind") != "queue":  # nor where it is misspelt: both are then named at once
-            raise required("the CRM's address, unless sink.kind is queue")
+        if info.data.get("kind") not in {
+            "queue",
+            "crm",
+        }:  # nor if it is misspelt: both are then named at once
+            raise required("the CRM's address, unless sink.kind is queue or crm")
         return None
 
     @field_validator("signing_secret")
@@ -275,6 +342,7 @@ class SinkSettings(SinkNames):
             yield self.signing_secret.get_secret_value().removeprefix(SECRET_PREFIX)
         if self.url is not None:
             yield from passwords(self.url.get_secret_value())
+        yield from self.crm.secrets()
 
     @override
     def words(self) -> Iterator[str]:

@@ -85,7 +85,8 @@ def _status(value: str) -> str:
     return value.upper()
 
 
-def _zone(value: object) -> object:
+def parse_zone(value: object) -> object:
+    """Return the time zone of a name, null for null. Raises `ValueError`."""
     if value is None or isinstance(value, ZoneInfo):
         return value
     try:
@@ -114,14 +115,26 @@ def _host(value: str) -> str:
     return value
 
 
+def _parse_table(value: object) -> object:
+    """Read text in braces, as in a variable, as YAML or JSON; nothing is an empty table."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return read_typed_yaml(value) or {}
+    except yaml.YAMLError as error:
+        raise ValueError("must be a mapping such as {name: value}") from error
+
+
 DurationOrNone = Annotated[timedelta, BeforeValidator(parse_duration)]
 """A duration of which 0 turns something off."""
 Duration = Annotated[DurationOrNone, AfterValidator(_longer_than_nothing)]
 RequestTimeout = Annotated[Duration, AfterValidator(_within_a_request)]
 Delays = Annotated[tuple[Duration, ...], BeforeValidator(_parse_list), AfterValidator(_ascending)]
 Statuses = Annotated[frozenset[Annotated[str, AfterValidator(_status)]], BeforeValidator(_parse_list)]
-Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
+Zone = Annotated[ZoneInfo, BeforeValidator(parse_zone)]
 Exchange = Annotated[str, AfterValidator(_exchange)]
+Table = Annotated[dict[str, Any], BeforeValidator(_parse_table)]
+"""Rows by their names, of any type."""
 Host = Annotated[str, AfterValidator(_host)]
 
 
@@ -315,6 +328,25 @@ _AsWritten.yaml_implicit_resolvers = {
 }
 
 
+class _Typed(_AsWritten):
+    """Takes `true`, `false` and decimal numbers for what they are, but a key for text."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                key.tag = self.DEFAULT_SCALAR_TAG
+        return super().construct_mapping(node, deep)
+
+
+for _kind, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("int", r"[-+]?(0|[1-9][0-9]{0,17})", "-+0123456789"),
+    ("float", r"[-+]?[0-9]{1,17}\.[0-9]{1,17}", "-+0123456789"),
+):
+    _Typed.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^({_pattern})$"), list(_first))
+
+
 def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever stands there
     """Parse a document of which every value is text, null, a list or a mapping. Raises `yaml.YAMLError`.
 
@@ -322,3 +354,11 @@ def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever stands there
     parses it, as it is in a variable.
     """
     return yaml.load(text, Loader=_AsWritten)  # noqa: S506 - a kind of SafeLoader
+
+
+def read_typed_yaml(text: str) -> Any:  # noqa: ANN401
+    """Parse a document with numbers, `true` and `false` as in JSON; a key is text. Raises `yaml.YAMLError`.
+
+    What a CRM gets has types, and a table's keys, such as the dialer's statuses, are text: `NO` and `0100`.
+    """
+    return yaml.load(text, Loader=_Typed)  # noqa: S506 - a kind of SafeLoader

@@ -1,0 +1,241 @@
+"""From the settings below `sink.crm` to a preset that can be carried out."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import SecretStr
+
+from worker.crm.compiled import CompiledPreset, PresetError, compile_preset
+from worker.crm.preset import Preset, Repeat, SettingDeclaration, Step
+from worker.crm.source import read_preset
+from worker.settings.load import CRM, SettingsError
+from worker.settings.tree import PREFIX, CrmSettings, Settings
+from worker.settings.types import checked_url, parse_zone, read_secret, read_typed_yaml, visible
+
+RESERVED: Final = frozenset({"preset", "tables", "fields"})
+"""Names below `sink.crm` that no preset may give to a setting of its own."""
+
+Origins = Mapping[str, str]
+"""Who gives a setting, by its path, as `worker.settings.load.sources` returns."""
+
+
+def compiled(settings: Settings) -> CompiledPreset:
+    """Return the preset that the settings choose, with their values. Raises `SettingsError`."""
+    preset, values, problems = _chosen(settings.sink.crm, {})
+    if problems or preset is None:
+        raise SettingsError(problems)
+    try:
+        return compile_preset(preset, values, dialer=urlsplit(settings.vicidial.url).hostname or "")
+    except PresetError as error:
+        raise SettingsError([f"{preset.crm}: {problem}" for problem in error.problems]) from error
+
+
+def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
+    """Return the settings with all that the preset declares: typed, with defaults, and secrets as such.
+
+    Raises:
+        SettingsError: The preset or its settings can't be used; every mistake is named.
+    """
+    preset, values, problems = _chosen(crm, origins)
+    if preset is not None:
+        try:
+            compile_preset(preset, values)
+        except PresetError as error:
+            problems += [f"{crm.preset}: {problem}" for problem in error.problems]
+    if problems or preset is None:
+        raise SettingsError(problems)
+    own = {
+        name: SecretStr(value) if preset.settings[name].secret and value is not None else value
+        for name, value in values.items()
+    }
+    return crm.model_copy(update=own)
+
+
+def _chosen(crm: CrmSettings, origins: Origins) -> tuple[Preset | None, dict[str, Any], list[str]]:
+    """Return the preset, the values of its settings, and what is wrong."""
+    if crm.preset is None:
+        path = f"{CRM}preset"
+        return None, {}, [f"{path} ({_origin(path, origins)}): is required: the preset of the CRM"]
+    try:
+        preset = read_preset(crm.preset, crm.tables, crm.fields)
+    except PresetError as error:
+        return None, {}, [f"{CRM}preset: {problem}" for problem in error.problems]
+    problems = [f"{crm.preset}: {problem}" for problem in shape_problems(preset)]
+    return preset, setting_values(preset, crm, origins, problems), problems
+
+
+def _origin(path: str, origins: Origins) -> str:
+    return origins.get(path, PREFIX + path.upper().replace(".", "__"))
+
+
+# --- the settings of a preset ---------------------------------------------------------------------
+
+
+def setting_values(preset: Preset, crm: CrmSettings, origins: Origins, problems: list[str]) -> dict[str, Any]:
+    """Return the values of all settings of a preset, secrets as plain text; add what is wrong."""
+    given = crm.own
+    problems += [
+        _no_such(name, preset, origins)
+        for name in given
+        if name not in preset.settings and name.removesuffix("_file") not in preset.settings
+    ]
+    values = {}
+    for name, declared in preset.settings.items():
+        try:
+            values[name] = _value(name, declared, given)
+        except ValueError as error:
+            path = f"{CRM}{name}"
+            problems.append(f"{path} ({_origin(path, origins)}): {error}")
+    return values
+
+
+def _no_such(name: str, preset: Preset, origins: Origins) -> str:
+    path = f"{CRM}{name}"
+    origin = _origin(path, origins)
+    close = difflib.get_close_matches(name, preset.settings, 1)
+    meant = f"; did you mean {CRM}{close[0]}?" if close else f"; known are {', '.join(preset.settings)}"
+    return f"{path} ({origin}): the preset {preset.crm} has no such setting{meant}"
+
+
+def _value(name: str, declared: SettingDeclaration, given: Mapping[str, Any]) -> Any:
+    """Return the value of one setting. Raises `ValueError`, whose text holds no secret."""
+    raw, file = given.get(name), given.get(f"{name}_file")
+    if isinstance(raw, SecretStr):
+        raw = raw.get_secret_value()
+    if file is not None:
+        if not declared.secret:
+            raise ValueError(f"is no secret, so {name}_file names nothing; set it itself")
+        raw = read_secret(Path(str(file)))
+    if raw is None or raw == "":
+        if declared.required:
+            raise ValueError(f"is required: {declared.about}")
+        return declared.default
+    value = _READERS[declared.type](raw)
+    if declared.secret:
+        visible(SecretStr(str(value)))
+    if declared.choices and value not in declared.choices:
+        raise ValueError(f"must be one of {', '.join(declared.choices)}")
+    return value
+
+
+def _text(raw: Any) -> str:
+    if isinstance(raw, dict | list):
+        raise ValueError("must be text")  # noqa: TRY004 - named like the other mistakes
+    return str(raw).strip("\r\n")
+
+
+def _number(raw: Any) -> Any:
+    found = read_typed_yaml(raw) if isinstance(raw, str) else raw
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ValueError("must be a number")  # noqa: TRY004
+    return found
+
+
+def _boolean(raw: Any) -> bool:
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
+    if (found := words.get(str(raw).strip().lower())) is None:
+        raise ValueError("must be true or false")
+    return found
+
+
+def _list(raw: Any) -> list[Any]:
+    if isinstance(raw, str):
+        raw = _yaml(raw) if raw.lstrip().startswith("[") else [part.strip() for part in raw.split(",")]
+    if not isinstance(raw, list):
+        raise ValueError("must be a list, or text with commas")  # noqa: TRY004
+    return [str(each) for each in raw]
+
+
+def _table(raw: Any) -> dict[str, Any]:
+    found = _yaml(raw) if isinstance(raw, str) else raw
+    if not isinstance(found, dict):
+        raise ValueError("must be a mapping such as {name: value}")  # noqa: TRY004
+    return found
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return read_typed_yaml(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _address(raw: Any) -> str:
+    return checked_url(_text(raw), ("http", "https"), "https://crm.example").rstrip("/")
+
+
+def _zone(raw: Any) -> str:
+    parse_zone(_text(raw))
+    return _text(raw)
+
+
+def _country(raw: Any) -> str:
+    found = _text(raw).strip().upper()
+    if re.fullmatch(r"[A-Z]{2}", found) is None:
+        raise ValueError("must be a country of two letters, such as US")
+    return found
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "text": _text,
+    "number": _number,
+    "boolean": _boolean,
+    "list": _list,
+    "table": _table,
+    "address": _address,
+    "zone": _zone,
+    "country": _country,
+}
+
+
+# --- the shape of a preset ------------------------------------------------------------------------
+
+
+def shape_problems(preset: Preset) -> Iterator[str]:
+    """Yield what is wrong with a preset as a whole; its templates are looked at when they are compiled."""
+    for name in preset.settings:
+        if name in RESERVED or name.endswith("_file"):
+            yield f"settings.{name}: the name is taken; use another one"
+    yield from _record_problems(preset.on_call)
+    groups = {limit.of for limit in preset.limits}
+    tables = {*preset.tables, *(name for name, each in preset.settings.items() if each.type == "table")}
+    lists = {"on_call": preset.on_call, "on_agent": preset.on_agent, "prepare": preset.prepare}
+    for place, steps in lists.items():
+        names = [step.step for step in steps]
+        for step in steps:
+            if names.count(step.step) > 1:
+                yield f"{place}.{step.step}: stands there twice"
+            if step.of is not None and step.of not in groups:
+                yield f"{place}.{step.step}.of: there is no limit of {step.of}"
+            if step.learn is not None and step.learn.table not in tables:
+                yield f"{place}.{step.step}.learn.table: there is no table {step.learn.table}"
+
+
+def _record_problems(steps: tuple[Step, ...]) -> Iterator[str]:
+    names = [step.step for step in steps]
+    if "record" not in names:
+        yield "on_call: needs a step `record`, which is the delivery"
+        return
+    place = names.index("record")
+    repeat = steps[place].repeat
+    if repeat is None:
+        yield f"on_call.record.repeat: is missing; it is one of {', '.join(Repeat)}"
+    elif repeat is Repeat.SEARCH and "known" not in names[:place]:
+        yield "on_call.record.repeat: search needs a step `known` before `record`"
+    for step in steps:
+        if step.repeat is not None and step.step != "record":
+            yield f"on_call.{step.step}.repeat: is only for `record`"
