@@ -101,12 +101,12 @@ def can_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-async def install_server(say: Callable[[str], None]) -> None:
+async def install_server(say: Callable[[str], None], policy: Path = _POLICY) -> None:
     """Install Debian's `rabbitmq-server` without starting its service; raises `BrokerError` on failure."""
     say("RabbitMQ is not installed here, so its Debian package is being installed with apt-get.")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "rabbitmq-server")
-    with services_stay_stopped(_POLICY):
+    with services_stay_stopped(policy):
         await run(("apt-get", "update", "--quiet"), _APT_WITHIN, environment)
         await run(install, _APT_WITHIN, environment)
 
@@ -142,7 +142,9 @@ async def find_container_engine() -> str | None:
 
 
 @asynccontextmanager
-async def container_broker(engine: str, say: Callable[[str], None]) -> AsyncIterator[str]:
+async def container_broker(
+    engine: str, say: Callable[[str], None], within: float = _CONTAINER_WITHIN
+) -> AsyncIterator[str]:
     """Run RabbitMQ in a container of our own on a free loopback port; stop and remove it at the end."""
     name = f"crm-sync-{secrets.token_hex(4)}"
     (port,) = free_ports(1)
@@ -151,9 +153,9 @@ async def container_broker(engine: str, say: Callable[[str], None]) -> AsyncIter
     try:
         await run(
             (engine, "run", "--rm", "--detach", "--name", name, "--publish", publish, IMAGE),
-            _CONTAINER_WITHIN,
+            within,
         )
-        deadline = time.monotonic() + _CONTAINER_WITHIN
+        deadline = time.monotonic() + within
         while not await speaks_amqp(port):
             if time.monotonic() > deadline:
                 raise BrokerStartError(f"RabbitMQ in the container {name} was not ready in time.")

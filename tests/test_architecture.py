@@ -158,6 +158,16 @@ def a_test_file_belongs_to_make_test_or_to_make_verify(house: House) -> Iterator
             yield f"{module.path} marks some of its tests with verify; mark the file, or move them"
 
 
+def no_test_patches_a_constant(house: House) -> Iterator[str]:
+    for name, module in house.items():
+        for node in ast.walk(module.tree) if name.startswith("tests.") else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr":
+                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                target = str(texts[0]).rpartition(".")[2] if texts else ""
+                if target.isupper():
+                    yield f"{module.path}:{node.lineno} patches {target}; let it be an argument"
+
+
 def no_arrows_run_in_a_circle(house: House) -> Iterator[str]:
     graph = {name: module.ours - {name} for name, module in house.items() if room_of(name) is not None}
     try:
@@ -189,6 +199,7 @@ RULES: tuple[Rule, ...] = (
     the_worker_imports_no_simulator,
     the_worker_installs_nothing,
     a_test_file_belongs_to_make_test_or_to_make_verify,
+    no_test_patches_a_constant,
     no_arrows_run_in_a_circle,
     no_function_is_too_long,
     the_system_tests_import_nothing_of_the_worker,
@@ -229,6 +240,8 @@ BROKEN_HOUSE = {
     "worker/attic/x.py": "",
     "worker/observe/tools.py": "run(['apt-get', 'install', 'x'])",
     "tests/core/test_it.py": "@pytest.mark.verify\ndef test_x(): ...",
+    "tests/core/test_patches.py": "monkeypatch.setattr(x, 'MOST', 1)\n"
+    "monkeypatch.setattr('worker.x.MOST', 1)\nmonkeypatch.setattr('worker.x.Most', 'A')\n",
     "tests/core/test_all.py": "pytestmark = [pytest.mark.system, pytest.mark.verify]",
     "tests/system/test_it.py": "import worker.app",
 }
@@ -244,6 +257,8 @@ EXPECTED = [
     "worker/sinks/web.py imports simulators, which the service goes without",
     "worker/observe/tools.py names apt-get; the service installs nothing",
     "tests/core/test_it.py marks some of its tests with verify; mark the file, or move them",
+    "tests/core/test_patches.py:1 patches MOST; let it be an argument",
+    "tests/core/test_patches.py:2 patches MOST; let it be an argument",
     "worker/rabbitmq/consumer.py:1 f has 50 lines; it must be under 50",
     "tests/system/test_it.py imports worker.app; system tests see it from outside",
 ]

@@ -54,7 +54,7 @@ class DemoError(Exception):
     """The demonstration can't go on; the message says why."""
 
 
-async def play(url: str | None, display: Display) -> Result:
+async def play(url: str | None, display: Display, *, within: float = DEADLINE) -> Result:
     """Play it on the broker at this address, or on one of its own; whatever happens, nothing stays behind.
 
     Raises `DemoError`, `BrokerError` or `WorkerEnded`, or what aio-pika does where the connection fails.
@@ -66,7 +66,7 @@ async def play(url: str | None, display: Display) -> Result:
         runner = _Runner(broker_url, display, started)
         owned = "started for this demo alone" if url is None else f"given; all is in {runner.namespace}.*"
         async with (
-            _deadline(),
+            _deadline(within),
             runner.swept(given=url is not None),
             _connected(runner.url) as connection,
         ):
@@ -75,15 +75,15 @@ async def play(url: str | None, display: Display) -> Result:
 
 
 @asynccontextmanager
-async def _deadline() -> AsyncIterator[None]:
-    deadline = asyncio.timeout(DEADLINE)
+async def _deadline(within: float) -> AsyncIterator[None]:
+    deadline = asyncio.timeout(within)
     try:
         async with deadline:
             yield
     except TimeoutError as error:
         if not deadline.expired():
             raise
-        raise DemoError(f"this took longer than {DEADLINE:.0f} seconds, so it was given up") from error
+        raise DemoError(f"this took longer than {within:.0f} seconds, so it was given up") from error
 
 
 class _Runner:

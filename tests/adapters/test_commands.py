@@ -188,7 +188,7 @@ def test_what_others_wrote_is_escaped_in_json(command: str, monkeypatch: pytest.
         monkeypatch.setenv("CRM_SYNC_HTTP__PORT", ODD.replace("\ud800", ""))
     else:
         look = Snapshot(ODD, well=False, sentences=(ODD,), answer={"breakers": {ODD: ODD}})
-        monkeypatch.setattr("worker.commands.status._take_snapshot", lambda _: look)
+        monkeypatch.setattr("worker.commands.status.take_snapshot", lambda _: look)
     shown = crm_sync(command, "--json").stdout
     assert json.loads(shown)
     assert all(line.isprintable() for line in shown.split("\n"))

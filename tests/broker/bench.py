@@ -19,10 +19,10 @@ from worker.core.events import EventType, Inbound, decode
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Ack, DeadLetter, Depth, Disposition, Retry, Stage
 from worker.core.records import CallEnrichment, CallRecord
-from worker.rabbitmq.consumer import Consumer
-from worker.rabbitmq.message import Delivery, Settler
+from worker.rabbitmq.consumer import CHECK_QUEUES, POLL_FOR_PROBE, Consumer
+from worker.rabbitmq.message import WAITS_WHEN_FULL, Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
-from worker.rabbitmq.session import Supervisor
+from worker.rabbitmq.session import COUNT_EVERY, LONGEST_WAIT_ONCE_CONNECTED, Supervisor
 from worker.rabbitmq.topology import Topology, build_topology, declare
 from worker.settings.tree import BrokerCommandSettings, BrokerSettings, RetrySettings, SinkNames
 
@@ -128,6 +128,11 @@ class Bench:
     breakers: CircuitBreakers | None = None
     whole: Pipeline | None = None
     """A pipeline in place of the scripted one."""
+    waits_when_full: Sequence[float] = WAITS_WHEN_FULL
+    poll_every: float = POLL_FOR_PROBE
+    check_every: float = CHECK_QUEUES
+    count_every: float = COUNT_EVERY
+    longest_wait_once_connected: float = LONGEST_WAIT_ONCE_CONNECTED
 
     @property
     def settled(self) -> list[tuple[Inbound, Outcome]]:
@@ -198,18 +203,27 @@ class Bench:
                 await asyncio.sleep(0.02)
 
     def make_consumer(self) -> Consumer:
-        settler = Settler(self.publisher, self.topology)
+        settler = Settler(self.publisher, self.topology, self.waits_when_full)
         return Consumer(
             self.whole or self.pipeline,
             settler,
             self.topology,
             self.breakers or closed_breakers(self.max_in_flight),
             observer=self.account,
+            poll_every=self.poll_every,
+            check_every=self.check_every,
         )
 
     def make_supervisor(self) -> Supervisor:
         return Supervisor(
-            SecretStr(self.url), self.topology, self.publisher, self.make_consumer, self.drain, self.account
+            SecretStr(self.url),
+            self.topology,
+            self.publisher,
+            self.make_consumer,
+            self.drain,
+            self.account,
+            longest_wait_once_connected=self.longest_wait_once_connected,
+            count_every=self.count_every,
         )
 
     @asynccontextmanager

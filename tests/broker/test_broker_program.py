@@ -140,9 +140,8 @@ async def test_a_container_that_never_gets_ready_is_given_up(
     engine.write_text("#!/bin/sh\nexit 0\n")
     engine.chmod(0o755)
     monkeypatch.setattr(broker_module, "speaks_amqp", silent)
-    monkeypatch.setattr(broker_module, "_CONTAINER_WITHIN", 0.5)
     with pytest.raises(BrokerStartError, match="was not ready in time"):
-        async with broker_module.container_broker(str(engine), lambda _: None):
+        async with broker_module.container_broker(str(engine), lambda _: None, within=0.5):
             pass
 
 

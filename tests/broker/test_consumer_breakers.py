@@ -33,7 +33,6 @@ from worker.core.ports import Ack, DeadLetter, Receipt, Retry
 from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 from worker.core.retry import RetryPolicy
 from worker.core.transitions import State
-from worker.rabbitmq import consumer as consumer_module
 from worker.rabbitmq.consumer import Consumer, WorkQueue
 from worker.rabbitmq.session import Supervisor
 
@@ -280,12 +279,10 @@ class TestOpen:
             await scene.paused()
             assert len(scene.bench.settled) == 2
 
-    async def test_no_messages_delivery_count_grows_however_many_probes_fail(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_no_messages_delivery_count_grows_however_many_probes_fail(self, stage: Stage) -> None:
         """Each delivery that is requeued counts towards the queue's limit of 20."""
-        monkeypatch.setattr(consumer_module, "POLL_FOR_PROBE", 0.01)
         scene = stage(probe_max=timedelta(milliseconds=5))
+        scene.bench.poll_every = 0.01
         scene.crm.trouble = SINK_DOWN
         await scene.publish(3)
         async with scene.bench.running():
@@ -528,7 +525,6 @@ class TestStopping:
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scene = stage()
-        monkeypatch.setattr(consumer_module, "_REGULATE_TIMEOUT", 0.2)
         asked = asyncio.Event()
 
         async def silent(_: WorkQueue) -> DeliveredMessage | None:
@@ -537,7 +533,7 @@ class TestStopping:
             return None
 
         monkeypatch.setattr(WorkQueue, "get_one", silent)
-        async with self.quick(scene):
+        async with self.quick(scene, within=3):
             scene.trip_sink()
             await asked.wait()
 
@@ -558,10 +554,10 @@ class TestTheBroker:
         assert max(scene.delivery_counts()) == 0
 
     async def test_a_queue_that_is_deleted_while_nothing_is_consumed_is_declared_again(
-        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+        self, stage: Stage
     ) -> None:
-        monkeypatch.setattr(consumer_module, "CHECK_QUEUES", 0.1)
         scene = stage()
+        scene.bench.check_every = 0.1
         scene.breakers.unanswered("agent_campaigns", FunctionRefused("no permission"), "1000")
         async with scene.bench.running() as supervisor:
             async with scene.bench.connection.channel() as channel:

@@ -16,9 +16,12 @@ from typer.testing import CliRunner, Result
 
 from tests.broker.letters import CALL, FAILED_AT, HEADERS, Letters, command, open_letters, settings_for
 from worker.cli import app
+from worker.commands.dead_letters import Run, settle_all
 from worker.core.events import EventType
-from worker.rabbitmq.dead_letters import DeadLetters
+from worker.rabbitmq.dead_letters import DeadLetters, Selection, replaying
 from worker.rabbitmq.message import Header
+from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
 
 pytestmark = pytest.mark.broker
@@ -153,10 +156,11 @@ def test_a_long_replay_lets_go_now_and_then_of_what_it_leaves(
             return dead, await letters.count(letters.topology.work_queues[EventType.CALL_ENDED])
 
     asyncio.run(set_up())
-    monkeypatch.setattr("worker.rabbitmq.dead_letters.HOLD_AT_MOST", 0.15)
     monkeypatch.setattr("worker.rabbitmq.dead_letters.DeadLetters", Watched)
-    done = crm_sync("replay", "--reason", "not_found", "--rate", "20")
-    assert (done.exit_code, done.stdout) == (0, "replayed 6, left 7\n")
+    publisher = BrokerPublisher()
+    run = Run(Selection(reason="not_found"), rate=20, hold_at_most=0.15)
+    settle_all(settings, run, replaying(publisher, build_topology(settings).work_exchange), publisher)
+    assert (run.progress.done, run.count, run.problems) == (6, 13, [])
     assert len(held) > 1
     assert held == sorted(held, reverse=True)
     monkeypatch.undo()

@@ -6,7 +6,6 @@ import pytest
 
 from tests.broker.bench import AGENTS, CALLS, Bench, bury, eventually, open_bench, retry
 from worker.core.ports import Depth
-from worker.rabbitmq import session
 from worker.rabbitmq.topology import depths
 
 
@@ -46,9 +45,9 @@ async def test_a_queue_that_is_gone_is_left_out(bench: Bench) -> None:
 
 
 async def test_they_are_counted_again_and_again_and_unknown_after_the_end(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
 ) -> None:
-    monkeypatch.setattr(session, "COUNT_EVERY", 0.05)
+    bench.count_every = 0.05
     counts = bench.account.counts
     async with bench.running():
         await eventually(lambda: len(counts) > 3)

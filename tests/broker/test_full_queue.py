@@ -51,9 +51,9 @@ def test_an_event_is_held_for_less_than_25_minutes_as_the_broker_gives_up_after_
 
 
 async def test_an_event_that_waits_for_a_full_queue_goes_back_alone_and_the_others_are_done(
-    bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, namespace: str
 ) -> None:
-    monkeypatch.setattr("worker.rabbitmq.message.WAITS_WHEN_FULL", (0.1, 0.1))
+    bench.waits_when_full = (0.1, 0.1)
     await fill(bench, f"{namespace}.retry.50ms")
     bench.max_in_flight = 2
     async with bench.running(good_or_bad) as supervisor:

@@ -292,9 +292,8 @@ async def test_packages_are_installed_without_questions(
     text = '#!/bin/sh\necho "$DEBIAN_FRONTEND $@" >> ' + str(tmp_path / "said") + "\n"
     fake(tmp_path / "apt-get", text)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(broker_module, "_POLICY", tmp_path / "policy-rc.d")
     said: list[str] = []
-    await broker_module.install_server(said.append)
+    await broker_module.install_server(said.append, policy=tmp_path / "policy-rc.d")
     assert (tmp_path / "said").read_text().splitlines() == [
         "noninteractive update --quiet",
         "noninteractive install --yes --quiet --no-install-recommends rabbitmq-server",

@@ -226,11 +226,10 @@ async def test_an_error_of_ours_of_any_class_begins_the_session_anew(
 
 
 async def test_an_event_that_breaks_the_consumer_each_time_ends_in_the_dead_letters(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
 ) -> None:
     """The broker's delivery limit bounds it; the events beside it are settled meanwhile."""
-    monkeypatch.setattr("worker.rabbitmq.session.FIRST_WAIT", 0.01)
-    monkeypatch.setattr("worker.rabbitmq.session.LONGEST_WAIT_ONCE_CONNECTED", 0.01)
+    bench.longest_wait_once_connected = 0.01
 
     async def poisoned(inbound: Inbound) -> Disposition:
         if inbound.body == b"poison":

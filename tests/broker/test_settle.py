@@ -241,11 +241,9 @@ class TestNoSuccessorNoAcknowledgement:
         await bench.holds(bench.queue(), 0)
 
     @pytest.mark.parametrize("waits", [(0.05,) * 200, (0.05,) * 4], ids=["for a while", "for too long"])
-    async def test_a_tier_that_is_full(
-        self, waits: tuple[float, ...], bench: Bench, namespace: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_tier_that_is_full(self, waits: tuple[float, ...], bench: Bench, namespace: str) -> None:
         """The inbound is held, and requeued alone after long: each time counts as a delivery."""
-        monkeypatch.setattr("worker.rabbitmq.message.WAITS_WHEN_FULL", waits)
+        bench.waits_when_full = waits
         full = f"{namespace}.retry.50ms"
         async with bench.connection.channel() as channel:
             exchange = await channel.declare_exchange(full, "fanout")

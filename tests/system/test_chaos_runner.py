@@ -107,9 +107,7 @@ def test_a_runner_that_stands_still_is_found_out_once(
         go_on.wait(60)
 
     monkeypatch.setattr(module, "Node", broken_node)
-    for name in ("PREPARED_WITHIN", "_CLOSED_WITHIN", "_SLACK"):
-        monkeypatch.setattr(module, name, 0.2)
-    with Runner(THREE, replace(CALM, deadline=0.2), 1, tmp_path, stand_still) as runner:
+    with Runner(THREE, CALM, 1, tmp_path, stand_still, verdict_within=0.8) as runner:
         assert runner.verdict("worker: a").wrong
         with pytest.raises(Stuck, match=r"no verdict on 'worker: b' within 0\.8 s; the tasks stand at"):
             runner.verdict("worker: b")

@@ -22,6 +22,7 @@ from worker.core.events import EventType
 from worker.core.scrub import printable
 from worker.rabbitmq.connection import connect
 from worker.rabbitmq.dead_letters import (
+    HOLD_AT_MOST,
     UNKNOWN,
     Action,
     DeadLetters,
@@ -184,7 +185,7 @@ def replay(
         return
     publisher = BrokerPublisher()
     act = replaying(publisher, build_topology(settings).work_exchange, look_up_again=look_up_again)
-    _finish(_settle(settings, selection, act, publisher, rate), "replayed")
+    _finish(settle_all(settings, Run(selection, rate), act, publisher), "replayed")
 
 
 @app.command(cls=Command)
@@ -220,7 +221,7 @@ def discard(
             if not typer.confirm(f"Throw {found.count} dead letter(s) away for good?", err=True):
                 stop_with("nothing was discarded")
         selection = Selection(selection.ids, reason, kind, frozenset(meant))
-    _finish(_settle(settings, selection, discarding), "discarded")
+    _finish(settle_all(settings, Run(selection), discarding), "discarded")
 
 
 @app.command(cls=Command)
@@ -285,10 +286,15 @@ def _dry_run(settings: BrokerCommandSettings, selection: Selection, *, look_up_a
 
 
 @dataclass
-class _Run:
-    """What is to be settled, and how far that got; `count` is `None` until the dead letters are browsed."""
+class Run:
+    """What is to be settled and how, and how far that got.
+
+    `count` is `None` until the dead letters are browsed.
+    """
 
     selection: Selection
+    rate: float | None = None
+    hold_at_most: float = HOLD_AT_MOST
     progress: Progress = field(default_factory=Progress)
     count: int | None = None
     problems: list[str] = field(default_factory=list)
@@ -329,25 +335,20 @@ def _look_through(
     return talk_to_broker(settings, work)
 
 
-def _settle(
-    settings: BrokerCommandSettings,
-    selection: Selection,
-    act: Action,
-    publisher: BrokerPublisher | None = None,
-    rate: float | None = None,
-) -> _Run:
+def settle_all(
+    settings: BrokerCommandSettings, run: Run, act: Action, publisher: BrokerPublisher | None = None
+) -> Run:
     """Act on each dead letter that is meant, then acknowledge it. A publisher gets its connection here.
 
     Exits only if nothing was begun; whatever else ends it, the result says how far it got.
     """
-    run = _Run(selection)
 
     async def work(stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
             if publisher is not None:
                 connected = connect(settings.broker.url, "crm-sync replay")
                 _ = await publisher.attach(await stack.enter_async_context(connected))
-            while await _settle_more(settings, run, act, stop, rate):
+            while await _settle_more(settings, run, act, stop):
                 pass
 
     try:
@@ -359,9 +360,7 @@ def _settle(
     return run
 
 
-async def _settle_more(
-    settings: BrokerCommandSettings, run: _Run, act: Action, stop: asyncio.Event, rate: float | None
-) -> bool:
+async def _settle_more(settings: BrokerCommandSettings, run: Run, act: Action, stop: asyncio.Event) -> bool:
     """Settle until the end, or until what is held has to be requeued; return whether there is more to do.
 
     What was left is then in front of the queue, and what has arrived since is not looked at.
@@ -375,7 +374,14 @@ async def _settle_more(
         with progress("settling", letters.count) as show:
             try:
                 await settle(
-                    letters, run.selection, act, run.progress, stop=stop, rate=rate, on_progress=show
+                    letters,
+                    run.selection,
+                    act,
+                    run.progress,
+                    stop=stop,
+                    rate=run.rate,
+                    hold_at_most=run.hold_at_most,
+                    on_progress=show,
                 )
             except PublishError as error:
                 run.problems.append(str(error))
@@ -384,7 +390,7 @@ async def _settle_more(
     return run.progress.unfinished
 
 
-def _finish(run: _Run, verb: str) -> None:
+def _finish(run: Run, verb: str) -> None:
     """Say how far it got, whatever ended it; exit with status 1 if that isn't all that was asked for."""
     if run.progress.stuck:
         named = [printable(letter_id) for letter_id in run.progress.stuck[:_NAMED_AT_MOST]]

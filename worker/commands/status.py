@@ -101,7 +101,7 @@ def status(
             "it redraws a terminal; for a program ask again with --json", param_hint="--watch"
         )
     base = _base(url, config)
-    snapshot = _watch(base) if watch else _take_snapshot(base)
+    snapshot = _watch(base) if watch else take_snapshot(base)
     if as_json:
         document = {
             "url": snapshot.url,
@@ -142,10 +142,11 @@ def _refuse_url(why: str) -> NoReturn:
     raise typer.BadParameter(why, param_hint="--url")
 
 
-def _take_snapshot(base: str) -> Snapshot:
+def take_snapshot(base: str, within: float = WITHIN) -> Snapshot:
+    """Ask the worker at this address how it is; if none answers within so many seconds, say so."""
     url = masked_address(base)
     try:
-        ready, answer = asyncio.run(_ask(base))
+        ready, answer = asyncio.run(_ask(base, within))
         reported = Status.model_validate(answer)
     except NoWorkerError as error:
         return Snapshot(url, well=False, sentences=(f"no worker answers at {url}: {error}",))
@@ -158,16 +159,16 @@ def _take_snapshot(base: str) -> Snapshot:
     return Snapshot(url, well=well, sentences=sentences, answer=answer, status=reported)
 
 
-async def _ask(base: str) -> tuple[bool, Any]:
+async def _ask(base: str, within: float) -> tuple[bool, Any]:
     """Return whether the worker is ready, and its status. Raises `NoWorkerError`."""
     try:
-        async with asyncio.timeout(WITHIN), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(within), aiohttp.ClientSession() as session:
             async with session.get(f"{base}/readyz", allow_redirects=False) as response:
                 ready = response.status == 200
             async with session.get(f"{base}/status", allow_redirects=False) as response:
                 body = await _read(response)
     except TimeoutError:
-        raise NoWorkerError(f"nothing within {WITHIN:g} s; see its log, it may be stuck") from None
+        raise NoWorkerError(f"nothing within {within:g} s; see its log, it may be stuck") from None
     except (aiohttp.ClientError, OSError) as error:
         raise NoWorkerError(f"{_reason(error)}; {_WHERE}") from error
     try:
@@ -196,7 +197,7 @@ def _watch(base: str) -> Snapshot:
     with Live(console=out, auto_refresh=False) as live:
         try:
             while True:
-                snapshot = _take_snapshot(base)
+                snapshot = take_snapshot(base)
                 ending = (f"{datetime.now(UTC):%H:%M:%S} UTC, every {EVERY:g} s; Ctrl-C ends it", "dim")
                 lines = [Text(text, style or "") for text, style in (*render(snapshot), ("", None), ending)]
                 live.update(Text("\n").join(lines), refresh=True)

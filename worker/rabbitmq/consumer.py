@@ -83,6 +83,8 @@ class Consumer:
         *,
         observer: Observer,
         tracing: Tracing = UNTRACED,
+        poll_every: float = POLL_FOR_PROBE,
+        check_every: float = CHECK_QUEUES,
     ) -> None:
         self._pipeline = pipeline
         self._settler = settler
@@ -90,6 +92,8 @@ class Consumer:
         self._breakers = breakers
         self._observer = observer
         self._tracing = tracing
+        self._poll_every = poll_every
+        self._check_every = check_every
         self._slots = asyncio.Semaphore(breakers.full)
         self._bodies = BodyLimits()
         self._in_hand: dict[
@@ -145,7 +149,7 @@ class Consumer:
         if self._at_full_capacity:
             return None
         wanted = any(self._wants_probe(queue.kind) for queue in self._queues)
-        look = POLL_FOR_PROBE if wanted else CHECK_QUEUES
+        look = self._poll_every if wanted else self._check_every
         change = self._breakers.next_change_in()
         return look if change is None else min(look, change)
 

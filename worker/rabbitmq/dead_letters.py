@@ -228,12 +228,7 @@ class DeadLetters:
         self.count = count
         self.looked_at = 0
         self.settled = 0
-        self._let_go_at = asyncio.get_running_loop().time() + HOLD_AT_MOST
-
-    @property
-    def held_too_long(self) -> bool:
-        """Whether it is time to requeue what is held."""
-        return asyncio.get_running_loop().time() >= self._let_go_at
+        self.opened_at = asyncio.get_running_loop().time()
 
     async def __aiter__(self) -> AsyncIterator[tuple[StoredDeadLetter, Delivery]]:
         """Yield one after the other; each body can be freed before the next comes."""
@@ -304,18 +299,19 @@ async def settle(
     *,
     stop: asyncio.Event,
     rate: float | None = None,
+    hold_at_most: float = HOLD_AT_MOST,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Act on each dead letter that is selected, then acknowledge it; at most `rate` a second, until `stop`.
 
-    Ends early if it takes so long that the broker would end it: see `Progress.unfinished`.
+    Ends early if it takes longer than the broker lets a message be held: see `Progress.unfinished`.
     Raises what `act` raises: that dead letter and all after it then stay.
     """
     loop = asyncio.get_running_loop()
     next_at = loop.time()
     async for letter, message in letters:
         on_progress(letters.looked_at)
-        if letters.held_too_long:
+        if loop.time() - letters.opened_at >= hold_at_most:
             progress.unfinished = True
             return
         if not selection.matches(letter):

@@ -5,7 +5,7 @@ Settling publishes the successor, then acknowledges the inbound. Never the other
 
 import asyncio
 import re
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -287,9 +287,15 @@ def _fit(headers: Mapping[str, Raw]) -> bool:
 class Settler:
     """Acts on dispositions, each inbound at most once."""
 
-    def __init__(self, publisher: BrokerPublisher, topology: Topology) -> None:
+    def __init__(
+        self,
+        publisher: BrokerPublisher,
+        topology: Topology,
+        waits_when_full: Sequence[float] = WAITS_WHEN_FULL,
+    ) -> None:
         self._publisher = publisher
         self._topology = topology
+        self._waits_when_full = waits_when_full
         self._waiting = 0
 
     async def settle(
@@ -339,7 +345,7 @@ class Settler:
     async def _succeed_unless_full(
         self, delivery: Delivery, exchange: str, queue: EventType, copy: Copy
     ) -> None:
-        for wait in WAITS_WHEN_FULL:
+        for wait in self._waits_when_full:
             try:
                 await self._shielded(self._succeed(delivery, exchange, queue, copy))
             except RefusedByQueueError as error:

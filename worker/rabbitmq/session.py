@@ -87,6 +87,9 @@ class Supervisor:
         make_consumer: Callable[[], Consumer],
         drain: float,
         observer: Observer,
+        *,
+        longest_wait_once_connected: float = LONGEST_WAIT_ONCE_CONNECTED,
+        count_every: float = COUNT_EVERY,
     ) -> None:
         self._url = url
         self._topology = topology
@@ -94,6 +97,8 @@ class Supervisor:
         self._make_consumer = make_consumer
         self._drain = drain
         self._observer = observer
+        self._longest_wait_once_connected = longest_wait_once_connected
+        self._count_every = count_every
         self._connected = False
         self._consumed_from: float | None = None
         self._failures = 0
@@ -175,7 +180,7 @@ class Supervisor:
             while True:
                 with suppress(*BROKER_ERRORS), loss_named(connection):  # the consumer finds out more
                     self._observer.counted(await depths(connection, self._topology))
-                await asyncio.sleep(COUNT_EVERY)
+                await asyncio.sleep(self._count_every)
         except Exception as error:  # noqa: BLE001 - a bug of ours: begin anew
             consumer.fail(error)
         finally:
@@ -183,7 +188,8 @@ class Supervisor:
 
     async def _wait_out(self, error: BaseException, stop: asyncio.Event) -> None:
         self._failures = 1 if self._consumed_long_enough() else self._failures + 1
-        wait = backoff(self._failures, LONGEST_WAIT_ONCE_CONNECTED if self._connected else LONGEST_WAIT)
+        longest = self._longest_wait_once_connected if self._connected else LONGEST_WAIT
+        wait = backoff(self._failures, longest)
         self.state.last_error = self._describe(error)
         self._log_failure(error, wait)
         with suppress(TimeoutError):

@@ -170,7 +170,10 @@ class Runner:
         seed: int,
         folder: Path,
         say: Callable[[Verdict], None] = lambda _: None,
+        *,
+        verdict_within: float | None = None,
     ) -> None:
+        """Prepare; without `verdict_within`, a verdict may take as long as all that may precede it."""
         self.seed = seed
         self._scenarios, self._pace, self._folder, self._say = scenarios, pace, folder, say
         self._verdicts: Mapping[str, Future[Verdict]] = {each.title: Future() for each in scenarios}
@@ -179,6 +182,8 @@ class Runner:
         self._others = set(psutil.Process().children())
         self._thread = threading.Thread(target=self._run, name="chaos", daemon=True)
         self._stuck = ""
+        latest = PREPARED_WITHIN + pace.deadline + _CLOSED_WITHIN + _SLACK
+        self._verdict_within = latest if verdict_within is None else verdict_within
         self._level = _AIORMQ.level
 
     def __enter__(self) -> Self:
@@ -210,7 +215,7 @@ class Runner:
         """
         if self._stuck and not self._verdicts[title].done():
             raise Stuck(self._stuck)
-        limit = PREPARED_WITHIN + self._pace.deadline + _CLOSED_WITHIN + _SLACK
+        limit = self._verdict_within
         future = self._verdicts[title]
         if not wait([future], limit).done:
             tasks = "\n".join(position(task) for task in asyncio.all_tasks(self._loop))
