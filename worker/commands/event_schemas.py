@@ -5,10 +5,12 @@ than what a producer should send: a number is accepted as an id, and `null` as a
 """
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+import yaml
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -22,15 +24,7 @@ from worker.core.events import (
     decode,
 )
 from worker.core.payload import build_payload
-from worker.core.records import (
-    AgentEnrichment,
-    AgentRecord,
-    CallEnrichment,
-    CallRecord,
-    Campaign,
-    Enrichment,
-    Recording,
-)
+from worker.core.records import Enrichment
 
 _MODELS: dict[EventType, type[BaseModel]] = {
     EventType.CALL_ENDED: CallEnded,
@@ -38,27 +32,11 @@ _MODELS: dict[EventType, type[BaseModel]] = {
 }
 _SUMMARIES = {EventType.CALL_ENDED: "A call ended.", EventType.AGENT_ONBOARDED: "An agent was onboarded."}
 
-_UNKNOWN_CALL = "Used where the dialer does not know the call (`vicidial.not_found: deliver`)."
-FIELDS = {
-    "type": "What happened. Unset: the AMQP property `type`, else the routing key.",
-    "event_id": "The same for each repeat of the event. Unset: the CloudEvents id, else the `message_id`,"
-    " else derived from the type, the call or agent, and `occurred_at` (unset: the whole body).",
-    "occurred_at": "When it happened, such as 2026-11-20T14:07:14-05:00. Without an offset it is in"
-    " `vicidial.timezone`, else UTC. Unset: the CloudEvents time, else the AMQP timestamp, else the time it"
-    " was first seen.",
-    "call_id": "VICIdial's id of the call, such as V1201405090000012345.",
-    "uniqueid": "Asterisk's id of the call; its recordings are found by it.",
-    "lead_id": "The lead; recordings are found by it too, and it stands in the payload.",
-    "ended_at": "When the call ended, written like `occurred_at`; taken before what the dialer says.",
-    "agent_user": f"Who took the call. {_UNKNOWN_CALL}",
-    "campaign_id": _UNKNOWN_CALL,
-    "in_group_id": _UNKNOWN_CALL,
-    "list_id": _UNKNOWN_CALL,
-    "phone_number": _UNKNOWN_CALL,
-    "status": _UNKNOWN_CALL,
-    "expected_campaigns": "Campaigns that the agent should have; the payload then has an `access_check`.",
-}
+_DATA: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8"))
+FIELDS: dict[str, str] = _DATA["fields"]
 """A sentence for each field."""
+EVENTS: dict[str, dict[str, Any]] = _DATA["events"]
+"""An example of each type, as plain JSON."""
 
 _AGENTS_USER = "VICIdial's user name of the agent."
 _ONLY_PASSED_ON = ("in_group_id", "list_id", "phone_number", "status")
@@ -113,73 +91,14 @@ def _event_schema(kind: EventType) -> dict[str, Any]:
 
 # --- examples -------------------------------------------------------------------------------------
 
-_EASTERN = timezone(timedelta(hours=-5))
-
-EVENTS: dict[str, dict[str, Any]] = {
-    "call.ended": {
-        "type": "call.ended",
-        "event_id": "9f1c2c1e-6f0e-4a53-9c6b-0a4f5d0c7a11",
-        "occurred_at": "2026-11-20T14:07:14-05:00",
-        "call_id": "V1201405090000012345",
-        "uniqueid": "1795269909.101",
-        "lead_id": 12345,
-        "agent_user": "1000",
-        "campaign_id": "SALES1",
-    },
-    "agent.onboarded": {
-        "type": "agent.onboarded",
-        "event_id": "7a2b6f0e-1d3c-4e5f-8a9b-2c3d4e5f6a7b",
-        "occurred_at": "2026-11-20T09:00:00-05:00",
-        "agent_user": "agent001",
-        "expected_campaigns": ["SALES1"],
-    },
-}
-"""By type; each as plain JSON."""
-
-_ENRICHMENTS: dict[str, Enrichment] = {
-    "call.ended": CallEnrichment(
-        call=CallRecord(
-            call_id="V1201405090000012345",
-            direction="outbound",
-            call_type="OUTBOUND_AUTO",
-            started_at=datetime(2026, 11, 20, 14, 5, 9, tzinfo=_EASTERN),
-            talk_seconds=120,
-            agent_user="1000",
-            phone_number="3125551212",
-            status="SALE",
-            campaign_id="SALES1",
-            list_id="1001",
-            recordings=(
-                Recording(
-                    recording_id="1",
-                    file_name="20261120-140515_3125551212-all.mp3",
-                    url="https://dialer.example/RECORDINGS/20261120-140515_3125551212-all.mp3",
-                    started_at=datetime(2026, 11, 20, 14, 5, 15, tzinfo=_EASTERN),
-                    duration_seconds=120,
-                ),
-            ),
-        )
-    ),
-    "agent.onboarded": AgentEnrichment(
-        agent=AgentRecord(
-            agent_user="agent001",
-            full_name="Agnes Agent",
-            access_level=1,
-            user_group="AGENTS",
-            campaigns=(Campaign(campaign_id="SALES1", name="Sales one"),),
-            in_groups=("SALESLINE",),
-        ),
-        campaigns_text="SALES1",
-    ),
-}
-
 
 def payloads() -> dict[str, dict[str, Any]]:
     """Build the payload of each example, by the payload's type, as its receiver reads it."""
+    read: TypeAdapter[Enrichment] = TypeAdapter(Enrichment)
     built = [
         build_payload(
             decode(Inbound(json.dumps(event).encode(), kind, datetime(2027, 1, 1, tzinfo=UTC), {})),
-            _ENRICHMENTS[kind],
+            read.validate_python(_DATA["enrichments"][kind]),
         )
         for kind, event in EVENTS.items()
     ]
