@@ -77,21 +77,13 @@ class LockoutGuard:
     """Login lockout guard: failed logins must never lock the API user.
 
     VICIdial counts a user's failed logins since the last good one. After ten it refuses that user, even with
-    the right password, until 15 minutes after the last good login. So:
+    the right password, until 15 minutes after the last good login. So the first refused login stops every
+    request, and the next try is sent alone: after everything sent before has ended, no sooner than
+    `refused_probe`, and with another password or after 15 minutes if there is a file. Between two good logins
+    no 15 minutes hold ten failed ones. `docs/politeness.md` has the rules one by one.
 
-    - The first refused login stops every request that is not sent yet.
-    - The next try is sent no sooner than `refused_probe` after the last one, and alone: after everything sent
-      before has ended, and nothing else is sent meanwhile. The password file is read just before.
-    - A refused password is not sent again for 15 minutes while its file still holds it, as it can only fail.
-      Another one is tried as soon as the file holds it.
-    - Without a file only the dialer's side can change (an inactive user, a level, two-factor login): the same
-      password is tried after `refused_probe`, then after about twice as long each time, up to 15 minutes.
-    - Between two good logins no 15 minutes hold ten failed ones, whatever the file holds and however many
-      requests were in flight at the first refusal.
-
-    It knows only its own process. Each further worker, restart and `crm-sync check` adds logins, and the sum
-    of `max_concurrency` over all workers must stay below ten: so many can be in flight when the password
-    changes. If logins are refused and every answer is lost, that can't be told from an outage.
+    It knows only its own process, as that page says too. If logins are refused and every answer is lost, that
+    can't be told from an outage.
 
     Every permit that `admit` returns must come back, through one of `accepted`, `refused` and `unanswered`.
     The first report counts and later ones are ignored, so a `finally` may report `unanswered` for every

@@ -1,33 +1,13 @@
 """The adaptive concurrency limit: as many requests at a time as the dialer answers without queueing.
 
-The dialer's database carries live calls. Above some number (4 on the recorded
-server) concurrent requests only wait for each other there. The limit finds that
-number by how long answers take, and never exceeds the maximum of the settings.
-It works like TCP's congestion control:
+The dialer's database carries live calls. Above some number (4 on the recorded server) concurrent requests
+only wait for each other there. The limit finds that number by how long answers take, and never exceeds the
+maximum of the settings.
 
-- It measures how long an answer takes while no other request of ours is under
-  way: the *best* time of each kind of request, a median of seven.
-- Slow start (Jacobson, "Congestion Avoidance and Control", SIGCOMM 1988): it
-  begins at 1 and doubles after each round of `limit` answers, as long as all of
-  the limit is used.
-- The queue is estimated as TCP Vegas does (Brakmo, O'Malley, Peterson, "TCP
-  Vegas: New Techniques for Congestion Detection and Avoidance", SIGCOMM 1994),
-  and Netflix's concurrency-limits for services: limit * (1 - 1 / slowdown),
-  where the slowdown is the median of observed / best.
-- A slowdown of 3 or more in a single round cuts it at once, to
-  limit / slowdown + 1; in slow start one of 2 does, and ends the slow start.
-- Once a second, by all rounds since: a slowdown of more than 1.5 cuts it in the
-  same way, if more than one and a half requests queue. If less than a sixth of
-  the limit queues, or less than one request, it rises by 1, if it is used.
-- A timeout or a 5xx halves it, once for all requests that were under way.
-- The best times are measured again after 10 s, then after twice as long each
-  time, up to 5 minutes, as BBR's ProbeRTT does (Cardwell et al., "BBR:
-  Congestion-Based Congestion Control", ACM Queue 14(5), 2016), but for no more
-  than a fiftieth of the time. That finds a dialer that has become slower for
-  good; one that is faster than its best times is measured at once.
-
-Because of the medians one stalled answer changes nothing, and because of the
-tolerance of 1.5 noise does not.
+It works like TCP's congestion control: slow start, then TCP Vegas's estimate of the queue, and now and then
+a new measurement of the *best* times (those while no other request of ours is under way), as BBR makes it.
+`docs/politeness.md` has the rules one by one, with their sources and what they achieve in a simulation.
+Because of the medians one stalled answer changes nothing, and because of the tolerance of 1.5 noise does not.
 """
 
 import asyncio
