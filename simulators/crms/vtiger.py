@@ -14,13 +14,13 @@ import asyncio
 import hashlib
 import html
 import json
-import math
 import re
 import time
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final, NoReturn
 
 from aiohttp import web
@@ -429,8 +429,8 @@ def _kept(field: Field, value: object, length: int | None) -> str:
 
 
 def _whole_number(text: str) -> str:
-    found = re.match(r"\s*[+-]?\d+(\.\d+)?", text)
-    return str(math.floor(float(found[0]) + 0.5)) if found else "0"
+    found = re.match(r"[+-]?\d{1,18}(\.\d{1,9})?", text.strip())
+    return str(Decimal(found[0]).quantize(Decimal(1), ROUND_HALF_UP)) if found else "0"
 
 
 def _is_date(text: str) -> bool:

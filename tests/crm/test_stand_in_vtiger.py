@@ -280,7 +280,7 @@ async def test_every_field_of_a_record_is_asked_for_by_a_star(server: VtigerStan
 
 
 @pytest.mark.parametrize(
-    ("given", "stored"), [(-5, "-5"), ("1.5", "2"), ("x", "0"), (None, "0"), (125, "125")]
+    ("given", "stored"), [(-5, "-5"), ("1.5", "2"), ("x", "0"), (None, "0"), (125, "125"), ("-1.5", "-2")]
 )
 async def test_a_duration_becomes_a_whole_number(client: Client, given: object, stored: str) -> None:
     await client.log_in()
