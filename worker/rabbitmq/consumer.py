@@ -7,7 +7,7 @@ in work behind it; after that, as many as it has capacity for.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from worker.core.breakers import CircuitBreakers
 from worker.core.errors import PublishError
 from worker.core.events import MAX_BODY, EventType, Inbound
 from worker.core.pipeline import Outcome, Pipeline
+from worker.core.ports import Depth
 from worker.core.tracing import UNTRACED, Tracing
 from worker.rabbitmq.connection import SILENT, is_being_cancelled
 from worker.rabbitmq.message import Delivery, DroppedBody, Settler
@@ -60,7 +61,7 @@ class ConsumerFailedError(Exception):
 
 
 class Observer(Protocol):
-    """Is notified of each inbound."""
+    """Is notified of each inbound, and of the connection."""
 
     def received(self, queue: EventType) -> None:
         """Record that work on a message begins."""
@@ -68,6 +69,14 @@ class Observer(Protocol):
 
     def settled(self, inbound: Inbound, outcome: Outcome, seconds: float) -> None:
         """Record that a message was settled after so many seconds of work."""
+        ...
+
+    def reconnected(self) -> None:
+        """Record that it consumes again after a connection failed."""
+        ...
+
+    def counted(self, depths: Sequence[Depth]) -> None:
+        """Record how many messages are in the queues; empty if that is not known any more."""
         ...
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import aiormq
 import structlog
@@ -13,7 +13,6 @@ from aio_pika.abc import AbstractConnection
 from pydantic import SecretStr
 
 from worker.core.errors import PublishError
-from worker.core.ports import Depth
 from worker.rabbitmq.connection import (
     BROKER_ERRORS,
     SILENT,
@@ -23,7 +22,7 @@ from worker.rabbitmq.connection import (
     is_being_cancelled,
     loss_named,
 )
-from worker.rabbitmq.consumer import Consumer, ConsumerFailedError
+from worker.rabbitmq.consumer import Consumer, ConsumerFailedError, Observer
 from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
 from worker.rabbitmq.topology import Topology, declare, depths, differences
 
@@ -58,18 +57,6 @@ class BrokerState:
     last_error: str | None = None
     consumer: Consumer | None = None
     """The present one, or the last."""
-
-
-class Observer(Protocol):
-    """Is notified of the connection."""
-
-    def reconnected(self) -> None:
-        """Record that it consumes again after a connection failed."""
-        ...
-
-    def counted(self, depths: Sequence[Depth]) -> None:
-        """Record how many messages are in the queues; empty if that is not known any more."""
-        ...
 
 
 class Supervisor:
