@@ -132,7 +132,7 @@ async def control(url: str, **change: object) -> None:
 
 
 def health_port(running: psutil.Process) -> int:
-    """Give the port on which the worker listens."""
+    """Return the port on which the worker listens."""
     return next(each.laddr.port for each in running.net_connections("tcp") if each.status == "LISTEN")
 
 

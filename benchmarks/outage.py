@@ -61,7 +61,7 @@ async def watch(running: psutil.Process, seconds: float, console: Console) -> Wa
 
 
 async def rate_of(on: Stage, count: int) -> float:
-    """Give the events per second at which the next ones are delivered."""
+    """Return the events per second at which the next ones are delivered."""
     before, started = await delivered(on.webhook), time.monotonic()
     await until_delivered(on.webhook, before + count)
     return count / (time.monotonic() - started)

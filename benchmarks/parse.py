@@ -42,7 +42,7 @@ PARSES: dict[str, Callable[[], object]] = {
 
 
 def microseconds(parse: Callable[[], object]) -> float:
-    """Give the best mean of several runs: what else the machine does only ever adds."""
+    """Return the best mean of several runs: what else the machine does only ever adds."""
     return min(timeit.repeat(parse, number=_NUMBER, repeat=_REPEAT)) / _NUMBER * 1e6
 
 

@@ -46,7 +46,7 @@ async def status(session: aiohttp.ClientSession, port: int) -> dict[str, Any]:
 
 
 async def look_up_times(session: aiohttp.ClientSession, port: int) -> tuple[float, float]:
-    """Give how many look-ups a worker made, and how many seconds they took."""
+    """Return how many look-ups a worker made, and how many seconds they took."""
     async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
         text = await response.text()
     name = 'crm_sync_dialer_request_seconds_{}{{function="callid_info"}} '

@@ -126,7 +126,7 @@ class Setting(NamedTuple):
 
 
 def settings_of() -> Iterator[Setting]:
-    """Give every setting in the order of the tree; a secret's `…_file` belongs to the secret."""
+    """Yield every setting in the order of the tree; a secret's `…_file` belongs to the secret."""
     fields = dict(leaves(Settings))
     defaults = _defaults()
     for path, field in fields.items():

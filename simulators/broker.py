@@ -97,7 +97,7 @@ def find_server() -> Path | None:
 
 
 def can_install() -> bool:
-    """Tell whether this process may install packages: root, with apt-get present."""
+    """Return whether this process may install packages: root, with apt-get present."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 

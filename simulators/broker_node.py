@@ -299,7 +299,7 @@ def find_epmd() -> str | None:
 
 
 async def speaks_amqp(port: int) -> bool:
-    """Tell whether an AMQP 0-9-1 handshake is answered on this port of 127.0.0.1."""
+    """Return whether an AMQP 0-9-1 handshake is answered on this port of 127.0.0.1."""
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(2):

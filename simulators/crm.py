@@ -110,7 +110,7 @@ class StandInCrm(StandIn):
         self.deliveries = 0
 
     def add_routes(self, app: web.Application) -> None:
-        """Take deliveries at `/webhook`; `/account` tells what became of each id."""
+        """Accept deliveries at `/webhook`; `/account` returns what became of each id."""
         app.router.add_post(PATH, self._serve)
         app.router.add_get("/account", self._give_account)
 
@@ -125,7 +125,7 @@ class StandInCrm(StandIn):
                 take_common(self, name, value)
 
     def report(self) -> dict[str, Any]:
-        """Say what was received so far: counts, and the deliveries where they are kept."""
+        """Return what was received so far: counts, and the deliveries if they are kept."""
         return {
             "served": self.served,
             "deliveries": self.deliveries,

@@ -151,7 +151,7 @@ class StandIn(ABC):
 
     @abstractmethod
     def report(self) -> dict[str, Any]:
-        """Say in JSON's terms what happened so far."""
+        """Return what happened so far, as JSON values."""
 
     def announcement(self) -> dict[str, Any]:
         """Return what a program prints of its server as soon as it listens."""

@@ -67,13 +67,13 @@ def _loggers_as_they_were() -> Iterator[None]:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a clock that stands still until the test sets it forward."""
+    """Return a clock that stands still until the test sets it forward."""
     return Clock()
 
 
 @pytest.fixture(scope="session")
 def broker_url() -> Iterator[str]:
-    """Give the address of `CRM_SYNC_TEST_BROKER_URL`, else of a private broker that ends with the run."""
+    """Yield the address of `CRM_SYNC_TEST_BROKER_URL`, else of a private broker that ends with the run."""
     if GIVEN_BROKER is not None:
         yield GIVEN_BROKER
         return
@@ -97,7 +97,7 @@ def _address_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 async def namespace(broker_url: str) -> AsyncIterator[str]:
-    """Give a namespace that nobody else uses; what the test left there is deleted."""
+    """Yield a namespace that nobody else uses; what the test left there is deleted."""
     name = f"t{uuid.uuid4().hex[:12]}"
     yield name
     await clear(broker_url, name)

@@ -76,7 +76,7 @@ Rule = Callable[[House], Iterator[str]]
 
 
 def room_of(name: str) -> str | None:
-    """Give the room of a module of the worker, `worker` for the package itself; `None` for any other."""
+    """Return the room of a module of the worker, `worker` for the package itself; `None` for any other."""
     top, _, below = name.partition(".")
     return (below.partition(".")[0] or "worker") if top == "worker" else None
 
@@ -96,7 +96,7 @@ def read_house(folder: Path) -> dict[str, Module]:
 
 
 def imported(tree: ast.Module, name: str, file: str, known: frozenset[str]) -> Iterator[str]:
-    """Give the modules that a module imports; of `from worker import app`, that is `worker.app`."""
+    """Yield the modules that a module imports; of `from worker import app`, that is `worker.app`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -115,7 +115,7 @@ def test_every_metric_that_is_named_is_kept(document: Path) -> None:
 
 
 def tables_of(document: Path) -> dict[tuple[str, str], list[str]]:
-    """Give the names in the first column of each table, by its section and the head of that column."""
+    """Return the names in the first column of each table, by its section and the head of that column."""
     tables: dict[tuple[str, str], list[str]] = {}
     section, rows = "", None
     for line in FENCED.sub("", document.read_text(encoding="utf-8")).splitlines():
@@ -137,14 +137,14 @@ def raised_in(package: str) -> Iterator[FailureKind]:
 
 
 def kinds_of(error: type[ProcessingError]) -> Iterator[type[ProcessingError]]:
-    """Give a class of errors and all below it."""
+    """Yield a class of errors and all below it."""
     yield error
     for below in error.__subclasses__():
         yield from kinds_of(below)
 
 
 def labels() -> set[str]:
-    """Give the label of every error that a step can fail with."""
+    """Return the label of every error that a step can fail with."""
     found = {error.label for error in kinds_of(ProcessingError) if "label" in vars(error)}
     found |= {NotReady("", reason).label for reason in NotReadyReason}
     found |= {EnrichmentUnavailable("", kind).label for kind in raised_in("vicidial")}

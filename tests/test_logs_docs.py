@@ -103,7 +103,7 @@ class Collector:
 
     @staticmethod
     def is_logger(node: ast.AST) -> bool:
-        """Tell `_log` and `self._log` where they are used."""
+        """Return whether a node reads `_log` or `self._log`."""
         named = isinstance(node, ast.Name) and node.id == "_log"
         owned = isinstance(node, ast.Attribute) and node.attr == "_log"
         return (named or owned) and isinstance(node.ctx, ast.Load)  # type: ignore[attr-defined]
@@ -197,7 +197,7 @@ class Collector:
                     line.fields.add("exception" if keyword.arg == "exc_info" else keyword.arg)
 
     def values(self, expression: ast.expr) -> set[str]:
-        """Give all that the name of a line may be."""
+        """Return all that the name of a line may be."""
         match expression:
             case ast.Constant(value=str(name)):
                 return {name}
@@ -232,7 +232,7 @@ class Collector:
 
 
 def logged() -> dict[str, Line]:
-    """Give all lines that the worker's modules log, by name."""
+    """Return all lines that the worker's modules log, by name."""
     found: dict[str, Line] = {}
     for path in sorted((ROOT / "worker").rglob("*.py")):
         place = path.relative_to(ROOT).as_posix()
@@ -251,7 +251,7 @@ LOGGED = logged()
 
 
 def rows(first_column: str) -> Iterator[list[str]]:
-    """Give the rows of all tables whose first column has this head, the first without its backticks."""
+    """Yield the rows of all tables whose first column has this head, the first without its backticks."""
     head: str | None = None
     for line in PAGE.splitlines():
         if not line.startswith("|"):
@@ -329,7 +329,7 @@ def settled_lines() -> list[MutableMapping[str, Any]]:
 
 
 def asked_about() -> set[str]:
-    """Give the parameters that say what a request asks about: pairs of a name and a value from elsewhere."""
+    """Return the parameters that name what a request is about: pairs of a name and a value from elsewhere."""
     found = set()
     for module in ("client", "recordings"):
         tree = ast.parse((ROOT / "worker" / "vicidial" / f"{module}.py").read_text(encoding="utf-8"))
@@ -484,7 +484,7 @@ def test_the_collector_refuses_what_it_cannot_read(text: str) -> None:
 
 
 def example(name: str) -> str:
-    """Give the block under `<!-- example: name -->`."""
+    """Return the block under `<!-- example: name -->`."""
     (block,) = re.findall(rf"<!-- example: {name} -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
     found: str = block
     return found

@@ -34,7 +34,7 @@ def find(program: str) -> Path | None:
 
 
 def need(program: str) -> Path:
-    """Give a program. Where it is missing the test is skipped; in CI it fails."""
+    """Return a program's path. If it is missing the test is skipped; in CI it fails."""
     found = find(program)
     if found is None:
         skip_without(f"{program} is not installed; `python -m tests.tools` says what can be done")
@@ -42,7 +42,7 @@ def need(program: str) -> Path:
 
 
 def need_asyncapi_schema() -> Path:
-    """Give AsyncAPI's own JSON schema of version 3.0.0; as `need` where it is missing."""
+    """Return AsyncAPI's own JSON schema of version 3.0.0; like `need` if it is missing."""
     if not ASYNCAPI_SCHEMA.exists():
         skip_without("the AsyncAPI schema is missing; `python -m tests.tools` fetches it")
     return ASYNCAPI_SCHEMA

@@ -75,7 +75,7 @@ def _delivered(row: Row, *, wide: bool) -> Text:
 
 
 def head(rows: Sequence[Row], seconds: float) -> Text:
-    """Say in one line how far it got."""
+    """Return one line about how far it got."""
     delivered = sum(row.over and not row.dead for row in rows)
     dead = sum(row.over and bool(row.dead) for row in rows)
     under_way = sum(bool(row.received) and not row.over for row in rows)
@@ -103,15 +103,15 @@ class Display(ABC):
     """Where the demonstration is shown. `console` takes what comes before and after the events."""
 
     def __init__(self, console: Console) -> None:
-        """Take the console."""
+        """Write to this console."""
         self.console = console
 
     def done(self, name: str, text: str) -> None:
-        """Say that something is ready."""
+        """Print that something is ready."""
         self.console.print(Text.assemble(("✓ ", "green"), (f"{name:<10}", "bold"), text), soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """Say a sentence."""
+        """Print a sentence."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     @abstractmethod
@@ -120,11 +120,11 @@ class Display(ABC):
 
     @abstractmethod
     def doing(self, text: str) -> None:
-        """Say what is being waited for; nobody needs to remember it."""
+        """Show what is being waited for; nobody needs to remember it."""
 
     @abstractmethod
     def news(self, news: News | None) -> None:
-        """Tell of something that happened."""
+        """Show something that happened."""
 
     @abstractmethod
     @contextmanager
@@ -136,7 +136,7 @@ class PlainDisplay(Display):
     """A line for each thing that happened, and the table once at the end."""
 
     def doing(self, text: str) -> None:
-        """Say it on a line of its own."""
+        """Print it on a line of its own."""
         self.say(f"… {text}")
 
     def stop(self) -> None:
@@ -160,7 +160,7 @@ class LiveDisplay(Display):
     """A table that is updated in place, with the latest news below it."""
 
     def __init__(self, console: Console) -> None:
-        """Take the console, which is a terminal."""
+        """Write to this console, which is a terminal."""
         super().__init__(console)
         self._latest: deque[News] = deque(maxlen=_NEWS)
         self._progress: Progress | None = None
@@ -173,7 +173,7 @@ class LiveDisplay(Display):
         self._waiting.start()
 
     def done(self, name: str, text: str) -> None:
-        """Say it; the waiting is over."""
+        """Print it; the waiting is over."""
         self._waiting.stop()
         super().done(name, text)
 

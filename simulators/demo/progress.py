@@ -83,7 +83,7 @@ class Progress:
         return News(at, f"{case.who}: {case.event_type} published{how.get(case.envelope, '')}{again}")
 
     def logged(self, line: Mapping[str, Any]) -> News | None:
-        """Take in one line of the worker's log; gives the sentence for it, if it is worth one."""
+        """Record one line of the worker's log. Return a sentence about it, if it is worth one."""
         at = _time(line.get("timestamp"))
         match line.get("event"):
             case "dialer_request":

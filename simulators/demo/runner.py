@@ -146,7 +146,7 @@ class _Runner:
         )
 
     def _brief(self) -> None:
-        """Tell the stand-ins what they need to know beforehand."""
+        """Prepare the stand-ins for all cases."""
         self.crm.script = self._crm_answer
         for case in CASES:
             if case.dialect == "tutorial":

@@ -185,7 +185,7 @@ def sample(result: Result, event_id: str) -> Text:
 
 
 def what_next() -> Text:
-    """Say what to do after the demonstration."""
+    """Return what to do after the demonstration."""
     return Text.assemble(
         ("\nWhat next\n", "bold"),
         "   1. Set your broker, dialer and CRM: config/webhook.yaml names every setting.\n",

@@ -150,7 +150,7 @@ class StandInDialer(DialerState):
         )
 
     async def _serve_elsewhere(self, request: web.Request) -> web.Response:
-        """Tell a client with a wrong address the right one; the path only, as a query holds a password."""
+        """Answer a wrong address with the right one; the path only, as a query holds a password."""
         seen = DialerRequest(
             at=self.now(),
             method=request.method,
@@ -186,7 +186,7 @@ class StandInDialer(DialerState):
         )
 
     def _troubles(self) -> tuple[str, ...]:
-        """Say in what ways it is broken or slow at this moment."""
+        """Return in what ways it is broken or slow at this moment."""
         waits = self.users_free_at - self.now()
         found = {
             f"fault {self.fault}": self.fault is not None,

@@ -125,7 +125,7 @@ def answer(question: Question) -> str:
 
 
 def is_call_id(text: str) -> bool:
-    """Say whether the API looks for a call of that id at all."""
+    """Return whether the API looks for a call of that id at all."""
     return _CALL_ID.match(text) is not None
 
 
@@ -278,7 +278,7 @@ def _recording_tests(
 
 
 def _is_logged(question: Question, second: str) -> bool:
-    """Say whether a call of that second has its row in the log, by which a `uniqueid` is found."""
+    """Return whether a call of that second has its row in the log, by which a `uniqueid` is found."""
     return any(
         call.uniqueid.startswith(second) and call.peek(question.now) not in {"not_found", "log_not_found"}
         for call in question.world.calls.values()
@@ -329,7 +329,7 @@ def tutorial_answer(question: Question, separator: str) -> str:
 
 
 def may(user: ApiUser, function: str) -> bool:
-    """Say whether this user may use this function."""
+    """Return whether this user may use this function."""
     high_enough = function == "callid_info" or user.level >= _AGENT_LEVEL
     return user.api_access and high_enough and bool(user.functions & {ALL_FUNCTIONS, function})
 

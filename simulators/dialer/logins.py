@@ -67,7 +67,7 @@ def check_login(user: ApiUser | None, password: str, now: float) -> str:
 
 
 def is_locked(user: ApiUser, now: float) -> bool:
-    """Say whether every login of this user is refused, the right password included."""
+    """Return whether every login of this user is refused, the right password included."""
     recent = user.last_login is not None and user.last_login >= now - user.lock_seconds
     return recent and user.failed_logins >= LOCK_AFTER
 

@@ -106,7 +106,7 @@ def tables(view: View) -> tuple[Table, ...]:
 
 
 def _stays(call: DialerCall) -> bool:
-    """Say whether a call is in one state from its beginning on."""
+    """Return whether a call is in one state from its beginning on."""
     return not call.schedule or [after for after, _ in call.schedule] == [0]
 
 

@@ -135,7 +135,7 @@ class Load:
         self._seen = clock()
 
     async def work(self) -> None:
-        """Take one request's time, as long as that is with all the others."""
+        """Wait for as long as one request takes beside all the others."""
         self._catch_up()
         end = self._done + self.seconds
         self._working += 1

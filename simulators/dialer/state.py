@@ -235,7 +235,7 @@ class DialerState(StandIn):
         return said
 
     def report(self) -> dict[str, Any]:
-        """Say what was asked so far: counts, and the requests where they are kept."""
+        """Return what was asked so far: counts, and the requests if they are kept."""
         return {
             "served": self.served,
             "asked": dict(self.asked),

@@ -84,7 +84,7 @@ class DialerCall:
     earlier: "DialerCall | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Take the lead from the call id if none is given."""
+        """Read the lead from the call id if none is given."""
         if not self.lead_id and (parts := _CALL_ID.fullmatch(self.call_id)):
             self.lead_id = parts["lead"].lstrip("0")
 

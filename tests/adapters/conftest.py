@@ -42,14 +42,14 @@ def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """Give a session for a test's own requests."""
+    """Yield a session for a test's own requests."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as running:
         yield running
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Give a file with a key and a certificate that nobody trusts."""
+    """Return a file with a key and a certificate that nobody trusts."""
     parts = [("PRIVATE KEY", _KEY), ("CERTIFICATE", _CERTIFICATE)]
     file = tmp_path / "cert.pem"
     file.write_text(

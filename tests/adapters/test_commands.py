@@ -323,7 +323,7 @@ def test_ages_and_moments() -> None:
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
-    """Give a terminal of 60 columns in the place of both streams."""
+    """Return a terminal of 60 columns in the place of both streams."""
     console = Console(force_terminal=True, width=60, color_system=None, record=True, highlight=False)
     for module in (common, dead_letters_output, terminal):
         for name in ("out", "err"):

@@ -335,7 +335,7 @@ def delivery(case: Case, status: int, payload: dict[str, Any], *, verified: bool
 
 @pytest.fixture
 def result() -> Result:
-    """Give a result in which everything ended as it should."""
+    """Return a result in which everything ended as it should."""
     received, letters = [], {}
     for case in CASES:
         shows = dict(case.ending.shows) if isinstance(case.ending, Delivered) else {}

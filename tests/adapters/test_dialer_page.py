@@ -56,7 +56,7 @@ class Page(HTMLParser):
             self.texts[tag][-1] += data
 
     def row(self, first: str) -> str:
-        """Give the text of the table row that begins with this."""
+        """Return the text of the table row that begins with this."""
         (found,) = [text for text in self.texts["tr"] if text.startswith(first)]
         return found
 

@@ -194,7 +194,7 @@ def fail(error: Exception) -> None:
 
 
 def raised(error: Exception) -> Exception:
-    """Give an error a traceback."""
+    """Return the error with a traceback."""
     with pytest.raises(type(error)) as caught:
         fail(error)
     return caught.value

@@ -14,7 +14,7 @@ CALL = "V1201405090000012345"
 
 
 def shown(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a line holds
-    """Give the line with its phone numbers masked."""
+    """Return the line with its phone numbers masked."""
     return dict(mask_phones(None, "info", {"event": "x", **fields}))
 
 

@@ -11,7 +11,7 @@ PAYLOAD = Payload("evt-1", "call.enriched", b'{"type":"call.enriched"}')
 
 
 class FakePublisher:
-    """Takes what is published, or refuses it."""
+    """Accepts what is published, or refuses it."""
 
     def __init__(self, refusal: Exception | None = None) -> None:
         self.refusal = refusal

@@ -104,7 +104,7 @@ def test_threads_may_ask_at_one_time() -> None:
 
 
 def caught(work: Callable[[], object]) -> Exception:
-    """Give what the work raises."""
+    """Return what the work raises."""
     try:
         work()
     except Exception as error:  # noqa: BLE001 - whatever it is

@@ -682,7 +682,7 @@ class VirtualTime:
 
 
 async def seconds_for(many: int, each: int, *, at_once_knee: int = 4) -> tuple[float, float]:
-    """Give how long so many clients take who ask so often each, and what one request took them."""
+    """Return how long so many clients take who ask so often each, and what one request took them."""
     time = VirtualTime()
     load = Load(time.sleep, time.clock)
     load.seconds, load.knee = 0.005, at_once_knee

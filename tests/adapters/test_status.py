@@ -26,7 +26,7 @@ REASON = "the webhook answered 401; check sink.signing_secret and who may post t
 
 
 def answer(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """Give what a worker answers that is well, but for what is changed."""
+    """Return what a worker answers that is well, but for what is changed."""
     return {
         "version": "1.2.3",
         "started_at": (datetime.now(UTC) - timedelta(hours=3)).isoformat(),
@@ -308,7 +308,7 @@ async def test_what_answers_something_else_is_no_worker(body: bytes) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Give a function that runs the command, and tells which address it asked."""
+    """Return a function that runs the command and returns the address that it asked."""
     seen: list[str] = []
 
     def look(base: str) -> command.Snapshot:

@@ -50,7 +50,7 @@ async def bury(_: Inbound) -> Disposition:
 
 
 def known(status: str) -> CallEnrichment:
-    """Say what the dialer might say."""
+    """Return an enrichment with this status."""
     return CallEnrichment(call=CallRecord(call_id="V1201405090000012345", status=status))
 
 
@@ -169,7 +169,7 @@ class Bench:
                     group.create_task(target.publish(aio_pika.Message(body), key, timeout=WITHIN))
 
     async def take(self, queue: str, within: float = WITHIN) -> AbstractIncomingMessage:
-        """Take one message from a queue, waiting for it."""
+        """Get and acknowledge one message of a queue, waiting for it."""
         async with asyncio.timeout(within), self.connection.channel() as channel:
             source = await channel.get_queue(queue, ensure=False)
             while (message := await source.get(fail=False)) is None:  # noqa: ASYNC110 - `basic.get` waits for nothing
@@ -182,7 +182,7 @@ class Bench:
 
     @asynccontextmanager
     async def held(self, queue: str) -> AsyncIterator[Delivery]:
-        """Take one message and leave it unsettled; it goes back when the block ends, if nobody settles it."""
+        """Get one message and leave it unsettled; it is requeued at the end of the block, if it still is."""
         async with self.connection.channel() as channel:
             underlay = await channel.get_underlay_channel()
             async with asyncio.timeout(WITHIN):

@@ -13,7 +13,7 @@ from tests.tools import skip_without
 
 @pytest.fixture(scope="session")
 def own_node() -> Iterator[PrivateBroker]:
-    """Give a node that may be restarted, alarmed and told to drop its connections."""
+    """Yield a node that may be restarted, set into alarm, and made to drop its connections."""
     server = find_server()
     if server is None:
         skip_without("a node of its own needs an installed rabbitmq-server")
@@ -28,7 +28,7 @@ async def start(server: Path) -> PrivateBroker:
 
 @pytest.fixture
 async def node(own_node: PrivateBroker) -> AsyncIterator[PrivateBroker]:
-    """Give that node, up and without alarms; each test has a namespace of its own on it."""
+    """Return that node, up and without alarms; each test has a namespace of its own on it."""
     if own_node.pid is None:
         await own_node.resume()
     yield own_node

@@ -154,7 +154,7 @@ def test_another_broker_is_a_warning() -> None:
 async def limited(
     environment: pytest.MonkeyPatch, node: PrivateBroker, namespace: str
 ) -> AsyncIterator[PrivateBroker]:
-    """Give a node on which a user of the namespace's name may do nothing yet; `check` logs in as that one."""
+    """Yield a node on which the user of the namespace's name, as whom `check` logs in, may do nothing yet."""
     await node.ctl("add_user", namespace, "Broker-Pass-1")
     environment.setenv("CRM_SYNC_BROKER__URL", node.url.replace("guest:guest", f"{namespace}:Broker-Pass-1"))
     yield node
@@ -509,7 +509,7 @@ async def test_payloads_that_would_go_unencrypted_are_a_warning(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Give a certificate for `localhost` that nobody vouches for, and its key."""
+    """Return a certificate for `localhost` that nobody vouches for, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     key, cert = folder / "key.pem", folder / "cert.pem"
     command = [
@@ -780,7 +780,7 @@ def test_settings_that_can_not_be_used_are_json_too(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
-    """Give a terminal of 80 columns."""
+    """Return a terminal of 80 columns."""
     console = Console(force_terminal=True, width=80, color_system=None, record=True, highlight=False)
     for module in (command, terminal):
         monkeypatch.setattr(module, "out", console)

@@ -33,7 +33,7 @@ async def bench(broker_url: str, namespace: str) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 async def lonely(node: PrivateBroker) -> AsyncIterator[Bench]:
-    """Give a bench on the node that may be mistreated."""
+    """Yield a bench on the node that may be mistreated."""
     async with open_bench(node.url, f"t{uuid.uuid4().hex[:12]}") as opened:
         yield opened
 
@@ -144,7 +144,7 @@ START = pamqp.frame.marshal(
 
 
 async def half_open(connection: Connection, said: bytes) -> None:
-    """Say no more than this, and end before the handshake is over."""
+    """Send no more than this, and close before the handshake is over."""
     await connection.send(said)
     connection.close()
 

@@ -117,7 +117,7 @@ class TestWhatTheBrokerMoved:
         await bench.wear_out(bench.topology.work_queues[EventType.CALL_ENDED])
 
     def died_at_work(self, bench: Letters, reason: str) -> list[dict[str, Any]]:
-        """Give the record of a copy of ours that the broker moved, as a producer could write it."""
+        """Return the record of a copy of ours that the broker moved, as a producer could write it."""
         queue, exchange = bench.topology.work_queues[EventType.CALL_ENDED], bench.topology.work_exchange
         return [{"queue": queue, "reason": reason, "exchange": exchange, "count": 0}]
 

@@ -64,7 +64,7 @@ class Watched(BrokerPublisher):
 
 @pytest.fixture
 async def theirs(node: PrivateBroker, namespace: str) -> AsyncIterator[str]:
-    """Give a node's address for a user who may do everything but publish to the outbound exchange."""
+    """Yield a node's address for a user who may do everything but publish to the outbound exchange."""
     outside = f"{namespace}-outside"
     await node.ctl("add_user", namespace, "Broker-Pass-1")
     await node.ctl("set_permissions", namespace, ".*", rf"^(?!{outside}$).*", ".*")

@@ -60,7 +60,7 @@ async def retry_then_bury(inbound: Inbound) -> Disposition:
 
 
 async def raw_of(bench: Bench, queue: str) -> dict[str, bytes]:
-    """Take a message, and return its properties' bytes."""
+    """Get a message, and return its properties' bytes."""
     async with bench.held(queue) as delivery:
         await delivery.acknowledge()
         return delivery.properties.raw
@@ -172,7 +172,7 @@ class TestAMessageThatTheBrokerTakesNoCopyOf:
 
     @pytest.fixture(autouse=True)
     def reply_to_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Give each message that is read a property that the broker refuses in a copy."""
+        """Add to each message that is read a property that the broker refuses in a copy."""
         read = codec.Properties.read
 
         def with_reply_to(data: bytes) -> codec.Properties:

@@ -47,7 +47,7 @@ async def connection(broker_url: str) -> AsyncIterator[AbstractConnection]:
 
 
 async def ignore(_message: object) -> None:
-    """Take nothing from a queue but its name."""
+    """Ignore the message."""
 
 
 async def make(connection: AbstractConnection, name: str, **how: Any) -> None:  # noqa: ANN401

@@ -214,7 +214,7 @@ class World:
         self.take()
 
     def take(self) -> None:
-        """Take what there is capacity for; an open breaker whose wait is over becomes half-open."""
+        """Work on what there is capacity for; an open breaker whose wait is over becomes half-open."""
         while self.queue and self.in_work < min(breaker.capacity() for breaker in self.breakers.values()):
             self.in_work += 1
             probing = any(breaker.status().state is State.HALF_OPEN for breaker in self.breakers.values())

@@ -12,7 +12,7 @@ from tests.system.harness import PASSWORD, Program, System
 async def open_system(
     tmp_path: Path, dialer_program: Program, crm_program: Program
 ) -> AsyncIterator[Callable[[str, str], System]]:
-    """Give a system on a broker and in a namespace that the test names; its workers end with the test."""
+    """Yield a system on a broker and in a namespace that the test names; its workers end with the test."""
     await dialer_program.control(fault=None, delay=0, unplant=True, password={"crmsync": PASSWORD})
     await crm_program.control(fault=None, delay=0, script=[], fail_ids={}, secret=None, forget=True)
     opened: list[System] = []

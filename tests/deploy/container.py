@@ -164,7 +164,7 @@ def _follow(
 
 
 def _describe(image: Image, step: Instruction) -> None:
-    """Take note of what an instruction says of running the image."""
+    """Record what an instruction says of running the image."""
     match step.name:
         case "USER":
             image.user = step.text

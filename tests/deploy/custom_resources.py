@@ -154,7 +154,7 @@ METADATA = _object({"name": TEXT}, {"labels": TEXTS, "annotations": TEXTS, "name
 
 
 def schema(manifest: dict[str, Any]) -> Schema | None:
-    """Give the schema of a whole manifest of such a kind; `None` for a kind that is not listed."""
+    """Return the schema of a whole manifest of such a kind; `None` for a kind that is not listed."""
     api, kind = manifest["apiVersion"], manifest["kind"]
     if (api, kind) not in SPECS:
         return None

@@ -45,7 +45,7 @@ class Instruction:
 
 
 def read(text: str) -> list[Instruction]:
-    """Give the instructions in their order; comments are left out."""
+    """Return the instructions in their order; comments are left out."""
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     parted = (line.partition(" ") for line in joined.split("\n"))
@@ -64,7 +64,7 @@ def stages(instructions: Iterable[Instruction]) -> Iterator[list[Instruction]]:
 
 
 def is_left_out(path: str, dockerignore: str) -> bool:
-    """Tell whether a .dockerignore keeps a file from the build: the last pattern that fits decides.
+    """Return whether a .dockerignore keeps a file from the build: the last pattern that fits decides.
 
     A pattern that fits a folder fits all that is in it.
     """

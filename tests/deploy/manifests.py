@@ -31,11 +31,11 @@ class Built:
     manifests: tuple[Manifest, ...]
 
     def all(self, kind: str) -> list[Manifest]:
-        """Give the manifests of one kind."""
+        """Return the manifests of one kind."""
         return [each for each in self.manifests if each["kind"] == kind]
 
     def the(self, kind: str, name: str = "crm-sync") -> Manifest:
-        """Give the one manifest of that kind and name, without the hash at a generated name's end."""
+        """Return the one manifest of that kind and name, without the hash at a generated name's end."""
         (found,) = (each for each in self.all(kind) if HASH.sub("", each["metadata"]["name"]) == name)
         return found
 
@@ -86,7 +86,7 @@ def overlay(name: str) -> Built:
 def put_settings(
     environment: Mapping[str, str], secrets: Mapping[str, str], mount: Path
 ) -> Iterator[tuple[str, str]]:
-    """Give a worker's variables, with its secrets mounted below another folder, as the kubelet does it.
+    """Yield a worker's variables, with its secrets mounted below another folder, as the kubelet does it.
 
     The files are links by way of `..data`, which is replaced as a whole when the Secret changes.
     """

@@ -82,7 +82,7 @@ WRONG = {
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """Give a copy of the manifests, to which an operator's own overlay can be added."""
+    """Return a copy of the manifests, to which an operator's own overlay can be added."""
     return Path(shutil.copytree(K8S, tmp_path / "k8s"))
 
 

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300), pytest.mark.verify]
 
 
 def the(name: str) -> str:
-    """Give the text of the one instruction of that name."""
+    """Return the text of the one instruction of that name."""
     (found,) = (each.text for each in INSTRUCTIONS if each.name == name)
     return found
 
@@ -59,7 +59,7 @@ class TestTheDockerfile:
 
     @staticmethod
     def lint(text: str, folder: Path) -> str:
-        """Give what hadolint says, in a folder without a configuration."""
+        """Return what hadolint says, in a folder without a configuration."""
         hadolint = Path(sys.executable).with_name("hadolint")
         done = subprocess.run(
             [hadolint, "-"], input=text, cwd=folder, capture_output=True, text=True, check=False

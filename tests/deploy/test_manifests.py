@@ -43,7 +43,7 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 def faults_of(manifest: Manifest, version: str) -> Iterator[str]:
-    """Say what is wrong with a manifest, by Kubernetes' schemas of a version or by ours."""
+    """Yield what is wrong with a manifest, by Kubernetes' schemas of a version or by ours."""
     name = f"{manifest['kind']} {manifest['metadata']['name']}"
     ours = custom_resources.schema(manifest)
     try:

@@ -86,7 +86,7 @@ async def start() -> Broker:
 
 
 async def knows(node: PrivateBroker, key: str) -> bool:
-    """Tell whether a policy with this key is accepted, as by RabbitMQ 4.3 and later."""
+    """Return whether a policy with this key is accepted, as by RabbitMQ 4.3 and later."""
     try:
         await node.ctl("set_policy", "--apply-to", "queues", "tried", "^$", json.dumps({key: 10_000}))
     except BrokerError as error:
@@ -98,7 +98,7 @@ async def knows(node: PrivateBroker, key: str) -> bool:
 
 
 def definitions(built: Built) -> dict[str, list[dict[str, Any]]]:
-    """Say as RabbitMQ's own definitions what the manifests say."""
+    """Return RabbitMQ's own definitions of what is in the manifests."""
     rights = [each["spec"] | {"user": name_of_user(each)} for each in built.all("Permission")]
     policies = [each["spec"] for each in built.all("Policy")]
     return {
@@ -119,7 +119,7 @@ def definitions(built: Built) -> dict[str, list[dict[str, Any]]]:
 
 
 def name_of_user(manifest: Manifest) -> str:
-    """Give the user that a right is of, one that the manifests make."""
+    """Return the user that a right is of, one that the manifests make."""
     name: str = manifest["spec"]["userReference"]["name"]
     assert name in {user["metadata"]["name"] for user in manifests().all("User")}
     return name
@@ -134,7 +134,7 @@ def broker() -> Iterator[Broker]:
 
 @pytest.fixture
 async def system(broker: Broker, open_system: Callable[[str, str], System]) -> AsyncIterator[System]:
-    """Give a system whose worker has the worker's rights, and remove its queues afterwards."""
+    """Yield a system whose worker has the worker's rights, and remove its queues afterwards."""
     system = open_system(broker.url(WORKER), NAMESPACE)
     yield system
     await system.end()
@@ -144,14 +144,14 @@ async def system(broker: Broker, open_system: Callable[[str, str], System]) -> A
 
 
 def planned(sink: str) -> Topology:
-    """Give what a worker of such a system declares."""
+    """Return what a worker of such a system declares."""
     settings = BrokerCommandSettings.model_validate({"sink": {"kind": sink}, "retry": {"delays": DELAYS}})
     return build_topology(settings)
 
 
 @pytest.fixture
 async def declared(system: System, broker: Broker) -> System:
-    """Give a system where everything stands that a worker declares, with the worker's rights."""
+    """Return a system where everything stands that a worker declares, with the worker's rights."""
     async with await aio_pika.connect(broker.url(WORKER)) as connection:
         await declare(connection, planned("webhook"))
     return system

@@ -33,7 +33,7 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def example(page: str, name: str) -> str:
-    """Give the block under `<!-- example: name -->`."""
+    """Return the block under `<!-- example: name -->`."""
     (block,) = re.findall(rf"<!-- example: {re.escape(name)} -->\n```\w+\n(.*?)```", page, re.DOTALL)
     found: str = block
     return found
@@ -84,7 +84,7 @@ def test_every_concept_that_is_shown_in_json_is_understood() -> None:
 
 
 def rows_under(title: str) -> dict[str, list[str]]:
-    """Give the rows of the table under a heading, by the name in the first column."""
+    """Return the rows of the table under a heading, by the name in the first column."""
     _, _, after = EVENTS_PAGE.partition(f"\n{title}\n\n")
     lines = after[: after.index("\n\n", after.index("|---"))].splitlines()
     cells = [

@@ -46,7 +46,7 @@ CALL = {
 
 
 def template(name: str) -> str:
-    """Give a URL as the page says to put it into VICIdial."""
+    """Return a URL as the page says to put it into VICIdial."""
     match = re.search(rf"<!-- {name} -->\n```\n(.*?)\n```", PAGE, re.DOTALL)
     assert match is not None
     return match[1]
@@ -141,7 +141,7 @@ async def channel(broker_url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel
 
 @pytest.fixture
 async def queue(channel: aio_pika.abc.AbstractChannel, namespace: str) -> AbstractQueue:
-    """Give a queue that gets every `call.ended`, as the worker's does."""
+    """Return a queue that gets every `call.ended`, as the worker's does."""
     exchange = await channel.declare_exchange(f"{namespace}.events", "topic", durable=True)
     made = await channel.declare_queue(exclusive=True)
     await made.bind(exchange, EventType.CALL_ENDED)

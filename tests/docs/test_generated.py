@@ -78,7 +78,7 @@ def refused(path: str, value: object) -> bool:
 
 
 def good_value(setting: Setting) -> object:
-    """Give a value of the kind that the page says."""
+    """Return a value of the kind that the page says."""
     special = {
         "broker.url": "amqps://u:p@x.example/",
         "broker.namespace": "name",

@@ -62,7 +62,7 @@ class Receiver:
         return place_of(self.kind, self.folder)
 
     def stored(self) -> dict[str, bytes]:
-        """Give each stored delivery's body by its id; of PHP's, by the id's hash."""
+        """Return each stored delivery's body by its id; of PHP's, by the id's hash."""
         if self.kind == "php":
             assert list(self.place.glob("new*")) == []
             return {path.stem: path.read_bytes() for path in self.place.glob("*.json")}

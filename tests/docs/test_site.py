@@ -78,7 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
 
 @pytest.fixture(scope="module")
 def site(built: tuple[subprocess.CompletedProcess[str], Path]) -> Path:
-    """Give the folder that it was built into; it is written with warnings, too."""
+    """Return the folder that it was built into; it is written with warnings, too."""
     return built[1]
 
 

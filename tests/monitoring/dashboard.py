@@ -23,7 +23,7 @@ class Query:
     legend: str
 
     def sent(self, *, window: str, shown: str) -> str:
-        """Give what Grafana would send, with all installations chosen.
+        """Return what Grafana would send, with all installations chosen.
 
         `window` is what it would choose for a rate, `shown` the length of the time shown.
         """
@@ -51,12 +51,12 @@ def load() -> dict[str, Any]:
 
 
 def panels() -> list[Panel]:
-    """Give the panels, from top to bottom."""
+    """Return the panels, from top to bottom."""
     return [_panel(each) for each in load()["panels"] if each["type"] != "row"]
 
 
 def queries() -> list[Query]:
-    """Give every query."""
+    """Return every query."""
     return [query for panel in panels() for query in panel.queries]
 
 

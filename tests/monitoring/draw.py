@@ -212,7 +212,7 @@ async def run(broker_url: str, folder: Path) -> tuple[Run, str]:
 
 
 async def _caption(prometheus: Prometheus, run: Run) -> str:
-    """Tell what happened when, and what became of the calls."""
+    """Return what happened when, and what became of the calls."""
     delivered, in_time, dead = [
         sum(await prometheus.now(f"sum(crm_sync_{each})"))
         for each in (

@@ -41,7 +41,7 @@ class Prometheus:
     url: str
 
     async def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
-        """Give what its HTTP API says. Raises `QueryRefused`."""
+        """Return what its HTTP API says. Raises `QueryRefused`."""
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"{self.url}/api/v1/{path}", params=parameters) as response,
@@ -52,16 +52,16 @@ class Prometheus:
         return said["data"]
 
     async def now(self, query: str) -> list[float]:
-        """Give the values of a query at this moment."""
+        """Return the values of a query at this moment."""
         found = (await self.ask("query", query=query))["result"]
         return [float(each["value"][1]) for each in found]
 
     async def holds(self, query: str) -> bool:
-        """Tell whether a condition such as `x > 0` holds for anything at this moment."""
+        """Return whether a condition such as `x > 0` holds for anything at this moment."""
         return bool(await self.now(query))
 
     async def graph(self, query: str, start: float, end: float, step: float = 1.0) -> list[Series]:
-        """Give what a graph of a query shows from one time to another."""
+        """Return what a graph of a query shows from one time to another."""
         data = await self.ask("query_range", query=query, start=str(start), end=str(end), step=str(step))
         return [
             Series(each["metric"], [(at, float(value)) for at, value in each["values"]])
@@ -85,7 +85,7 @@ class _Server:
             self._process = subprocess.Popen(command, cwd=folder, stderr=log)
 
     def url(self) -> str | None:
-        """Give its address once it listens."""
+        """Return its address once it listens."""
         log = self._log.read_text(encoding="utf-8")
         assert self._process.poll() is None, log
         match = _LISTENING.search(log)

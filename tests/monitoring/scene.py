@@ -42,7 +42,7 @@ class Scene:
 async def system_at(
     broker_url: str, folder: Path, namespace: str, *dialer_options: str
 ) -> AsyncIterator[System]:
-    """Give stand-ins of its own, which end with the block, as do the workers."""
+    """Yield stand-ins of its own, which end with the block, as do the workers."""
     async with AsyncExitStack() as stack:
         dialer = Program("dialer", *dialer_options)
         stack.callback(dialer.end)
@@ -75,7 +75,7 @@ async def played(broker_url: str, folder: Path, namespace: str) -> AsyncIterator
 
 
 async def end_some(system: System, calls: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Take calls from the list and publish that they end now; gives these events."""
+    """Publish that so many calls of the list end now, and remove them from it. Return these events."""
     now = datetime.now(UTC).isoformat()
     ended = [calls.pop() | {"occurred_at": now} for _ in range(count)]
     await system.publish_all(ended)
@@ -140,7 +140,7 @@ class _Play:
         await self._system.dialer.control(ip_blocked=False)
 
     async def _a_function_is_refused(self) -> None:
-        """Take an optional function from the API user; it stays left out until the end."""
+        """Refuse the API user an optional function; it stays left out until the end."""
         await self._system.dialer.control(
             users={"crmsync": {"functions": ["callid_info", "agent_campaigns"]}}
         )

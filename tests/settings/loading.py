@@ -39,5 +39,5 @@ def leaf(settings: Settings, path: str) -> Any:  # noqa: ANN401 - whatever the s
 
 
 def variable(path: str) -> str:
-    """Give the name of a setting's variable."""
+    """Return the name of a setting's variable."""
     return "CRM_SYNC_" + path.upper().replace(".", "__")

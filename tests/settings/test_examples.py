@@ -45,7 +45,7 @@ def load_text(text: str, tmp_path: Path) -> Settings:
 
 
 def named(text: str) -> list[str]:
-    """Give the path of each setting that a text sets, except those of a preset."""
+    """Return the path of each setting that a text sets, except those of a preset."""
     return [path for path in paths(yaml.safe_load(text)) if path in KNOWN or not path.startswith("sink.crm.")]
 
 

@@ -15,7 +15,7 @@ SIGNING_SECRET = "whsec_" + base64.b64encode(2 * SECRET.encode()).decode()
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give settings from every source: variables, secret files, the secrets directory, and the YAML file."""
+    """Return settings from every source: variables, secret files, the secrets directory, the YAML file."""
     (tmp_path / "password").write_text(SECRET)
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "sink__signing_secret").write_text(SIGNING_SECRET)

@@ -154,7 +154,7 @@ async def _judge(played: list[Case], system: System) -> None:
 
 
 async def _dead_letters(system: System) -> dict[str, str]:
-    """Take all dead letters, and return the reason of each by its event's id."""
+    """Remove all dead letters, and return the reason of each by its event's id."""
     found = {}
     async with await system.connect() as connection:
         channel = await connection.channel()

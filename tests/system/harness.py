@@ -120,7 +120,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def crm_sync() -> list[str]:
-    """Give the command: the installed one, else the package."""
+    """Return the command: the installed one, else the package."""
     script = Path(sys.executable).with_name("crm-sync")
     return [str(script)] if script.exists() else [shutil.which("python") or sys.executable, "-m", "worker"]
 
@@ -144,7 +144,7 @@ class Worker:
         return self.log_file.read_text(errors="replace")
 
     def lines(self) -> list[dict[str, Any]]:
-        """Give the log, each line parsed; whatever is no JSON is kept under `stray`."""
+        """Return the log, each line parsed; whatever is no JSON is kept under `stray`."""
         return [_parsed(line) for line in self.text.splitlines(keepends=True) if line.endswith("\n")]
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ class Worker:
         ]
 
     async def listening(self, within: float = READY_WITHIN) -> int:
-        """Give the port of its health endpoints."""
+        """Return the port of its health endpoints."""
         await eventually(lambda: self.events("listening") or self.process.poll() is not None, within)
         assert self.process.poll() is None, self.text
         port: int = self.events("listening")[0]["port"]
@@ -200,7 +200,7 @@ class Worker:
         self.process.wait(_END_WITHIN)
 
     def complaints(self) -> list[dict[str, Any]]:
-        """Give what has no place in a log: tracebacks, stray lines, warnings of Python or of the loop."""
+        """Return what has no place in a log: tracebacks, stray lines, warnings of Python or of the loop."""
         signs = ("Traceback", "never retrieved", "never awaited", "was destroyed", "Unclosed")
         return [
             line
@@ -232,7 +232,7 @@ class System:
     """Whether tracebacks belong to what the test does."""
 
     def settings(self, **changed: str | None) -> dict[str, str]:
-        """Give a worker's environment; `vicidial__timeout="2s"` sets a setting, `None` takes it out."""
+        """Return a worker's environment; `vicidial__timeout="2s"` sets a setting, `None` takes it out."""
         chosen: dict[str, str | None] = {
             "broker__url": self.broker_url,
             "broker__namespace": self.namespace,
@@ -334,7 +334,7 @@ class System:
         return found
 
     async def take(self, queue: str, within: float = WITHIN) -> AbstractIncomingMessage:
-        """Take one message from a queue of the namespace, waiting for it."""
+        """Get and acknowledge one message of a queue of the namespace, waiting for it."""
         async with asyncio.timeout(within), await self.connect() as connection:
             channel = await connection.channel()
             source = await channel.get_queue(f"{self.namespace}.{queue}", ensure=False)
@@ -404,7 +404,7 @@ async def connect(url: str, timeout: float = CONNECT_WITHIN) -> AbstractConnecti
 
 
 def call_ended(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """Give an event about a call that nobody knows."""
+    """Return an event about a call that nobody knows."""
     return {
         "type": "call.ended",
         "event_id": str(uuid.uuid4()),

@@ -211,7 +211,7 @@ class TestTheWatch:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """Give a proxy before a server that says everything back."""
+    """Yield a proxy before a server that says everything back."""
     begun, ended = 0, asyncio.Semaphore(0)
 
     async def say_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -89,7 +89,7 @@ async def more_accepted(system: System, count: int) -> bool:
 async def lonely(
     tmp_path: Path, dialer_program: Program, crm_program: Program, system: System
 ) -> AsyncIterator[tuple[System, Node]]:
-    """Give a system on a node that may be mistreated."""
+    """Yield a system on a node that may be mistreated."""
     try:
         node = await asyncio.to_thread(Node)
     except NodeUnavailable as error:

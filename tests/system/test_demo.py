@@ -31,7 +31,7 @@ REASONS: Final = ("invalid_event", "not_found", "rejected_by_dialer", "rejected_
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """Give the folder in which all the demo's temporary things are made; at the end nothing is left."""
+    """Yield the folder in which all the demo's temporary things are made; at the end nothing is left."""
     yield tmp_path
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []

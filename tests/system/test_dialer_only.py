@@ -46,12 +46,12 @@ class Dialer:
         raise AssertionError(f"{words!r} was never said, but:\n{said}")
 
     def after(self, title: str) -> list[str]:
-        """Give the indented lines under a title of the instructions."""
+        """Return the indented lines under a title of the instructions."""
         _, _, rest = self.instructions.partition(f"\n{title}\n")
         return [line.strip() for line in rest.partition("\n\n")[0].splitlines()]
 
     def value(self, name: str) -> str:
-        """Give what the instructions say of the address, the user, the password or the page."""
+        """Return what the instructions say of the address, the user, the password or the page."""
         match = re.search(rf"^  {name} +(\S+)$", self.instructions, re.MULTILINE)
         assert match is not None, self.instructions
         return match[1]

@@ -29,7 +29,7 @@ def _no_log_that_keeps_the_errors(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 async def silent() -> AsyncIterator[RawServer]:
-    """Give a server that takes connections and says nothing."""
+    """Yield a server that takes connections and says nothing."""
 
     async def serve(connection: Connection) -> None:
         await connection.gone()

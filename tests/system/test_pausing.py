@@ -21,7 +21,7 @@ CALLS, AGENTS = "call-ended", "agent-onboarded"
 
 @pytest.fixture
 async def own_dialer(system: System) -> AsyncIterator[Program]:
-    """Give a dialer of the test's own, which the system then uses."""
+    """Yield a dialer of the test's own, which the system then uses."""
     system.dialer = dialer = Program("dialer")
     yield dialer
     dialer.end()
@@ -72,7 +72,7 @@ async def asked(system: System, function: str = "callid_info") -> Counter[str]:
 
 
 def may_be_in_work(successes: int) -> int:
-    """Give the room after so many successes: one until the first, then two, four, …"""
+    """Return the capacity after so many successes: one until the first, then two, four, …"""
     return 1 << (successes + 1).bit_length() - 1
 
 

@@ -134,7 +134,7 @@ def html_escaped(text: str) -> str:
 
 
 def settled_ids(worker: Worker) -> set[str]:
-    """Give the ids of the events that came to an end."""
+    """Return the ids of the events that came to an end."""
     return {line["event_id"] for line in worker.settled() if line["outcome"] != "retry"}
 
 

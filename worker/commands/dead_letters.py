@@ -391,7 +391,7 @@ async def _settle_more(settings: BrokerCommandSettings, run: Run, act: Action, s
 
 
 def _finish(run: Run, verb: str) -> None:
-    """Say how far it got, whatever ended it; exit with status 1 if that isn't all that was asked for."""
+    """Print how far it got, whatever ended it; exit with status 1 if that isn't all that was asked for."""
     if run.progress.stuck:
         named = [printable(letter_id) for letter_id in run.progress.stuck[:_NAMED_AT_MOST]]
         more = len(run.progress.stuck) - len(named)

@@ -44,7 +44,7 @@ _ONLY_PASSED_ON = ("in_group_id", "list_id", "phone_number", "status")
 
 
 class _AsAccepted(GenerateJsonSchema):
-    """Tells that a number is taken for an id, which a model's own schema does not."""
+    """Allows a number for an id, which a model's own schema does not."""
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         plain = super().str_schema(schema)

@@ -94,7 +94,7 @@ def _hidden(text: str, event: EventDict) -> str:
 
 
 def _is_time(text: str) -> bool:
-    """Tell seconds or milliseconds since 1970, within a year of now, and a time without separators."""
+    """Return whether it is seconds or milliseconds since 1970, within a year of now, or `YYYYMMDDhhmmss`."""
     if not text.isdecimal():
         return False
     seconds = {10: 1, 13: 1000}.get(len(text))

@@ -106,7 +106,7 @@ class Copy(Message):
     """
 
     def __init__(self, body: bytes, properties: Basic.Properties, headers: dict[str, Any]) -> None:
-        """Take over everything but the headers; a header that is `Raw` is written as it is."""
+        """Copy everything but the headers; a header that is `Raw` is written as it is."""
         read = Properties.of(properties)
         super().__init__(body, delivery_mode=DeliveryMode.PERSISTENT, message_id=read.message_id)
         self.headers = headers

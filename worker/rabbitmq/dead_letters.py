@@ -223,7 +223,7 @@ class DeadLetters:
     """The dead letters that one channel browses; as many as there were when it began."""
 
     def __init__(self, queue: AbstractQueue, count: int) -> None:
-        """Take the queue and how many it has: new arrivals must not make the reading endless."""
+        """Read no more than `count`: new arrivals must not make the reading endless."""
         self._queue = queue
         self.count = count
         self.looked_at = 0

@@ -119,7 +119,7 @@ class BrokerPublisher:
     """
 
     def __init__(self, timeout: float = PUBLISH_TIMEOUT, tracing: Tracing = UNTRACED) -> None:
-        """Take the deadline of each publish, in seconds, and what opens a span for each."""
+        """Have each publish end within so many seconds, in a span of its own."""
         self._timeout = timeout
         self._tracing = tracing
         self._payloads, self._copies = _Lane(), _Lane()

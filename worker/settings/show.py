@@ -66,7 +66,7 @@ def _path(problem: ErrorDetails) -> str:
 
 
 def _said(problem: ErrorDetails, field: FieldInfo | None) -> str:
-    """Say what would be right, where pydantic only says what is wrong."""
+    """Return what would be right, if pydantic only says what is wrong."""
     kind, said = problem["type"], problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if field is None:
         return said

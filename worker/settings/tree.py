@@ -265,7 +265,7 @@ class CrmSettings(_Section):
     @model_validator(mode="before")
     @classmethod
     def _keep_secret(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was given
-        """Take each setting of the preset for a secret, until the preset is known."""
+        """Treat each setting of the preset as a secret, until the preset is known."""
         if not isinstance(data, dict):
             return data
         if twice := [name for name in data if f"{name}_file" in data]:

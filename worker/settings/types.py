@@ -309,7 +309,7 @@ class NamedTwice(yaml.MarkedYAMLError):
 
 
 class _AsWritten(yaml.SafeLoader):
-    """Takes an unquoted value for text, but for nothing at all, which is null."""
+    """Reads an unquoted value as text, except an empty one, which is null."""
 
     @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -329,7 +329,7 @@ _AsWritten.yaml_implicit_resolvers = {
 
 
 class _Typed(_AsWritten):
-    """Takes `true`, `false` and decimal numbers for what they are, but a key for text."""
+    """Reads `true`, `false` and decimal numbers as what they are, but a key as text."""
 
     @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

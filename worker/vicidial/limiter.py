@@ -121,7 +121,7 @@ class AdaptiveLimit:
             self._step(now, busy)
 
     def _step(self, now: float, busy: int) -> None:
-        """Take a small step, if any, by all answers since the last one."""
+        """Change the limit a little, if at all, by all answers since the last step."""
         slowdown = _median(self._rounds)
         self._slowdown = max(1.0, slowdown)
         if slowdown < 1 / TOLERANCE:

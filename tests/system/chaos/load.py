@@ -27,7 +27,7 @@ class Load:
         return [self._nth(number, agents=agents) for number in range(after, after + count)]
 
     def call(self, *, fate: str = DELIVERED, **known: object) -> Published:
-        """Give the end of one call, of which the dialer knows this."""
+        """Return the end of one call, of which the dialer knows this."""
         event = {"type": "call.ended", "call_id": new_call_id(self._rng)}
         return self._event(event, fate=fate, call=known)
 

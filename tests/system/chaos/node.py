@@ -69,7 +69,7 @@ class Node:
         await eventually(self.takes_clients, _TAKES_CLIENTS_WITHIN)
 
     async def takes_clients(self) -> bool:
-        """Tell whether a client can log in; asked in vain it answers at once, and quietly."""
+        """Return whether a client can log in; asked in vain it answers at once, and quietly."""
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.port)
             writer.transport.abort()

@@ -100,7 +100,7 @@ class Stage:
         await self._opened.aclose()
 
     async def is_sound(self) -> bool:
-        """Tell whether a scenario can begin: everything runs and lets through, every queue stands empty."""
+        """Return whether a scenario can begin: everything runs and lets through, every queue stands empty."""
         alive = all(worker.process.poll() is None for worker in self.workers)
         if not alive or not all(proxy.is_open for proxy in self._proxies):
             return False
@@ -197,7 +197,7 @@ class Stage:
             await worker.ready(_READY_WITHIN)
 
     def complaints(self) -> list[str]:
-        """Give what has no place in the logs of those that are gone, once."""
+        """Return what has no place in the logs of those that are gone, once."""
         found = [_shortened(json.dumps(line)) for worker in self._gone for line in worker.complaints()]
         self._gone.clear()
         return found
@@ -229,12 +229,12 @@ class Stage:
                 self.published += part
 
     async def arrived(self) -> dict[str, Arrived]:
-        """Give what the CRM says of each id."""
+        """Return what the CRM says of each id."""
         async with self.http.get(f"http://127.0.0.1:{self.system.crm.port}/account") as response:
             return {name: Arrived(**found) for name, found in (await response.json()).items()}
 
     async def progresses(self) -> bool:
-        """Tell whether the CRM accepts anything just now."""
+        """Return whether the CRM accepts anything just now."""
         before = await self.accepted()
         await asyncio.sleep(self.rng.uniform(0.05, 0.3))
         return await self.accepted() > before
@@ -244,13 +244,13 @@ class Stage:
         return sum(len(each.accepted_at) for each in (await self.arrived()).values())
 
     async def take_dead(self) -> None:
-        """Take all dead letters into `dead`."""
+        """Move all dead letters to `dead`."""
         async for message in self._take("dead-letters"):
             self.dead.append(_dead(message))  # before the next is asked for, which may take too long
             await message.ack()
 
     async def queued(self) -> set[str]:
-        """Give the ids of what stands in the other queues, where they stay."""
+        """Return the ids of what stands in the other queues, where they stay."""
         return {
             json.loads(message.body)["event_id"]
             for queue in (*WORK, *TIERS)

@@ -115,7 +115,7 @@ class Watch:
             self._complain("a worker was not ready, though it had only to pause")
 
     def idle(self) -> bool:
-        """Tell whether nothing is left to do in any queue, nor in any worker."""
+        """Return whether nothing is left to do in any queue, nor in any worker."""
         return self.in_flight == 0 and all(self.queues.get(name, (1, 0))[0] == 0 for name in (*WORK, *TIERS))
 
     def _complain(self, sentence: str) -> None:
