@@ -14,7 +14,6 @@ from worker.crm.preset import (
     Login,
     Means,
     Preset,
-    Repeat,
     Request,
     Rule,
     Step,
@@ -25,8 +24,6 @@ Names = Mapping[str, Any]
 
 RECORD = "record"
 """The step that is the delivery."""
-KNOWN = "known"
-"""The step that looks for the record before."""
 
 
 class Compiled(Protocol):
@@ -113,13 +110,13 @@ class CompiledStep:
 
     name: str
     request: CompiledRequest
-    when: Compiled | None
-    soft: bool
-    of: str | None
-    cache: CompiledCache | None
-    batch: CompiledBatch | None
-    take: Compiled | None
-    learn: CompiledLearn | None
+    when: Compiled | None = None
+    soft: bool = False
+    of: str | None = None
+    cache: CompiledCache | None = None
+    batch: CompiledBatch | None = None
+    take: Compiled | None = None
+    learn: CompiledLearn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ class CompiledCheck:
     """A check with its templates compiled."""
 
     title: str
-    request: CompiledRequest
+    step: CompiledStep
     expect: Compiled
     otherwise: str
 
@@ -165,8 +162,7 @@ class Plan:
 
 
 def make_plan(preset: Preset, templates: Templates, tables: Tables) -> Plan:
-    """Put the templates of a preset into its steps. Raises `ValueError` if steps don't fit together."""
-    _check_record(preset.on_call)
+    """Put the templates of a preset into its steps. Raises `ValueError` for a status that can't be read."""
     return Plan(
         crm=preset.crm,
         title=preset.title,
@@ -190,21 +186,6 @@ def _needed(templates: Templates, place: str) -> Compiled:
     if (found := templates(place)) is None:
         raise ValueError(f"{place}: is missing")
     return found
-
-
-def _check_record(steps: Iterable[Step]) -> None:
-    names = [step.step for step in steps]
-    if RECORD not in names:
-        raise ValueError("on_call: needs a step named `record`, which is the delivery")
-    if len(set(names)) < len(names):
-        raise ValueError("on_call: two steps have the same name")
-    record = next(step for step in steps if step.step == RECORD)
-    if record.repeat is None:
-        raise ValueError(f"on_call.record: needs `repeat`: one of {', '.join(Repeat)}")
-    if record.repeat is Repeat.SEARCH and KNOWN not in names[: names.index(RECORD)]:
-        raise ValueError("on_call.record: `repeat: search` needs a step `known` before it")
-    if record.soft or record.cache is not None:
-        raise ValueError("on_call.record: is the delivery, so it has neither `soft` nor `cache`")
 
 
 def _steps(steps: Iterable[Step], place: str, templates: Templates) -> tuple[CompiledStep, ...]:
@@ -270,9 +251,9 @@ def _login(login: Login, templates: Templates) -> CompiledLogin:
 
 
 def _check(check: Check, place: str, templates: Templates) -> CompiledCheck:
-    return CompiledCheck(
-        check.check, _request(check, place, templates), _needed(templates, f"{place}.expect"), check.otherwise
-    )
+    request = _request(check, place, templates)
+    step = CompiledStep(check.check, request)
+    return CompiledCheck(check.check, step, _needed(templates, f"{place}.expect"), check.otherwise)
 
 
 def _rules(rules: Iterable[Rule], place: str, templates: Templates) -> tuple[CompiledRule, ...]:

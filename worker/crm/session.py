@@ -1,0 +1,184 @@
+"""One CRM, as the settings describe it: its preset, its login, its client, and what is remembered of it."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from worker.core.errors import DeliveryUnavailable, FailureKind, MappingFailed
+from worker.core.scrub import Scrubber
+from worker.core.tracing import UNTRACED, Tracing
+from worker.crm.answers import Answer, Verdict
+from worker.crm.batch import Collector
+from worker.crm.client import CrmClient, open_session
+from worker.crm.compiled import CompiledPreset, variables
+from worker.crm.limits import Limits
+from worker.crm.login import Logins
+from worker.crm.memory import Memory
+from worker.crm.plan import CompiledStep, Names, make_plan
+from worker.crm.steps import Access, Done, Engine, HttpRequest, Renew, carry_out, log_in
+
+SHORTEST_TOKEN = 12
+"""In characters; a shorter result of a login is an id, and no secret."""
+
+_T = TypeVar("_T")
+_Talk = Generator[HttpRequest | Renew, Answer | Access, _T]
+
+
+class CrmSession:
+    """Carries out what a preset says, at one CRM."""
+
+    def __init__(
+        self,
+        compiled: CompiledPreset,
+        client: CrmClient,
+        memory: Memory,
+        *,
+        refused_wait: timedelta = timedelta(0),
+        reread: Callable[[], Mapping[str, Any] | None] | None = None,
+        on_secret: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Use a client whose limits heed `memory`.
+
+        Args:
+            compiled: The preset.
+            client: Sends the requests.
+            memory: What is remembered from one delivery to the next.
+            refused_wait: After a refused login, nobody logs in for so long.
+            reread: Returns the values of the preset's settings as their files hold them now, None if they
+                can't be read.
+            on_secret: Called with each secret that a log may not show.
+        """
+        self.plan = make_plan(compiled.preset, compiled.get, compiled.tables)
+        self.memory = memory
+        self._compiled = compiled
+        self._client = client
+        self._collector = Collector(client.send)
+        self._logins = Logins(self._log_in, refused_wait.total_seconds())
+        self._reread = reread
+        self._refused = False
+        self._on_secret = on_secret
+        self.scrub = Scrubber(self._secrets(compiled.settings))
+
+    def names(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the templates may use of a payload. Raises `MappingFailed`."""
+        return variables(payload, self._compiled)
+
+    async def deliver(self, names: Names, progress: str | None = None) -> Done:
+        """Carry out the steps for one event. Raises as `carry_out` does."""
+        with self._noting_refusals():
+            access = await self._logins.get()
+            talk = carry_out(
+                self.plan, names, access, self.memory, progress=progress, scrub=self.scrub.beginning
+            )
+            return await self._hold(talk)
+
+    async def log_in(self) -> Access:
+        """Log in, unless a login is there. Raises `DeliveryUnavailable` or `MappingFailed`."""
+        with self._noting_refusals():
+            return await self._logins.get()
+
+    async def ask(self, step: CompiledStep, names: Names) -> tuple[Answer, Verdict, dict[str, Any]]:
+        """Send the request of one step. Return the answer, what it means, and the names to read it with."""
+        with self._noting_refusals():
+            engine = Engine(
+                self.plan, names, await self._logins.get(), self.memory, scrub=self.scrub.beginning
+            )
+            answer, verdict, result = await self._hold(engine.ask(step))
+            return answer, verdict, answer.names(engine.names, result)
+
+    def own_names(self) -> dict[str, Any]:
+        """Return the names that are there without a payload."""
+        return {"settings": self._compiled.settings}
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._collector.close()
+        await self._logins.close()
+
+    async def _hold(self, talk: _Talk[_T]) -> _T:
+        """Hold a conversation: do what it asks for, until it ends."""
+        try:
+            wanted = next(talk)
+            while True:
+                try:
+                    reply = await self._reply(wanted)
+                except (DeliveryUnavailable, MappingFailed) as error:
+                    wanted = talk.throw(error)
+                else:
+                    wanted = talk.send(reply)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        finally:
+            talk.close()
+
+    async def _reply(self, wanted: HttpRequest | Renew) -> Answer | Access:
+        if isinstance(wanted, Renew):
+            return await self._logins.renew(wanted.access)
+        if wanted.batch is not None:
+            return await self._collector.send(wanted, wanted.batch)
+        return await self._client.send(wanted)
+
+    async def _log_in(self) -> Access:
+        access = await self._hold(
+            log_in(self.plan, self.own_names(), self.memory, scrub=self.scrub.beginning)
+        )
+        for value in access.login.values():
+            if isinstance(value, str) and len(value) >= SHORTEST_TOKEN:
+                self._learn(value)
+        return access
+
+    def refresh(self) -> None:
+        """Read the secrets again if the CRM has refused us since they were read."""
+        if not self._refused or self._reread is None:
+            return
+        self._refused = False
+        settings = self._reread()
+        if settings is not None and settings != self._compiled.settings:
+            self._compiled = replace(self._compiled, settings=settings)
+            self._logins.forget()
+            for secret in self._secrets(settings):
+                self._learn(secret)
+
+    @contextmanager
+    def _noting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except DeliveryUnavailable as error:
+            self._refused = self._refused or error.kind is FailureKind.REFUSED
+            raise
+
+    def _learn(self, secret: str) -> None:
+        self.scrub.learn(secret)
+        self._on_secret(secret)
+
+    def _secrets(self, settings: Mapping[str, Any]) -> list[str]:
+        declared = self._compiled.preset.settings
+        values = [settings.get(name) for name, each in declared.items() if each.secret]
+        return [value for value in values if isinstance(value, str) and value]
+
+
+@asynccontextmanager
+async def open_crm(
+    compiled: CompiledPreset,
+    longest: timedelta,
+    *,
+    connections: int = 1,
+    observe: Callable[[str], None] = lambda _: None,
+    tracing: Tracing = UNTRACED,
+    clock: Callable[[], float] = time.monotonic,
+    **more: Any,
+) -> AsyncIterator[CrmSession]:
+    """Open all that talks to a CRM; a request may take `longest`. `more` goes to `CrmSession`."""
+    memory = Memory(clock=clock)
+    limits = Limits(compiled.preset.limits, memory.wait, clock=clock)
+    async with open_session(longest, connections) as http:
+        client = CrmClient(http, limits, longest, observe=observe, tracing=tracing)
+        session = CrmSession(compiled, client, memory, **more)
+        try:
+            yield session
+        finally:
+            await session.close()
