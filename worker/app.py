@@ -115,7 +115,7 @@ async def assemble(
 ) -> AsyncIterator[Worker]:
     """Put a worker together, and close its HTTP sessions at the end, but not `tracing`.
 
-    `on_password` is called with each password that is read from its file again.
+    `on_password` is called with each password that is read from its file again, and each token of a CRM.
     """
     topology = build_topology(settings)
     publisher = BrokerPublisher(tracing=tracing)
@@ -127,7 +127,7 @@ async def assemble(
         clock = DialerClock(settings.vicidial.timezone, client.version, on_outage=breakers.dialer_failed)
         pipeline = Pipeline(
             VicidialEnricher(client, clock, settings.vicidial, on_hit=reporter.hit),
-            await _open_sink(settings, topology, publisher, reporter, tracing, stack),
+            await _open_sink(settings, topology, publisher, reporter, on_password, tracing, stack),
             _make_policy(settings),
             breakers,
             zone=settings.vicidial.timezone or UTC,
@@ -205,13 +205,36 @@ async def _open_sink(
     topology: Topology,
     publisher: BrokerPublisher,
     reporter: Reporter,
+    on_secret: Callable[[str], None],
     tracing: Tracing,
     stack: AsyncExitStack,
 ) -> Sink:
     if settings.sink.kind == "queue":
         return QueueSink(topology.outbound_exchange, publisher, reporter.posted)
+    if settings.sink.kind == "crm":
+        return await _open_crm(settings, reporter, on_secret, tracing, stack)
     session = await stack.enter_async_context(webhook.open_session(settings.sink, settings.max_in_flight))
     return webhook.WebhookSink(settings.sink, session, reporter.posted, tracing=tracing)
+
+
+async def _open_crm(
+    settings: Settings,
+    reporter: Reporter,
+    on_secret: Callable[[str], None],
+    tracing: Tracing,
+    stack: AsyncExitStack,
+) -> Sink:
+    from worker.crm.session import open_crm  # noqa: PLC0415 - only a CRM needs Jinja2
+    from worker.crm.sink import CrmSink  # noqa: PLC0415
+
+    session = open_crm(
+        settings,
+        connections=settings.max_in_flight,
+        observe=reporter.posted,
+        on_secret=on_secret,
+        tracing=tracing,
+    )
+    return CrmSink(await stack.enter_async_context(session))
 
 
 def _breaker(status: BreakerStatus) -> Breaker:

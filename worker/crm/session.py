@@ -1,6 +1,5 @@
 """One CRM, as the settings describe it: its preset, its login, its client, and what is remembered of it."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -15,10 +14,12 @@ from worker.crm.batch import Collector
 from worker.crm.client import CrmClient, open_session
 from worker.crm.compiled import CompiledPreset, variables
 from worker.crm.limits import Limits
+from worker.crm.load import compiled
 from worker.crm.login import Logins
 from worker.crm.memory import Memory
 from worker.crm.plan import CompiledStep, Names, make_plan
 from worker.crm.steps import Access, Done, Engine, HttpRequest, Renew, carry_out, log_in
+from worker.settings import Settings
 
 SHORTEST_TOKEN = 12
 """In characters; a shorter result of a login is an id, and no secret."""
@@ -32,7 +33,7 @@ class CrmSession:
 
     def __init__(
         self,
-        compiled: CompiledPreset,
+        preset: CompiledPreset,
         client: CrmClient,
         memory: Memory,
         *,
@@ -43,7 +44,7 @@ class CrmSession:
         """Use a client whose limits heed `memory`.
 
         Args:
-            compiled: The preset.
+            preset: The preset.
             client: Sends the requests.
             memory: What is remembered from one delivery to the next.
             refused_wait: After a refused login, nobody logs in for so long.
@@ -51,16 +52,16 @@ class CrmSession:
                 can't be read.
             on_secret: Called with each secret that a log may not show.
         """
-        self.plan = make_plan(compiled.preset, compiled.get, compiled.tables)
+        self.plan = make_plan(preset.preset, preset.get, preset.tables)
         self.memory = memory
-        self._compiled = compiled
+        self._compiled = preset
         self._client = client
         self._collector = Collector(client.send)
         self._logins = Logins(self._log_in, refused_wait.total_seconds())
         self._reread = reread
         self._refused = False
         self._on_secret = on_secret
-        self.scrub = Scrubber(self._secrets(compiled.settings))
+        self.scrub = Scrubber(self._secrets(preset.settings))
 
     def names(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the templates may use of a payload. Raises `MappingFailed`."""
@@ -163,21 +164,38 @@ class CrmSession:
 
 @asynccontextmanager
 async def open_crm(
-    compiled: CompiledPreset,
-    longest: timedelta,
+    settings: Settings,
     *,
-    connections: int = 1,
+    connections: int = 4,
     observe: Callable[[str], None] = lambda _: None,
+    on_secret: Callable[[str], None] = lambda _: None,
     tracing: Tracing = UNTRACED,
-    clock: Callable[[], float] = time.monotonic,
-    **more: Any,
 ) -> AsyncIterator[CrmSession]:
-    """Open all that talks to a CRM; a request may take `longest`. `more` goes to `CrmSession`."""
-    memory = Memory(clock=clock)
-    limits = Limits(compiled.preset.limits, memory.wait, clock=clock)
-    async with open_session(longest, connections) as http:
-        client = CrmClient(http, limits, longest, observe=observe, tracing=tracing)
-        session = CrmSession(compiled, client, memory, **more)
+    """Open all that talks to the CRM of the settings.
+
+    Raises:
+        SettingsError: The preset or its settings can't be used.
+    """
+    preset = compiled(settings)
+    memory = Memory()
+    limits = Limits(preset.preset.limits, memory.wait)
+
+    def reread() -> Mapping[str, Any] | None:
+        try:
+            return {**preset.settings, **settings.sink.crm.reread()}
+        except ValueError:
+            return None
+
+    async with open_session(settings.sink.timeout, connections) as http:
+        client = CrmClient(http, limits, settings.sink.timeout, observe=observe, tracing=tracing)
+        session = CrmSession(
+            preset,
+            client,
+            memory,
+            refused_wait=settings.circuit_breakers.refused_probe,
+            reread=reread,
+            on_secret=on_secret,
+        )
         try:
             yield session
         finally:
