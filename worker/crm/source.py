@@ -91,13 +91,14 @@ def read_merged(name: str) -> dict[str, Any]:
     return result
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Return whether a preset is named by the path of its file."""
     return "/" in name or name.endswith((".yaml", ".yml"))
 
 
 def _text_of(name: str, beside: Path) -> tuple[str, Path]:
     """Return the text of a preset, and the folder in which it stands."""
-    if not _is_path(name):
+    if not is_path(name):
         if name not in shipped():
             known = ", ".join(shipped())
             raise PresetError([f"{name}: no such preset; known are {known}, and own files by their paths"])
