@@ -13,8 +13,8 @@ The rules, with their sources (learn.microsoft.com, repository MicrosoftDocs/pow
 
 Not confirmed on a real account: how a completed phone call refuses a change (the reference says "read-only
 and can't be edited"; the text here is the one that integrators report), the code and text for an undeclared
-property, that `statecode` in a create is ignored rather than refused, and that activity parties may be
-replaced by an update.
+property, that `statecode` in a create is ignored rather than refused, and that an update replaces the
+activity parties (reported in MicrosoftDocs/dynamics-365-customer-engagement, issue 2671).
 """
 
 import json
