@@ -79,7 +79,10 @@ def show_dead_letters(shown: Collection[StoredDeadLetter], count: int) -> None:
             say(f"  {printable(letter.error or 'no error told')}", cut=True)
     else:
         rows = [
-            (*(letter.id, letter.type, letter.reason, str(letter.attempts)), *_late(letter))
+            (
+                *(letter.id, letter.type, letter.reason, str(letter.attempts)),
+                *(letter.failed_at.isoformat() if letter.failed_at else "-", letter.error or "-"),
+            )
             for letter in shown
         ]
         show_table(("ID", "TYPE", "REASON", "ATTEMPTS", "FAILED_AT", "ERROR"), rows)
@@ -110,10 +113,6 @@ class Plan:
     def show(self) -> None:
         """Show a line for each."""
         show_table(("ID", "TYPE", "REASON", "TO", "ENRICHMENT"), self._rows)
-
-
-def _late(letter: StoredDeadLetter) -> tuple[str, str]:
-    return (letter.failed_at.isoformat() if letter.failed_at else "-", letter.error or "-")
 
 
 def _moment(when: datetime | None) -> str:
