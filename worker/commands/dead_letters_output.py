@@ -76,7 +76,7 @@ def show_dead_letters(shown: Collection[StoredDeadLetter], count: int) -> None:
             attempts = f"{letter.attempts} attempt{'' if letter.attempts == 1 else 's'}"
             facts = (letter.type, letter.reason, attempts, f"{age(letter.failed_at)} ago")
             say(printable(f"{letter.id}  {'  '.join(facts)}"), "bold")
-            say(f"  {printable(letter.error or 'no error told')}", cut=True)
+            say(f"  {printable(letter.error or 'no error named')}", cut=True)
     else:
         rows = [
             (
@@ -101,7 +101,7 @@ class Plan:
 
     def add(self, letter: StoredDeadLetter) -> None:
         """Add one; only what is shown of it is kept."""
-        queue = "stays: its queue can't be told" if letter.queue is None else self._queues[letter.queue]
+        queue = "stays: its queue is unknown" if letter.queue is None else self._queues[letter.queue]
         enrichment = ("dropped" if self._look_up_again else "carried") if letter.enriched else "none"
         self._rows.append(
             (letter.id, intern(str(letter.type)), intern(str(letter.reason)), queue, enrichment)

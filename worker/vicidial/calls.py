@@ -446,8 +446,8 @@ class _Window:
     @classmethod
     def of(cls, call: CallRecord, event: Event, start: datetime) -> "_Window":
         talk = timedelta(seconds=call.talk_seconds or 0)
-        told = (call.ended_at, event.ended_at)
-        ends = [end for end in told if end is not None and start <= end <= start + LATEST]
+        known_ends = (call.ended_at, event.ended_at)
+        ends = [end for end in known_ends if end is not None and start <= end <= start + LATEST]
         # An event's time before the end of the talk is not the time of the end.
         seen = event.occurred_at if start + talk <= event.occurred_at <= start + LATEST else start + LATEST
         made = parse_call_id(call.call_id)
