@@ -214,9 +214,9 @@ def test_the_forms_of_a_number_are_filters() -> None:
 
 
 def test_a_step_may_read_of_itself_only_whether_its_record_is_there() -> None:
-    body = {"kind": "{{ 'new' if not record.duplicate }}"}
+    body = {"kind": "{{ 'new' if not record }}", "again": "{{ record.duplicate }}"}
     record = {"step": "record", "repeat": "upsert", "post": "/calls", "body": body}
     update = {"step": "update", "put": "/calls", "body_of": "record"}
     preset = compiled(on_call=[record, update], receipt={})
     assert preset.template("on_call.record.body").render({"record": {}}) == {"kind": "new"}
-    assert preset.template("on_call.update.body").render({"record": {"duplicate": True}}) is None
+    assert preset.template("on_call.update.body").render({"record": {"duplicate": True}}) == {"again": True}

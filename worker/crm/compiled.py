@@ -212,8 +212,8 @@ class _Walk:
         """Compile steps; return the names that there are after them."""
         names = dict(scope)
         for step in steps:
-            # Before its answer, of its own name only `duplicate` may be read, and is null: so that a body
-            # which another step sends after a duplicate, too, can differ there.
+            # Before its answer, a step's own name is an empty mapping: so a body that another step sends
+            # too (`body_of`) can differ there.
             self._step(step, f"{place}.{step.step}", {**names, step.step: _BEFORE})
             names[step.step] = _step_shape(step)
         return names
