@@ -264,9 +264,7 @@ def rows(first_column: str) -> Iterator[list[str]]:
             yield [cells[0].strip("`"), *cells[1:]]
 
 
-DOCUMENTED = {
-    row[0]: Line(set(row[1].split(", ")), set(re.findall(r"`(\w+)`", row[3]))) for row in rows("event")
-}
+TOLD = {row[0]: Line(set(row[1].split(", ")), set(re.findall(r"`(\w+)`", row[3]))) for row in rows("event")}
 FIELDS = {row[0]: row[1:] for row in rows("field")}
 """By name: type, unit, meaning, example."""
 
@@ -277,16 +275,16 @@ def test_every_line_that_is_logged_is_on_the_page_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", sorted(LOGGED))
 def test_a_line_has_the_levels_and_fields_that_the_page_names(name: str) -> None:
-    source, documented = LOGGED[name], DOCUMENTED[name]
+    source, told = LOGGED[name], TOLD[name]
     if source.open:  # the rest is seen when it runs, below
-        assert source.fields <= documented.fields
+        assert source.fields <= told.fields
         assert name in RUN
     else:
-        assert (source.levels, source.fields) == (documented.levels, documented.fields)
+        assert (source.levels, source.fields) == (told.levels, told.fields)
 
 
 def test_every_field_has_its_row_and_no_other() -> None:
-    named = set().union(*(line.fields for line in DOCUMENTED.values()))
+    named = set().union(*(line.fields for line in TOLD.values()))
     assert sorted(named | OF_ANY_LINE) == sorted(row[0] for row in rows("field"))
 
 
@@ -333,7 +331,7 @@ def settled_lines() -> list[MutableMapping[str, Any]]:
 def asked_about() -> set[str]:
     """Return the parameters that name what a request is about: pairs of a name and a value from elsewhere."""
     found = set()
-    for module in ("client", "calls"):
+    for module in ("client", "recordings"):
         tree = ast.parse((ROOT / "worker" / "vicidial" / f"{module}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             match node:
@@ -396,7 +394,7 @@ def test_a_line_that_is_put_together_has_the_levels_and_fields_that_the_page_nam
     levels = {line.pop("log_level") for line in RUN[name]}
     fields = {key: value for line in RUN[name] for key, value in line.items() if key != "event"}
     fields = {"exception" if key == "exc_info" else key: value for key, value in fields.items()}
-    assert (levels, sorted(fields)) == (DOCUMENTED[name].levels, sorted(DOCUMENTED[name].fields))
+    assert (levels, sorted(fields)) == (TOLD[name].levels, sorted(TOLD[name].fields))
 
 
 @pytest.mark.parametrize("name", sorted(RUN))
@@ -439,9 +437,9 @@ class A:
         _log.info("eight", exc_info=bad)
 """
     )
-    documented = {name: (line.levels, line.fields, line.open) for name, line in found.items()}
+    told = {name: (line.levels, line.fields, line.open) for name, line in found.items()}
     breakers = {f"circuit_{state}": ({"warning", "info"}, {"d"}, False) for state in State}
-    assert documented == breakers | {
+    assert told == breakers | {
         "one": ({"warning", "error"}, {"a", "b"}, False),
         "two": ({"warning", "error"}, {"a", "b"}, False),
         "three": ({"error"}, {"b"}, False),
@@ -497,9 +495,9 @@ LINES = [json.loads(line) for line in example("json").splitlines()]
 
 def test_the_lines_shown_have_the_fields_and_levels_that_the_page_names() -> None:
     for line in LINES:
-        documented = DOCUMENTED[line["event"]]
-        assert line["level"] in documented.levels
-        assert OF_EVERY_LINE <= line.keys() <= documented.fields | OF_EVERY_LINE
+        told = TOLD[line["event"]]
+        assert line["level"] in told.levels
+        assert OF_EVERY_LINE <= line.keys() <= told.fields | OF_EVERY_LINE
 
 
 def test_the_console_shows_the_lines_as_the_page_does() -> None:

@@ -368,8 +368,7 @@ def _filter(text: str, columns: set[str], kind: str) -> Callable[[Mapping[str, A
 def _literal(text: str) -> object:
     if text.startswith("'"):
         return text[1:-1].replace("''", "'")
-    known = {"true": True, "false": False, "null": None}
-    return known[text] if text in known else int(text)
+    return {"true": True, "false": False, "null": None}.get(text, text)
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The stand-in CRM checks signatures as the published verifier makes them, and refuses on request."""
+"""The stand-in CRM checks signatures as the published verifier makes them, and refuses as it is told to."""
 
 import asyncio
 import base64

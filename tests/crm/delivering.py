@@ -51,10 +51,11 @@ def call(key: str = "V1201405090000000001", **changed: Any) -> Payload:  # noqa:
     return _payload("call.enriched", f"event-{key}", data)
 
 
-def agent(user: str, email: str) -> Payload:
-    """Return the payload of an agent who was onboarded with this address."""
+def agent(user: str, email: str, missing: tuple[str, ...] = ()) -> Payload:
+    """Return the payload of an agent who was onboarded with this address, and lacks these campaigns."""
     record = {"agent_user": user, "full_name": "Ann Example", "campaigns": [], "in_groups": []}
     data = {"event_id": f"agent-{user}", "agent": record, "event": {"agent_user": user, "email": email}}
+    data["access_check"] = {"ok": not missing, "missing": list(missing), "unexpected": []}
     return _payload("agent.enriched", f"agent-{user}", data)
 
 
