@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
+from worker.core.errors import MappingFailed
 from worker.core.retry_after import retry_after
-from worker.crm.plan import CompiledBatch, CompiledRule, Names
+from worker.crm.plan import Compiled, CompiledBatch, CompiledRule, Names
 from worker.crm.preset import Means
 from worker.settings.types import parse_duration
 
@@ -96,15 +97,26 @@ def apply_rule(rule: CompiledRule, status: int, reading: Names) -> Verdict | Non
     """Return what a rule says of an answer, None if it does not fit; `reading` has the answer's names."""
     if rule.statuses and not any(status in each for each in rule.statuses):
         return None
-    if rule.when is not None and not rule.when.render(reading):
+    if rule.when is not None and not _read(rule.when, reading):
         return None
-    say = None if rule.say is None else rule.say.render(reading)
+    say = _read(rule.say, reading)
     return Verdict(
         rule.means,
-        None if rule.wait is None else as_duration(rule.wait.render(reading)),
+        as_duration(_read(rule.wait, reading)),
         None if say is None else str(say),
         {} if rule.take is None else (rule.take.render(reading) or {}),
     )
+
+
+def _read(template: Compiled | None, reading: Names) -> Any:
+    """Return what a template reads of an answer, None if the answer is not as the template expects it.
+
+    A strange header in the answer to a write must not fail the delivery that it confirms.
+    """
+    try:
+        return None if template is None else template.render(reading)
+    except MappingFailed:
+        return None
 
 
 def judge(rules: Iterable[CompiledRule], answer: Answer, names: Names, *, now: float) -> Verdict:
