@@ -59,7 +59,7 @@ lock: venv ## Make the requirements locks again
 	$(COMPILE) $(UPGRADE) pyproject.toml --extra crm --extra tracing --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) $(UPGRADE) --group build -c requirements-dev.lock -o requirements-build.lock
 
-format: venv ## Format the code, and mend what ruff can mend by itself
+format: venv ## Format the code, and fix what ruff can fix by itself
 	$(PYTHON) -m ruff check --fix-only
 	$(PYTHON) -m ruff format
 

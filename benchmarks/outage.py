@@ -44,7 +44,7 @@ class Watch:
 
 async def watch(running: psutil.Process, seconds: float, console: Console) -> Watch:
     """Look at the worker's memory, and how soon it answers, for so long."""
-    seen, started, told = Watch(), time.monotonic(), 0.0
+    seen, started, logged_at = Watch(), time.monotonic(), 0.0
     url = f"http://127.0.0.1:{health_port(running)}/readyz"
     async with aiohttp.ClientSession() as session:
         while (passed := time.monotonic() - started) < seconds:
@@ -53,8 +53,8 @@ async def watch(running: psutil.Process, seconds: float, console: Console) -> Wa
                 seen.not_ready += response.status != 200
             seen.health_ms.append((time.monotonic() - asked) * 1000)
             seen.rss_mib.append(running.memory_info().rss / 2**20)
-            if passed - told >= SETTLED_AFTER:
-                told = passed
+            if passed - logged_at >= SETTLED_AFTER:
+                logged_at = passed
                 console.print(f"  {passed:.0f} s of the outage: {seen.rss_mib[-1]:.1f} MiB")
             await asyncio.sleep(WATCH_EVERY)
     return seen

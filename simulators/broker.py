@@ -70,8 +70,8 @@ class NoBrokerError(BrokerError):
 async def find_broker(url: str | None, say: Callable[[str], None]) -> AsyncIterator[str]:
     """Yield the address of a broker: the one given, else one that lives as long as the context.
 
-    In this order: an installed RabbitMQ, one that apt installs (only as root), a container. `say` is told in
-    one sentence what is done that the caller may want to know. Raises `NoBrokerError` when nothing works.
+    In this order: an installed RabbitMQ, one that apt installs (only as root), a container. `say` is called
+    with a sentence about what is done. Raises `NoBrokerError` when nothing works.
     """
     if url is not None:
         yield url

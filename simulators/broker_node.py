@@ -111,7 +111,7 @@ class PrivateBroker:
                 await asyncio.to_thread(process.wait, _CLOSE_WITHIN)
 
     async def halt(self) -> None:
-        """Shut the node down as an operator would: clients are told, data is kept. `resume` starts it."""
+        """Shut the node down as an operator would: clients are notified, data is kept. `resume` starts it."""
         await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""The stand-in CRM: a webhook receiver that checks signatures, drops repeats, and refuses when told to.
+"""The stand-in CRM: a webhook receiver that checks signatures, drops repeats, and refuses on request.
 
 Run as `python -m simulators.crm`, it prints one JSON line with its address and serves until SIGTERM.
 """

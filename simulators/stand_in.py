@@ -104,7 +104,7 @@ class StandIn(ABC):
         app.router.add_post("/control", self._post_control)
         self.add_routes(app)
         self._closing.clear()
-        # A client that gives up ends its handler, so that `concurrent` tells the truth.
+        # A client that gives up ends its handler, so that `concurrent` is right.
         self._runner = web.AppRunner(
             app,
             access_log=None,

@@ -264,7 +264,9 @@ def rows(first_column: str) -> Iterator[list[str]]:
             yield [cells[0].strip("`"), *cells[1:]]
 
 
-TOLD = {row[0]: Line(set(row[1].split(", ")), set(re.findall(r"`(\w+)`", row[3]))) for row in rows("event")}
+DOCUMENTED = {
+    row[0]: Line(set(row[1].split(", ")), set(re.findall(r"`(\w+)`", row[3]))) for row in rows("event")
+}
 FIELDS = {row[0]: row[1:] for row in rows("field")}
 """By name: type, unit, meaning, example."""
 
@@ -275,16 +277,16 @@ def test_every_line_that_is_logged_is_on_the_page_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", sorted(LOGGED))
 def test_a_line_has_the_levels_and_fields_that_the_page_names(name: str) -> None:
-    source, told = LOGGED[name], TOLD[name]
+    source, documented = LOGGED[name], DOCUMENTED[name]
     if source.open:  # the rest is seen when it runs, below
-        assert source.fields <= told.fields
+        assert source.fields <= documented.fields
         assert name in RUN
     else:
-        assert (source.levels, source.fields) == (told.levels, told.fields)
+        assert (source.levels, source.fields) == (documented.levels, documented.fields)
 
 
 def test_every_field_has_its_row_and_no_other() -> None:
-    named = set().union(*(line.fields for line in TOLD.values()))
+    named = set().union(*(line.fields for line in DOCUMENTED.values()))
     assert sorted(named | OF_ANY_LINE) == sorted(row[0] for row in rows("field"))
 
 
@@ -331,7 +333,7 @@ def settled_lines() -> list[MutableMapping[str, Any]]:
 def asked_about() -> set[str]:
     """Return the parameters that name what a request is about: pairs of a name and a value from elsewhere."""
     found = set()
-    for module in ("client", "recordings"):
+    for module in ("client", "calls"):
         tree = ast.parse((ROOT / "worker" / "vicidial" / f"{module}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             match node:
@@ -394,7 +396,7 @@ def test_a_line_that_is_put_together_has_the_levels_and_fields_that_the_page_nam
     levels = {line.pop("log_level") for line in RUN[name]}
     fields = {key: value for line in RUN[name] for key, value in line.items() if key != "event"}
     fields = {"exception" if key == "exc_info" else key: value for key, value in fields.items()}
-    assert (levels, sorted(fields)) == (TOLD[name].levels, sorted(TOLD[name].fields))
+    assert (levels, sorted(fields)) == (DOCUMENTED[name].levels, sorted(DOCUMENTED[name].fields))
 
 
 @pytest.mark.parametrize("name", sorted(RUN))
@@ -437,9 +439,9 @@ class A:
         _log.info("eight", exc_info=bad)
 """
     )
-    told = {name: (line.levels, line.fields, line.open) for name, line in found.items()}
+    documented = {name: (line.levels, line.fields, line.open) for name, line in found.items()}
     breakers = {f"circuit_{state}": ({"warning", "info"}, {"d"}, False) for state in State}
-    assert told == breakers | {
+    assert documented == breakers | {
         "one": ({"warning", "error"}, {"a", "b"}, False),
         "two": ({"warning", "error"}, {"a", "b"}, False),
         "three": ({"error"}, {"b"}, False),
@@ -495,9 +497,9 @@ LINES = [json.loads(line) for line in example("json").splitlines()]
 
 def test_the_lines_shown_have_the_fields_and_levels_that_the_page_names() -> None:
     for line in LINES:
-        told = TOLD[line["event"]]
-        assert line["level"] in told.levels
-        assert OF_EVERY_LINE <= line.keys() <= told.fields | OF_EVERY_LINE
+        documented = DOCUMENTED[line["event"]]
+        assert line["level"] in documented.levels
+        assert OF_EVERY_LINE <= line.keys() <= documented.fields | OF_EVERY_LINE
 
 
 def test_the_console_shows_the_lines_as_the_page_does() -> None:

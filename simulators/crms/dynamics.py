@@ -368,7 +368,8 @@ def _filter(text: str, columns: set[str], kind: str) -> Callable[[Mapping[str, A
 def _literal(text: str) -> object:
     if text.startswith("'"):
         return text[1:-1].replace("''", "'")
-    return {"true": True, "false": False, "null": None}.get(text, text)
+    known = {"true": True, "false": False, "null": None}
+    return known[text] if text in known else int(text)
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def instructions(dialer: StandInDialer) -> Iterator[str]:
     for life, call_id in LIVE_IDS[dialer.dialect].items():
         then = f" ({transferred_id(call_id)})" if LIFE_CYCLES[life].then else ""
         yield f"  {call_id}  {LIFE_CYCLES[life].what}{then}"
-    yield from ("", "The page tells everything that it knows, and how to break it. Ctrl-C stops it.", "")
+    yield from ("", "The page shows everything that it knows, and how to break it. Ctrl-C stops it.", "")
 
 
 def request_line(seen: DialerRequest, time: str) -> str:

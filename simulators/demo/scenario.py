@@ -91,7 +91,7 @@ class Case:
         return f"{self.kind} {short}"
 
     def message(self, now: datetime) -> Message:
-        """Write the message that tells of something that happened now, or when it did."""
+        """Return the message about something that happened now, or at its own time."""
         time = (self.happened or now).isoformat(timespec="milliseconds")
         key = "call_id" if self.kind == "call" else "agent_user"
         data = {key: self.subject} | dict(self.fields)

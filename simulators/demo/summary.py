@@ -14,10 +14,10 @@ from simulators.demo.progress import Row
 from simulators.demo.scenario import Delivered
 
 _MEANS = {
-    "invalid_event": "it can't be understood; its producer has to mend it",
+    "invalid_event": "it can't be understood; its producer has to correct it",
     "not_found": "the dialer still did not know it when time was up",
     "rejected_by_dialer": "the dialer refuses the id; no retry would help",
-    "rejected_by_sink": "the CRM refuses it; replay it when that is mended",
+    "rejected_by_sink": "the CRM refuses it; replay it when that is fixed",
 }
 _COMMANDS = (
     ("crm-sync dead-letters list", "shows such letters"),
@@ -150,7 +150,7 @@ def _dialer(result: Result) -> Iterable[Text]:
     other = sum(1 for row in result.rows if row.case.dialect == "tutorial" and row.known)
     yield Text(f"  {result.dialer_requests:>2} requests to the dialer")
     yield Text(f"     {other} answered in the dialect of the tutorials, the rest as a real VICIdial")
-    yield Text("     does; the worker tells the two apart by itself")
+    yield Text("     does; the worker recognizes both by itself")
 
 
 def sample(result: Result, event_id: str) -> Text:
@@ -191,7 +191,7 @@ def what_next() -> Text:
         "   1. Set your broker, dialer and CRM: config/webhook.yaml names every setting.\n",
         "   2. ",
         ("crm-sync check", "cyan"),
-        "   tells whether each can be reached and lets you in.\n",
+        "   checks whether each can be reached and lets you in.\n",
         "   3. ",
         ("crm-sync run", "cyan"),
         "     does to your events what you have just seen.",

@@ -54,14 +54,14 @@ _NOT_LET_IN = ("ERROR: Login incorrect", "ERROR: Too many login", "ERROR: INVALI
 
 
 class StandInDialer(DialerState):
-    """A dialer that answers as VICIdial does, breaks when told to, and remembers what it was asked.
+    """A dialer that answers as VICIdial does, breaks on request, and remembers what it was asked.
 
     `calls`, `agents`, `campaigns`, `recordings` and `users` may be changed while it serves. In the tutorial
     dialect it answers as the tutorials say, with `separator` between the values. With `keep_requests=False`
-    it only counts. Its `clock` starts at 0; `wall` is the time of day that `version` tells.
+    it only counts. Its `clock` starts at 0; `wall` is the time of day that `version` returns.
 
     An answer takes `delay` seconds, and then `service_time`, as long as at most `knee` requests are being
-    answered; of more, each takes longer in proportion. `observe` is told each request when it is over.
+    answered; of more, each takes longer in proportion. `observe` is called with each request when it is over.
     """
 
     @property

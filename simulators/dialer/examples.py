@@ -244,7 +244,7 @@ def _same(example: Example, says: str, *, status: int = 200) -> Example:
 _LIVES_REAL, _LIVES_TUTORIAL = LIVE_IDS["real"], LIVE_IDS["tutorial"]
 _REAL_CHANGES: Final = (
     Change(
-        "A call is dialled now; the answer tells the ids that it gets",
+        "A call is dialled now; the answer contains the ids that it gets",
         {"ring": {"life": "transferred", "speed": 10}},
         A_CALL,
     ),
@@ -267,7 +267,7 @@ _REAL_CHANGES: Final = (
         ),
     ),
     Change(
-        "A shift of agents: the answer tells what is true of each call, those of the days before included",
+        "A shift of agents: the answer contains what is true of each call, those of the days before included",
         {"shift": {"calls": 20, "agents": 3, "seconds": 30, "seed": 1}},
         A_CALL,
     ),
@@ -327,7 +327,7 @@ _REAL_CHANGES: Final = (
 
 _TUTORIAL_CHANGES: Final = (
     Change(
-        "A call is dialled now; the answer tells the id that it gets",
+        "A call is dialled now; the answer contains the id that it gets",
         {"ring": {"life": "answered", "speed": 10}},
         Example(
             "A call that is not begun", "ERROR: CALL ID NOT FOUND", call_query(_LIVES_TUTORIAL["unanswered"])

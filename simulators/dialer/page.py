@@ -208,7 +208,7 @@ def _ways_to_break(view: View) -> tuple[str, ...]:
     return (
         f"Faults: {', '.join(FAULTS)}.",
         f"Lives of a call, for ring: {'; '.join(f'{name} ({it.what})' for name, it in LIFE_CYCLES.items())}.",
-        f"GET {view.base_url}/control tells in JSON what was asked.",
+        f"GET {view.base_url}/control returns in JSON what was asked.",
     )
 
 

@@ -177,7 +177,7 @@ def _later(moment: str, seconds: int) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Campaign:
-    """One campaign, as `campaigns_list` tells it, with the in-groups that its agents may take calls from."""
+    """One campaign, as `campaigns_list` shows it, with the in-groups that its agents may take calls from."""
 
     campaign_id: str
     name: str
@@ -202,8 +202,8 @@ class DialerAgent:
 class Recording:
     """One recording of a call or of a lead.
 
-    With a `call`, it begins `after` seconds after the call's schedule did; its length and place are told once
-    it is over.
+    With a `call`, it begins `after` seconds after the call's schedule did; its length and place are known
+    once it is over.
     """
 
     recording_id: str
@@ -405,7 +405,7 @@ LIVE_IDS: Final[Mapping[Dialect, Mapping[str, str]]] = {
 }
 """The call of each life cycle that is always there; it begins at the first question about it.
 
-Whenever that is, the id must fit it, so it tells no time: there is no day 00.
+Whenever that is, the id must fit it, so it holds no time: there is no day 00.
 """
 
 

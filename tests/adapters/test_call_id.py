@@ -1,4 +1,4 @@
-"""What a call id tells: the start of the call and its lead."""
+"""What a call id holds: the start of the call and its lead."""
 
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo

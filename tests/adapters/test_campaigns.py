@@ -70,8 +70,7 @@ def test_campaigns_get_their_names() -> None:
 
 
 def test_what_the_dialer_named_by_itself_is_kept_as_it_is() -> None:
-    told = read_agent("1|A|Told|-B||B-C|Told too", "1")
-    found = resolve(told, known("A", "-B", "B", "C"))
+    found = resolve(read_agent("1|A|Told|-B||B-C|Told too", "1"), known("A", "-B", "B", "C"))
     assert [each.name for each in found.agent.campaigns] == ["Told", "Name of -B", "Told too"]
     assert (found.campaigns_text, found.agent.campaigns_ambiguous) == (None, False)
 

@@ -35,10 +35,10 @@ async def test_a_story_is_about_the_call_that_the_dialer_knows_in_any_year(case:
         if case.call is not None:
             dialer.add_call(replace(case.call(now), schedule=()))
         message = case.message(now)
-        told = Inbound(message.body, message.routing_key, now, message.headers, message.content_type)
+        received = Inbound(message.body, message.routing_key, now, message.headers, message.content_type)
         async with open_session(settings) as session:
             client = DialerClient(settings, session, make_breakers())
             enricher = VicidialEnricher(client, DialerClock(UTC, client.version), settings)
-            found = await enricher.enrich(decode(told), accept_incomplete=False)
+            found = await enricher.enrich(decode(received), accept_incomplete=False)
         assert isinstance(found, CallEnrichment)
         assert found.final

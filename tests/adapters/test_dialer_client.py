@@ -416,7 +416,7 @@ async def dialer() -> AsyncIterator[StandInDialer]:
         yield running
 
 
-# --- what is told of it
+# --- what is reported of it
 
 
 async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:

@@ -1,4 +1,4 @@
-"""The stand-in dialer's page tells the truth: what it says is really asked, and gives what it says."""
+"""What the stand-in dialer's page says is true: each request in it is answered as it shows."""
 
 import re
 import shlex

@@ -649,10 +649,10 @@ async def test_what_the_api_user_may_not_ask_is_null_and_told_once(
                 assert found.campaigns_ambiguous
                 assert (await bench.call(event(CALL))).recordings is None
         assert client.guard.refusal is None
-    told = [line for line in logs if line["event"] == "dialer_extra_refused"]
-    assert [line["function"] for line in told] == ["campaigns_list", "user_details", "recording_lookup"]
-    assert all("API Allowed Functions" in line["error"] for line in told)
-    assert [dialer.count(line["function"]) for line in told] == [1, 1, 1]
+    refusals = [line for line in logs if line["event"] == "dialer_extra_refused"]
+    assert [line["function"] for line in refusals] == ["campaigns_list", "user_details", "recording_lookup"]
+    assert all("API Allowed Functions" in line["error"] for line in refusals)
+    assert [dialer.count(line["function"]) for line in refusals] == [1, 1, 1]
     assert (dialer.count("agent_campaigns"), dialer.count("callid_info")) == (3, 3)
 
 

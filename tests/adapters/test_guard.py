@@ -324,9 +324,9 @@ async def test_one_that_fails_is_left_out_and_asked_at_growing_intervals_until_i
         clock.now += 40
         await client.user_details("1000")
         await client.user_details("1000")
-    told = [line for line in logs if line["event"].startswith("dialer_extra")]
-    assert [line["event"] for line in told] == ["dialer_extra_failing", "dialer_extra_allowed"]
-    assert (told[0]["function"], told[0]["null"], told[0]["log_level"]) == (
+    changes = [line for line in logs if line["event"].startswith("dialer_extra")]
+    assert [line["event"] for line in changes] == ["dialer_extra_failing", "dialer_extra_allowed"]
+    assert (changes[0]["function"], changes[0]["null"], changes[0]["log_level"]) == (
         DETAILS,
         "full_name, access_level and user_group",
         "warning",

@@ -24,7 +24,7 @@ async def test_a_loop_that_is_kept_busy_is_late() -> None:
     await asyncio.sleep(0)
     time.sleep(0.7)  # noqa: ASYNC251 - this is the fault
     async with asyncio.timeout(5):
-        while lag.longest == 0:  # noqa: ASYNC110 - it tells nobody
+        while lag.longest == 0:  # noqa: ASYNC110 - it notifies nobody
             await asyncio.sleep(0.02)
     watching.cancel()
     assert lag.longest >= 0.15

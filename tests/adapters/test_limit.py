@@ -459,7 +459,7 @@ def test_a_clock_too_coarse_to_time_an_answer_does_no_harm(clock: Clock) -> None
 @PROPERTY
 @given(
     most=st.integers(1, 20),
-    told=st.lists(
+    outcomes=st.lists(
         st.tuples(
             st.sampled_from(["answered", "answered", "answered", "overloaded"]),
             st.sampled_from(["call", "agent"]),
@@ -471,11 +471,11 @@ def test_a_clock_too_coarse_to_time_an_answer_does_no_harm(clock: Clock) -> None
     ),
 )
 def test_whatever_it_is_told_it_stays_within_its_bounds(
-    most: int, told: list[tuple[str, str, float, int, int]]
+    most: int, outcomes: list[tuple[str, str, float, int, int]]
 ) -> None:
     clock = Clock()
     limit = AdaptiveLimit(most, clock)
-    for what, kind, seconds, busy, times in told:
+    for what, kind, seconds, busy, times in outcomes:
         for _ in range(times):
             clock.now += seconds
             if what == "answered":
@@ -500,7 +500,7 @@ class Settable(AdaptiveLimit):
 
 
 class Crowd:
-    """Tasks that each hold a slot until they are told to leave."""
+    """Tasks that each hold a slot until they are made to leave."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self.limiter = limiter

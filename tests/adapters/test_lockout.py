@@ -496,8 +496,8 @@ class Request:
 class DialerAndGuard(RuleBasedStateMachine):
     """At most eight under way at one time, ended in any order; passwords change on either side at any time.
 
-    Logins whose answers are all lost can't be told from an outage: so one that is refused gets lost on its
-    way back only if a refusal stands.
+    Logins whose answers are all lost can't be distinguished from an outage: so one that is refused gets
+    lost on its way back only if a refusal stands.
     """
 
     def __init__(self) -> None:

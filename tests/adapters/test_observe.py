@@ -69,7 +69,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def configured(stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    """Configure the log; gives what tells the lines since."""
+    """Configure the log. Return a function that returns the lines since."""
 
     def configure(
         *,
@@ -618,8 +618,8 @@ def test_the_console_shows_text_for_a_person(configured: Configure, stderr: io.S
     logging.getLogger("some.library").warning("no route")
     own, record = stderr.getvalue().splitlines()
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
-    told = f"dialer_request         function=callid_info call_id={CALL} outcome=ok duration=5ms"
-    assert re.fullmatch(rf"{when} \[info    ] {told}", own)
+    expected = f"dialer_request         function=callid_info call_id={CALL} outcome=ok duration=5ms"
+    assert re.fullmatch(rf"{when} \[info    ] {expected}", own)
     assert re.fullmatch(rf"{when} \[warning ] no route               \[some\.library\]", record)
 
 

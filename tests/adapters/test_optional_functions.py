@@ -235,7 +235,7 @@ def test_a_name_with_the_separator_is_read_unless_another_column_may_hold_it(
         "C": KnownCampaign("Three", active=False),
     }
     if row.count("|") > 2:
-        unreadable("\n".join(rows), "campaigns")  # where no header tells how many columns there are
+        unreadable("\n".join(rows), "campaigns")  # without a header, the number of columns is unknown
 
 
 def test_campaigns_are_found_amid_the_warnings_of_php() -> None:
@@ -283,10 +283,10 @@ def test_a_users_details_are_read_by_name_and_by_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"), [("jane-doe_1", "Jane-Doe_1"), ("JANE", "jane"), ("USER", "User")]
+    ("asked", "answered"), [("jane-doe_1", "Jane-Doe_1"), ("JANE", "jane"), ("USER", "User")]
 )
-def test_a_user_is_the_same_whatever_the_case_of_the_letters(asked: str, told: str) -> None:
-    body = f"{DETAILS_HEADER}\n{told}|Agent Thousand|SALES|1|Y\n"
+def test_a_user_is_the_same_whatever_the_case_of_the_letters(asked: str, answered: str) -> None:
+    body = f"{DETAILS_HEADER}\n{answered}|Agent Thousand|SALES|1|Y\n"
     assert read_user_details(body, asked) == DETAILS
 
 

@@ -24,21 +24,21 @@ class FakePublisher:
 
 
 async def test_a_payload_is_published_under_its_type_with_its_id() -> None:
-    publisher, told = FakePublisher(), list[str]()
-    sink = QueueSink("crm.enriched", publisher, told.append)
+    publisher, observed = FakePublisher(), list[str]()
+    sink = QueueSink("crm.enriched", publisher, observed.append)
     assert await sink.deliver(PAYLOAD) == Receipt("confirmed")
-    assert told == ["confirmed"]
+    assert observed == ["confirmed"]
     message = Outgoing(PAYLOAD.body, "evt-1", "call.enriched", "application/json")
     assert publisher.published == [("crm.enriched", "call.enriched", message)]
 
 
 async def test_a_publish_that_is_refused_is_an_outage_of_the_sink() -> None:
-    told: list[str] = []
-    sink = QueueSink("crm.enriched", FakePublisher(PublishError("not routed")), told.append)
+    observed: list[str] = []
+    sink = QueueSink("crm.enriched", FakePublisher(PublishError("not routed")), observed.append)
     with pytest.raises(DeliveryUnavailable, match="not routed") as caught:
         await sink.deliver(PAYLOAD)
     assert (caught.value.kind, caught.value.retry_after) == (FailureKind.OUTAGE, None)
-    assert told == ["not_confirmed"]
+    assert observed == ["not_confirmed"]
 
 
 async def test_nothing_else_is_taken_for_an_outage() -> None:

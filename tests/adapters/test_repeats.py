@@ -14,11 +14,11 @@ from worker.observe.log import Repeats, in_short, origin
 def test_the_first_is_shown_at_once_and_the_next_a_minute_later_with_their_number() -> None:
     clock = Clock()
     repeats = Repeats(clock=clock)
-    told = []
+    shown = []
     for _ in range(14):
-        told.append(repeats.seen("down"))
+        shown.append(repeats.seen("down"))
         clock.now += 10
-    assert told == [0, *[None] * 5, 5, *[None] * 5, 5, None]
+    assert shown == [0, *[None] * 5, 5, *[None] * 5, 5, None]
 
 
 def test_one_that_comes_rarely_is_always_shown() -> None:
@@ -179,7 +179,7 @@ class Broken(Exception):
 
 def test_in_short_an_error_is_named_with_the_line_that_raised_it() -> None:
     line = one.__code__.co_firstlineno + 1
-    told = in_short(caught(lambda: one("a", ValueError)))
-    assert told == f"ValueError: a at {__file__}:{line}; the traceback is in an earlier line"
+    shown = in_short(caught(lambda: one("a", ValueError)))
+    assert shown == f"ValueError: a at {__file__}:{line}; the traceback is in an earlier line"
     assert in_short(KeyError("a")) == "KeyError: 'a'; the traceback is in an earlier line"
     assert in_short(Broken()).startswith("Broken: (it has no text)")

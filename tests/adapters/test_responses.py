@@ -96,15 +96,15 @@ def planted(body: str) -> Iterator[str]:
 
 
 def test_no_error_repeats_anything_of_the_body() -> None:
-    told = []
+    failures = []
     for exchange in errors():
         for body in planted(exchange.body):
             try:
                 read(exchange, body)
             except ProcessingError as error:
                 if SECRET in repr((str(error), error.args, error.__cause__)):
-                    told.append(f"{name_of(exchange)}: {error} of {body!r}")
-    assert not told, "\n".join(told)
+                    failures.append(f"{name_of(exchange)}: {error} of {body!r}")
+    assert not failures, "\n".join(failures)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The stand-in CRM checks signatures as the published verifier makes them, and refuses as it is told to."""
+"""The stand-in CRM checks signatures as the published verifier makes them, and refuses on request."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The stand-in dialer answers as the recorded one did, and breaks as it is told to."""
+"""The stand-in dialer answers as the recorded one did, and breaks on request."""
 
 import asyncio
 import heapq
@@ -758,30 +758,30 @@ async def test_its_answers_take_their_service_time(
 async def test_each_request_is_told_when_it_is_over(
     dialer: StandInDialer, session: aiohttp.ClientSession
 ) -> None:
-    told: list[DialerRequest] = []
-    dialer.observe = told.append
+    observed: list[DialerRequest] = []
+    dialer.observe = observed.append
     dialer.keep_requests = False
     await ask(session, dialer, function="callid_info", call_id=CALL)
     dialer.fault = "hang"
     with pytest.raises(TimeoutError):
         async with session.get(dialer.url, timeout=aiohttp.ClientTimeout(total=0.05)):
             pass
-    await until(lambda: len(told) == 2)
+    await until(lambda: len(observed) == 2)
     dialer.fault = None
     dialer.delay = 60
     with pytest.raises(TimeoutError):
         async with session.get(dialer.url, timeout=aiohttp.ClientTimeout(total=0.05)):
             pass
-    await until(lambda: len(told) == 3)
+    await until(lambda: len(observed) == 3)
     dialer.delay = 0
     async with session.get(f"{dialer.base_url}/vicidial/api.php?pass={DEFAULT_PASSWORD}") as response:
         assert response.status == 404
         assert dialer.url in await response.text()
     outcomes = ["ok", "fault: hang", "the client gave up", "not here: the API is at " + PATH]
-    assert [each.outcome for each in told] == outcomes
-    assert list(dialer.recent) == told
+    assert [each.outcome for each in observed] == outcomes
+    assert list(dialer.recent) == observed
     assert dialer.requests == []
-    assert DEFAULT_PASSWORD not in repr([asdict(each) for each in told])
+    assert DEFAULT_PASSWORD not in repr([asdict(each) for each in observed])
 
 
 async def test_it_is_changed_by_json_and_put_back(

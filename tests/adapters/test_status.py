@@ -46,10 +46,13 @@ def breakers(**changed: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def worker_that_says(told: Any, *, ready: bool = True) -> AsyncIterator[str]:  # noqa: ANN401 - JSON
+async def worker_that_says(reported: Any, *, ready: bool = True) -> AsyncIterator[str]:  # noqa: ANN401 - JSON
     """Serve health endpoints with that status; gives the address."""
     served = health.serve(
-        HttpSettings(host="127.0.0.1", port=0), metrics=Metrics(), ready=lambda: ready, status=lambda: told
+        HttpSettings(host="127.0.0.1", port=0),
+        metrics=Metrics(),
+        ready=lambda: ready,
+        status=lambda: reported,
     )
     async with served as port:
         yield f"http://127.0.0.1:{port}"
@@ -60,8 +63,8 @@ async def crm_sync(*arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
 
 
-async def status_of(told: Any, *, ready: bool = True) -> tuple[int, list[str]]:  # noqa: ANN401 - JSON
-    async with worker_that_says(told, ready=ready) as url:
+async def status_of(reported: Any, *, ready: bool = True) -> tuple[int, list[str]]:  # noqa: ANN401 - JSON
+    async with worker_that_says(reported, ready=ready) as url:
         result = await crm_sync("status", "--url", url)
     assert result.stderr == ""
     return result.exit_code, result.stdout.replace(url, "URL").splitlines()
@@ -219,8 +222,8 @@ async def test_text_of_others_can_not_steer_the_terminal() -> None:
 
 
 async def test_for_a_program_it_is_one_json_document() -> None:
-    told = answer(circuit_breakers=breakers(sink={"state": "open", "reason": REASON, "open_seconds": 5}))
-    async with worker_that_says(told) as url:
+    reported = answer(circuit_breakers=breakers(sink={"state": "open", "reason": REASON, "open_seconds": 5}))
+    async with worker_that_says(reported) as url:
         result = await crm_sync("status", "--json", "--url", f"{url}/")
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {
@@ -229,7 +232,7 @@ async def test_for_a_program_it_is_one_json_document() -> None:
         "summary": [
             f"sink: circuit breaker open, intake paused for 5s: {REASON}; see operations: circuit breakers"
         ],
-        "status": told,
+        "status": reported,
     }
 
 
@@ -364,18 +367,18 @@ async def test_watching_redraws_until_ctrl_c_and_survives_a_worker_that_goes(
         monkeypatch.setattr(module, "out", screen)
     pauses: list[float] = []
     looks = iter([answer(), answer(consuming=False), {"nobody": "knows this"}])
-    told: dict[str, Any] = next(looks)
+    reported: dict[str, Any] = next(looks)
 
     def pause(seconds: float) -> None:
-        nonlocal told
+        nonlocal reported
         pauses.append(seconds)
         if len(pauses) == 3:
             raise KeyboardInterrupt
-        told = next(looks)
+        reported = next(looks)
 
     monkeypatch.setattr(command, "time", SimpleNamespace(sleep=pause))
     served = health.serve(
-        HttpSettings(host="127.0.0.1", port=0), metrics=Metrics(), ready=lambda: True, status=lambda: told
+        HttpSettings(host="127.0.0.1", port=0), metrics=Metrics(), ready=lambda: True, status=lambda: reported
     )
     async with served as port:
         result = await crm_sync("status", "--watch", "--url", f"http://127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""The spans of one event: their shape, what they are told of a failure, and what they never hold."""
+"""The spans of one event: their shape, what they say of a failure, and what they never hold."""
 
 import ast
 import asyncio
@@ -598,7 +598,7 @@ async def test_a_collector_that_never_answers_holds_nothing_up_beyond_the_deadli
 
 
 class Unreliable(SpanExporter):
-    """Does with each batch what it was told to."""
+    """Answers each batch as the test wants it."""
 
     def __init__(self, *results: SpanExportResult) -> None:
         self._results = iter(results)

@@ -1,4 +1,4 @@
-"""Reading what the dialer tells of itself."""
+"""Reading what the dialer says of itself."""
 
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from simulators.recordings import find
 from worker.vicidial.clock import Version, read_version
 
 PROPERTY = settings(max_examples=200)
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the dialer tells no zone
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the dialer names no zone
 NOTHING = Version(None, None, None, None)
 
 

@@ -165,16 +165,16 @@ def test_a_webhook_needs_an_address() -> None:
 
 
 async def test_each_try_is_told_of_by_the_class_of_its_answer(crm: StandInCrm) -> None:
-    told: list[str] = []
-    async with connected(crm.url, observe=told.append) as sink:
+    observed: list[str] = []
+    async with connected(crm.url, observe=observed.append) as sink:
         crm.script = [204, 302, 404, 503]
         await sink.deliver(PAYLOAD)
         for error in (DeliveryRejected, DeliveryRejected, DeliveryUnavailable):
             with pytest.raises(error):
                 await sink.deliver(PAYLOAD)
-    async with connected(f"http://127.0.0.1:{closed_port()}/", observe=told.append) as sink:
+    async with connected(f"http://127.0.0.1:{closed_port()}/", observe=observed.append) as sink:
         await unavailable(sink)
-    assert told == ["2xx", "3xx", "4xx", "5xx", "no_answer"]
+    assert observed == ["2xx", "3xx", "4xx", "5xx", "no_answer"]
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299, 409])

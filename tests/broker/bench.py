@@ -64,7 +64,7 @@ def until(attempts: int) -> Act:
 
 
 class Scripted(Pipeline):
-    """A pipeline that decides as it is told and remembers what came."""
+    """A pipeline that decides by a script, and remembers what came."""
 
     def __init__(self, act: Act = ack) -> None:
         self.act = act
@@ -91,7 +91,7 @@ class Scripted(Pipeline):
 
 @dataclass
 class Account:
-    """Keeps what the AMQP half tells of its work and its connection."""
+    """Keeps what it is notified of: the work and the connection."""
 
     taken_in: list[EventType] = field(default_factory=list)
     outcomes: list[tuple[Inbound, Outcome]] = field(default_factory=list)

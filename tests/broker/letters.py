@@ -89,7 +89,7 @@ class Letters:
 
     async def holds(self, queue: str, count: int) -> None:
         async with asyncio.timeout(30):
-            while await self.count(queue) != count:  # noqa: ASYNC110 - the broker tells nobody
+            while await self.count(queue) != count:  # noqa: ASYNC110 - the broker notifies nobody
                 await asyncio.sleep(0.02)
 
     async def back(self, queue: str) -> int:

@@ -123,7 +123,7 @@ async def test_where_only_a_container_is_to_be_had_the_program_runs_one(
     serving = asyncio.create_task(broker_module._serve())  # noqa: SLF001 - the program without its process
     text = ""
     async with asyncio.timeout(10):
-        while not (text := text + capsys.readouterr().out).endswith("\n"):  # noqa: ASYNC110 - printed, not told
+        while not (text := text + capsys.readouterr().out).endswith("\n"):  # noqa: ASYNC110 - printed only
             await asyncio.sleep(0.01)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.broker
 
 
 class Recorder(BrokerPublisher):
-    """Confirms in its own time, and fails where it is told to; no broker is needed."""
+    """Confirms in its own time, and fails on request; no broker is needed."""
 
     def __init__(self, failing: str = "") -> None:
         super().__init__()
@@ -279,7 +279,7 @@ async def test_a_stop_is_clean(connection: AbstractConnection, namespace: str) -
     assert process.stderr is not None
     process.stdin.write(call(1) + b"\n" + call(2) + b"\n")
     async with asyncio.timeout(30):
-        while len(found := await drain(connection, namespace)) == 0:  # noqa: ASYNC110 - the broker tells nobody
+        while len(found := await drain(connection, namespace)) == 0:  # noqa: ASYNC110 - the broker notifies nobody
             await asyncio.sleep(0.05)
         process.send_signal(signal.SIGINT)
         stderr = await process.stderr.read()

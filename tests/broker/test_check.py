@@ -295,7 +295,7 @@ NOW = 1795331398.0
 
 
 @pytest.mark.parametrize(
-    ("told", "zone", "now", "text", "advice"),
+    ("answered", "zone", "now", "text", "advice"),
     [
         (TOLD, None, NOW, "the dialer's is at UTC-05:00, 0 s ahead of this host's", ()),
         (TOLD, "America/New_York", NOW + 1, "the dialer's is at UTC-05:00, 0 s ahead of this host's", ()),
@@ -308,19 +308,19 @@ NOW = 1795331398.0
             ("set both by NTP: the age of an event is measured between the two",),
         ),
         (
-            *("ERROR: NO FUNCTION SPECIFIED", None, NOW, "the dialer tells no offset from UTC"),
+            *("ERROR: NO FUNCTION SPECIFIED", None, NOW, "the dialer names no offset from UTC"),
             ("set vicidial.timezone; until then the calls' times are null",),
         ),
         (
             *("ERROR: NO FUNCTION SPECIFIED", "UTC", NOW),
-            *("the dialer tells no offset from UTC", ()),
+            *("the dialer names no offset from UTC", ()),
         ),
     ],
     ids=["right", "in its zone", "in another zone", "late", "unknown", "unknown, but set"],
 )
 def test_the_dialers_clock(
     environment: pytest.MonkeyPatch,
-    told: str,
+    answered: str,
     zone: str | None,
     now: float,
     text: str,
@@ -328,7 +328,7 @@ def test_the_dialers_clock(
 ) -> None:
     chosen = None if zone is None else ZoneInfo(zone)
     settings = load(Settings).vicidial.model_copy(update={"timezone": chosen})
-    assert check_clock(read_version(told), settings, now) == Finding.of("clock", text, warnings=advice)
+    assert check_clock(read_version(answered), settings, now) == Finding.of("clock", text, warnings=advice)
 
 
 def test_what_answers_is_described_without_what_may_be_secret(environment: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ def test_what_answers_is_described_without_what_may_be_secret(environment: pytes
     )
     assert describe(read_version(TOLD), settings) == "VICIdial 2.14-202, build 250720-1841"
     assert describe(read_version("ERROR: NO FUNCTION SPECIFIED"), settings) == (
-        "something at https://***@dialer.example/x?*** answers, but tells no version"
+        "something at https://***@dialer.example/x?*** answers, but names no version"
     )
 
 
@@ -571,7 +571,7 @@ SIGNING_SECRET = "whsec_aGVsbG8gaGVsbG8gaGVsbG8gaGVsbG8gaGVsbG8="
 async def test_a_ping_is_signed_like_a_delivery(environment: pytest.MonkeyPatch, crm: StandInCrm) -> None:
     environment.setenv("CRM_SYNC_SINK__SIGNING_SECRET", SIGNING_SECRET)
     assert "ping" not in await findings()
-    assert crm.deliveries == 0, "not without being told to"
+    assert crm.deliveries == 0, "not without --ping"
     found = (await findings(ping=True))["ping"]
     assert found == Finding.of("ping", "the receiver answered 200: it takes what we send")
     (received,) = crm.received

@@ -171,7 +171,7 @@ class Scene:
         """Wait until nothing is in work and nobody consumes."""
         await eventually(lambda: self.breakers.in_work == 0)
         async with asyncio.timeout(10):
-            while await self.consumers(CALLS) or await self.consumers(AGENTS):  # noqa: ASYNC110 - none is told
+            while await self.consumers(CALLS) or await self.consumers(AGENTS):  # noqa: ASYNC110 - it notifies nobody
                 await asyncio.sleep(0.02)
 
     async def stand_ready(self, count: int) -> None:

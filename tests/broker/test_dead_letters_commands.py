@@ -189,7 +189,7 @@ async def test_a_replay_that_is_stopped_loses_nothing(bench: Letters) -> None:
         stderr=subprocess.PIPE,
     )
     async with asyncio.timeout(20):
-        while not await bench.count(work):  # noqa: ASYNC110 - the broker tells nobody
+        while not await bench.count(work):  # noqa: ASYNC110 - the broker notifies nobody
             await asyncio.sleep(0.02)
         process.send_signal(signal.SIGINT)
         stdout, stderr = await process.communicate()
@@ -211,7 +211,7 @@ async def test_a_replay_that_is_killed_loses_nothing(bench: Letters) -> None:
         stdout=subprocess.DEVNULL,
     )
     async with asyncio.timeout(20):
-        while await bench.count(work) < 20:  # noqa: ASYNC110 - the broker tells nobody
+        while await bench.count(work) < 20:  # noqa: ASYNC110 - the broker notifies nobody
             await asyncio.sleep(0.01)
         process.kill()
         await process.wait()
@@ -228,10 +228,10 @@ async def test_a_replay_without_a_way_back_stays_and_is_named(bench: Letters) ->
     stuck = await command("replay", "--all")
     assert (stuck.exit_code, stuck.stdout) == (1, "replayed 0, left 1\n")
     assert stuck.stderr == (
-        "crm-sync: these stay: their queue can't be told, or the broker takes no copy of them:\n  lost\n"
+        "crm-sync: these stay: their queue is unknown, or the broker takes no copy of them:\n  lost\n"
     )
     dry = (await command("replay", "--all", "--dry-run")).stdout
-    assert "lost\tunknown\tunknown\tstays: its queue can't be told\tnone\n" in dry
+    assert "lost\tunknown\tunknown\tstays: its queue is unknown\tnone\n" in dry
     assert dry.endswith("would replay 0, and ask the dialer about 0 of them; nothing was changed\n")
     await bench.bury(CALL, HEADERS)
     async with bench.connection.channel() as channel:
@@ -318,8 +318,8 @@ async def test_an_export_replaces_no_file_unless_it_is_told_to(bench: Letters, t
 async def test_what_a_message_holds_can_not_steer_the_terminal(bench: Letters, tmp_path: Path) -> None:
     odd = "\x7f\x9b31m\u202eabc\u2066"
     await bench.bury(json.dumps({"x": odd}, ensure_ascii=False).encode(), {"odd": odd}, message_id="m-1")
-    for told in ((await command("export", "-")).stdout, (await command("show", "m-1")).stdout):
-        assert all(line.isprintable() for line in told.splitlines())
+    for printed in ((await command("export", "-")).stdout, (await command("show", "m-1")).stdout):
+        assert all(line.isprintable() for line in printed.splitlines())
     line = json.loads((await command("export", "-")).stdout)
     assert json.loads(line["body"]) == {"x": odd}
     assert line["headers"]["odd"] == odd

@@ -86,7 +86,7 @@ async def test_what_is_bound_arrives(connection: AbstractConnection, topology: T
         await (await channel.get_exchange(tier)).publish(aio_pika.Message(b"{}"), "call.ended", timeout=5)
     work = topology.work_queues[EventType.CALL_ENDED]
     async with asyncio.timeout(10):
-        while await messages(connection, topology, work) != 2:  # noqa: ASYNC110 - the broker tells nobody
+        while await messages(connection, topology, work) != 2:  # noqa: ASYNC110 - the broker notifies nobody
             await asyncio.sleep(0.05)
 
 

@@ -533,7 +533,7 @@ def test_if_too_many_different_events_fail_none_is_to_blame_until_one_succeeds(
     assert verdicts == [True] * MOST_ALONE + [False] * (1000 - MOST_ALONE)
     assert not asked.failed_alone("event 0"), "nor is one of those that were"
     asked.probed()
-    assert not asked.failed_alone("event 0"), "our own question tells nothing new"
+    assert not asked.failed_alone("event 0"), "our own question shows nothing new"
     fail(asked, 4)
     assert not asked.in_doubt, "it need not be asked"
     fail(asked)

@@ -208,7 +208,9 @@ async def test_people_are_found_by_the_stored_spelling_only(api: Api) -> None:
     assert (status, found["contactid"], found["_ownerid_value"]) == (200, CONTACT, USER)
     assert (await api.find("contacts", "telephone1 eq '3125551212'"))[1]["value"] == []
     condition = "(mobilephone eq '312-555-1212' or telephone1 eq '1') and statecode eq 0"
-    assert [each["leadid"] for each in (await api.find("leads", condition))[1]["value"]] == []
+    assert [each["leadid"] for each in (await api.find("leads", condition))[1]["value"]] == [LEAD]
+    condition = "(mobilephone eq '312-555-1212' or telephone1 eq '1') and statecode eq 1"
+    assert (await api.find("leads", condition))[1]["value"] == []
     condition = "(employeeid eq '1000' or domainname eq 'it''s') and isdisabled eq false"
     assert len((await api.find("systemusers", condition))[1]["value"]) == 1
 

@@ -1,4 +1,4 @@
-"""What docs/deploy.md tells an operator to write and to run is there and fits."""
+"""What an operator has to write and to run by docs/deploy.md is there and fits."""
 
 import os
 import re

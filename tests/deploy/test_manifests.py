@@ -155,7 +155,7 @@ def test_what_names_another_manifest_names_one_that_is_there(built: Built) -> No
 
 
 def test_a_change_of_a_setting_rolls_the_workers(built: Built) -> None:
-    """The ConfigMap's name tells its contents, and the pod names the ConfigMap."""
+    """The ConfigMap's name holds a hash of its contents, and the pod names the ConfigMap."""
     name = built.the("ConfigMap")["metadata"]["name"]
     assert HASH.search(name)
     others = [overlay(each).the("ConfigMap")["metadata"]["name"] for each in OVERLAYS]

@@ -34,7 +34,7 @@ class Scene:
     ended: float = 0.0
     exposition: str = ""
     """What `/metrics` said in the end."""
-    told: set[str] = field(default_factory=set)
+    personal: set[str] = field(default_factory=set)
     """Everything about single calls and people that passed through the worker."""
 
 
@@ -93,7 +93,7 @@ class _Play:
         await self._system.dialer.control(agents={AGENT: {"campaigns": ["SALES1"]}})
         calls = await self._system.calls(_CALLS, phone=PHONE, user=AGENT)
         self._calls = [call | {"lead_id": LEAD, "agent_user": AGENT} for call in calls]
-        self._scene.told |= {PHONE, AGENT, str(LEAD)}
+        self._scene.personal |= {PHONE, AGENT, str(LEAD)}
         feeding = asyncio.create_task(self._feed())
         try:
             await self._sees('sum(rate(crm_sync_events_settled_total{outcome="delivered"}[5s])) > 1')
@@ -148,7 +148,7 @@ class _Play:
 
     def _tell(self, *events: dict[str, Any]) -> None:
         for event in events:
-            self._scene.told |= {str(event[key]) for key in ("event_id", "call_id") if key in event}
+            self._scene.personal |= {str(event[key]) for key in ("event_id", "call_id") if key in event}
 
     async def _sees(self, condition: str, within: float = _SEEN_WITHIN) -> None:
         """Wait until Prometheus sees that a condition holds."""

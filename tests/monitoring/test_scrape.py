@@ -57,7 +57,7 @@ async def test_prometheus_evaluates_every_rule(scene: Scene) -> None:
 
 
 async def test_what_happened_raised_its_alerts_and_nothing_else_did(scene: Scene) -> None:
-    """The buried events, and the refused login, which was mended within its minute."""
+    """The buried events, and the refused login, which was fixed within its minute."""
     raised = await scene.prometheus.graph("ALERTS", scene.started, scene.ended)
     found = {(line.labels["alertname"], line.labels["alertstate"]) for line in raised}
     before_the_first_scrape = ("CrmSyncNoConsumer", "pending")
@@ -79,8 +79,8 @@ async def test_promtool_finds_no_fault_with_the_exposition(scene: Scene) -> None
 
 
 async def test_no_call_phone_or_agent_is_in_the_metrics(scene: Scene) -> None:
-    assert len(scene.told) > 200
-    assert {each for each in scene.told if each in scene.exposition} == set()
+    assert len(scene.personal) > 200
+    assert {each for each in scene.personal if each in scene.exposition} == set()
 
 
 async def test_each_sample_has_the_labels_of_its_declaration_and_few_values(scene: Scene) -> None:

@@ -77,7 +77,7 @@ class Case:
 
 
 def cases(truths: Iterable[Mapping[str, Any]], rng: random.Random, begin: float, spread: float) -> list[Case]:
-    """Return an event for each call, told at the hang-up or at the disposition, with more or less in it."""
+    """Return an event for each call, at the hang-up or at the disposition, with more or less in it."""
     found = []
     for truth in truths:
         call, origin = truth["call"], rng.choice(_ORIGIN)
@@ -182,7 +182,7 @@ def judge_call(case: Case, data: Mapping[str, Any]) -> None:
 
 
 def may_be_null(case: Case) -> set[str]:
-    """Return the fields that nothing tells: not the dialer, and not the event."""
+    """Return the fields that neither the dialer nor the event holds."""
     agent, inbound = case.truth["agent_user"], case.truth["call"]["direction"] == "inbound"
     if "ended_at" in case.event:
         return set() if agent else {"recordings"}
@@ -242,10 +242,10 @@ def _row(kind: str, group: list[Case]) -> str:
 
 
 def told_wrong(played: Iterable[Case]) -> list[str]:
-    """Describe each call that was told wrong, or before it was final: event, truth, and what was said."""
+    """Describe each call that was delivered wrong, or before it was final: event, truth, and payload."""
     return [
         f"{case.kind}: {', '.join(case.wrong) or 'early'}\n  event {json.dumps(case.event)}\n"
-        f"  truth {json.dumps(case.truth)}\n  told {json.dumps(case.said)}"
+        f"  truth {json.dumps(case.truth)}\n  delivered {json.dumps(case.said)}"
         for case in played
         if case.wrong or case.early or case.foreign
     ]

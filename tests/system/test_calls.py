@@ -1,4 +1,4 @@
-"""Every call that is delivered is told as it was: start, end, lead, recordings and status, and once."""
+"""Every call is delivered as it was: start, end, lead, recordings and status, and once."""
 
 import random
 

@@ -156,9 +156,9 @@ class TestTheDialer:
         await system.publish_all(await system.calls(40))  # the ramp ends after 63
         await system.delivered(within=15)
         await becomes(worker, "closed")
-        told = [line["event"] for line in worker.lines() if line.get("breaker") == "dialer"]
-        assert told[:3] == ["circuit_open", "circuit_half_open", "circuit_open"]
-        assert told[-3:] == ["circuit_half_open", "circuit_recovering", "circuit_closed"]
+        changes = [line["event"] for line in worker.lines() if line.get("breaker") == "dialer"]
+        assert changes[:3] == ["circuit_open", "circuit_half_open", "circuit_open"]
+        assert changes[-3:] == ["circuit_half_open", "circuit_recovering", "circuit_closed"]
         assert (await breaker_of(worker))["reason"] is None
 
     async def test_it_comes_back_gently(self, own_dialer: Program, system: System) -> None:

@@ -159,7 +159,7 @@ async def test_the_brokers_password_is_not_written(system: System) -> None:
         await broker.open()
         login = f"guest:{quote(password, safe='')}@127.0.0.1:{broker.port}"
         worker = system.spawn(broker__url=real._replace(netloc=login).geturl(), log__level="debug")
-        # The second line of the same fault is left out, so the third try tells that two were told of.
+        # The second line of the same fault is left out, so the third try shows that two were logged.
         await eventually(lambda broker=broker: broker.connections >= 3)
         assert worker.events("broker_unreachable")
         written = worker.text + "".join([(await worker.get(path))[1] for path in ("/metrics", "/status")])

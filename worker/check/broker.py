@@ -64,8 +64,8 @@ async def check_broker(settings: Settings) -> AsyncGenerator[Finding]:
 
 def _server(connection: AbstractConnection) -> tuple[str, str]:
     underlay = getattr(connection.transport, "connection", None)
-    told = getattr(underlay, "server_properties", None) or {}
-    return str(told.get("product", "a broker")), str(told.get("version", "of unknown version"))
+    properties = getattr(underlay, "server_properties", None) or {}
+    return str(properties.get("product", "a broker")), str(properties.get("version", "of unknown version"))
 
 
 def about_version(product: str, version: str, where: str) -> Finding:
@@ -102,7 +102,7 @@ async def _check_topology(connection: AbstractConnection, topology: Topology) ->
         warning = "give the user its permissions, then check again"
         return Finding.of("topology", f"can't be compared with the settings: {error}", warnings=[warning])
     if differing:
-        advice = [*differing, "crm-sync topology --help says how to mend that"]
+        advice = [*differing, "crm-sync topology --help says how to fix that"]
         return Finding.of("topology", "differs from the settings", problems=advice)
     missing = sum(not each.exists for each in standing)
     if missing:

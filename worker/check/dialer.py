@@ -115,7 +115,7 @@ def _functions(client: dialer.DialerClient, settings: VicidialSettings) -> list[
         _Function(
             "campaigns_list",
             partial(client.campaigns_list, NO_CAMPAIGN),
-            "campaigns have no names, and dashes in their ids can't be told",
+            "campaigns have no names, and lists of ids with dashes are ambiguous",
         ),
         _Function(
             "user_details",
@@ -161,7 +161,7 @@ async def _try(function: _Function) -> EnrichmentUnavailable | None:
 def describe(version: Version, settings: VicidialSettings) -> str:
     """Return which version answered."""
     if version.version is None:
-        return f"something at {masked_address(settings.url)} answers, but tells no version"
+        return f"something at {masked_address(settings.url)} answers, but names no version"
     return f"VICIdial {version.version}, build {version.build or 'unknown'}"
 
 
@@ -169,7 +169,7 @@ def check_clock(version: Version, settings: VicidialSettings, now: float) -> Fin
     """Compare the dialer's clock with the settings and with this host's, whose time is `now`."""
     warnings = []
     if version.offset is None:
-        text = "the dialer tells no offset from UTC"
+        text = "the dialer names no offset from UTC"
         if settings.timezone is None:
             warnings.append("set vicidial.timezone; until then the calls' times are null")
     else:

@@ -396,7 +396,7 @@ def _finish(run: Run, verb: str) -> None:
         named = [printable(letter_id) for letter_id in run.progress.stuck[:_NAMED_AT_MOST]]
         more = len(run.progress.stuck) - len(named)
         named += [f"… and {more} more"] if more else []
-        fail("these stay: their queue can't be told, or the broker takes no copy of them:", named)
+        fail("these stay: their queue is unknown, or the broker takes no copy of them:", named)
     for problem in run.problems:
         fail(problem, [])
     complete = not run.problems and not run.said_why

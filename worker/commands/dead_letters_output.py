@@ -76,10 +76,13 @@ def show_dead_letters(shown: Collection[StoredDeadLetter], count: int) -> None:
             attempts = f"{letter.attempts} attempt{'' if letter.attempts == 1 else 's'}"
             facts = (letter.type, letter.reason, attempts, f"{age(letter.failed_at)} ago")
             say(printable(f"{letter.id}  {'  '.join(facts)}"), "bold")
-            say(f"  {printable(letter.error or 'no error told')}", cut=True)
+            say(f"  {printable(letter.error or 'no error named')}", cut=True)
     else:
         rows = [
-            (*(letter.id, letter.type, letter.reason, str(letter.attempts)), *_late(letter))
+            (
+                *(letter.id, letter.type, letter.reason, str(letter.attempts)),
+                *(letter.failed_at.isoformat() if letter.failed_at else "-", letter.error or "-"),
+            )
             for letter in shown
         ]
         show_table(("ID", "TYPE", "REASON", "ATTEMPTS", "FAILED_AT", "ERROR"), rows)
@@ -98,7 +101,7 @@ class Plan:
 
     def add(self, letter: StoredDeadLetter) -> None:
         """Add one; only what is shown of it is kept."""
-        queue = "stays: its queue can't be told" if letter.queue is None else self._queues[letter.queue]
+        queue = "stays: its queue is unknown" if letter.queue is None else self._queues[letter.queue]
         enrichment = ("dropped" if self._look_up_again else "carried") if letter.enriched else "none"
         self._rows.append(
             (letter.id, intern(str(letter.type)), intern(str(letter.reason)), queue, enrichment)
@@ -110,10 +113,6 @@ class Plan:
     def show(self) -> None:
         """Show a line for each."""
         show_table(("ID", "TYPE", "REASON", "TO", "ENRICHMENT"), self._rows)
-
-
-def _late(letter: StoredDeadLetter) -> tuple[str, str]:
-    return (letter.failed_at.isoformat() if letter.failed_at else "-", letter.error or "-")
 
 
 def _moment(when: datetime | None) -> str:

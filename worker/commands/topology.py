@@ -36,7 +36,7 @@ def topology(
     Use it before the first start, where producers begin before the worker does;
     the worker itself declares the same. RabbitMQ can't change what a queue was
     declared with: each difference is named, nothing is declared then, and the
-    exit status is 1. To mend one, empty the queue, delete it and run this
+    exit status is 1. To fix one, empty the queue, delete it and run this
     again, or set what differs by a policy.
 
     Examples:

@@ -334,11 +334,6 @@ def usable_id(value: object) -> str | None:
     return text if isinstance(text, str) and _EVENT_ID.fullmatch(text) else None
 
 
-def is_uuid(text: str) -> bool:
-    """Return whether a text is a UUID, and so unique by itself."""
-    return _UUID.fullmatch(text) is not None
-
-
 def derived_id(*parts: str) -> str:
     """Derive an event id: the same parts always give the same one."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(parts)))
@@ -429,7 +424,8 @@ def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
         or _checked_id(fields.event_id, "event_id")
         or _cloud_event_id(envelope)
         or usable_id(inbound.message_id)
-        or _derived_id(kind, subject, said_time, inbound.body)
+        # of the event alone, so that a producer's repeat gets the same one
+        or derived_id(kind, subject, said_time if isinstance(said_time, str) else inbound.body.hex())
     )
     return Event(
         type=kind,
@@ -540,14 +536,9 @@ def _cloud_event_id(envelope: _Envelope) -> str | None:
     said, source = plain_text(envelope.id), plain_text(envelope.source)
     if isinstance(source, bytes):  # text of an AMQP header that is not UTF-8
         source = repr(source)
-    if isinstance(said, str) and isinstance(source, str) and said and source and not is_uuid(said):
+    if isinstance(said, str) and isinstance(source, str) and said and source and not _UUID.fullmatch(said):
         return derived_id("cloudevents", source, said)
     return _checked_id(envelope.id, "the CloudEvents id")
-
-
-def _derived_id(kind: EventType, subject: str, said_time: object, body: bytes) -> str:
-    """Derive an id from the event alone, so that a producer's repeat gets the same one."""
-    return derived_id(kind, subject, said_time if isinstance(said_time, str) else body.hex())
 
 
 def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:

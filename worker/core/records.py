@@ -36,7 +36,7 @@ class CallRecord(_Record):
     )
     ended_at: AwareDatetime | None = Field(
         None,
-        description="The event's own, else the dialer's, which tells it of an agent's outbound calls only.",
+        description="The event's own, else the dialer's, which knows it of an agent's outbound calls only.",
     )
     talk_seconds: int | None = Field(None, description="Seconds of talk with the customer.")
     duration_seconds: int | None = Field(None, description="End minus start, where both are known.")

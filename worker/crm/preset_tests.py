@@ -1,6 +1,7 @@
 """The tests of a preset: payloads, canned answers, and what is expected; a YAML file beside the preset."""
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,10 @@ class CannedAnswer(_Part):
 
 
 class ExpectedRequest(_Part):
-    """A request; only what is given is compared, `body`, `query` and `form` as a whole."""
+    """A request; only what is given is compared, `body`, `query` and `form` as a whole.
+
+    A mapping in `form` stands for its JSON.
+    """
 
     step: str
     method: str | None = None
@@ -49,7 +53,7 @@ class ExpectedRequest(_Part):
     query: dict[str, str] | None = None
     headers: dict[str, str] | None = None
     body: Any = None
-    form: dict[str, str] | None = None
+    form: dict[str, Any] | None = None
 
 
 class Expected(_Part):
@@ -173,5 +177,12 @@ def _compared_requests(sent: list[Sent], expected: tuple[ExpectedRequest, ...]) 
             value, got = getattr(request, name), getattr(each.request, name)
             if name == "headers":
                 got = {header: got.get(header) for header in value}
+            if name == "form":
+                got = {field: _as_written(text, value.get(field)) for field, text in (got or {}).items()}
             if got != value:
                 yield f"requests[{place}] ({request.step}) {name}: {got!r}, not {value!r}"
+
+
+def _as_written(text: str, expected: object) -> object:
+    """Return the JSON in a field of a form if a mapping is expected there."""
+    return json.loads(text) if isinstance(expected, dict) else text

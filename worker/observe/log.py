@@ -43,7 +43,7 @@ _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 SHOW_EVERY = 60.0
 """Seconds between two lines that say the same."""
 MOST_FAULTS = 512
-"""How many faults are told apart; of more, the one that was shown longest ago is forgotten."""
+"""How many faults are distinguished; of more, the one that was shown longest ago is forgotten."""
 _DEEPEST = 8
 """How many errors behind an error, or within a group, are looked at."""
 

@@ -349,7 +349,7 @@ class WorkQueue:
         return None if isinstance(message.delivery, spec.Basic.GetEmpty) else message
 
     async def check(self) -> None:
-        """Raise if the queue is gone, unless it is consumed from: the broker tells a consumer by itself."""
+        """Raise if the queue is gone, unless it is consumed from: the broker notifies a consumer."""
         if self._tag is None:
             await self._underlay.queue_declare(self._name, passive=True, timeout=RPC_TIMEOUT)
 

@@ -88,7 +88,7 @@ def read_dead_letter(message: Delivery) -> StoredDeadLetter:
     event, event_id, problem = _event(inbound)
     queue = _queue(message, properties, death, trusted)
     return StoredDeadLetter(
-        id=event_id or _usable(properties.message_id) or _digest(message.body),
+        id=event_id or _message_id(message, properties),
         event_id=event_id,
         type=event.type if event is not None else _known(properties.message_type) or queue or UNKNOWN,
         reason=_reason_moved(death) if death else _reason_written(table, trusted),
@@ -119,13 +119,11 @@ def _trusted_headers(message: Delivery, table: Table, death: Mapping[str, Any]) 
     return table if read_text(death, "exchange") == work_exchange else {}
 
 
-def _usable(message_id: str | None) -> str | None:
-    """Return a message's own id, if a person can type it."""
-    return message_id if message_id and not isinstance(message_id, OddText) else None
-
-
-def _digest(body: bytes) -> str:
-    return f"body-{hashlib.sha256(body).hexdigest()[:16]}"
+def _message_id(message: Delivery, properties: Properties) -> str:
+    """Return a message's own id if a person can type it, else one made of its body."""
+    if properties.message_id and not isinstance(properties.message_id, OddText):
+        return properties.message_id
+    return f"body-{hashlib.sha256(message.body).hexdigest()[:16]}"
 
 
 def _death(table: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -174,17 +174,15 @@ class Supervisor:
             self._observer.counted([])
 
     async def _wait_out(self, error: BaseException, stop: asyncio.Event) -> None:
-        self._failures = 1 if self._consumed_long_enough() else self._failures + 1
+        now = asyncio.get_running_loop().time()
+        consumed_for = 0.0 if self._consumed_from is None else now - self._consumed_from
+        self._failures = 1 if consumed_for >= LONG_ENOUGH else self._failures + 1
         longest = self._longest_wait_once_connected if self._connected else LONGEST_WAIT
         wait = backoff(self._failures, longest)
         self.state.last_error = self._describe(error)
         self._log_failure(error, wait)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), wait)
-
-    def _consumed_long_enough(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        return self._consumed_from is not None and now - self._consumed_from >= LONG_ENOUGH
 
     def _describe(self, error: BaseException) -> str:
         lost = aiormq.AMQPConnectionError | aiormq.exceptions.InvalidFrameError

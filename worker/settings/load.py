@@ -30,7 +30,7 @@ CRM = "sink.crm."
 _OF_PRESET = re.compile(r"sink\.crm\.[a-z][a-z0-9_]{0,50}")
 
 _SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
-"""Variables that Kubernetes gives to every pod for each service beside it; `…_PORT` is told by its value."""
+"""Variables that Kubernetes sets in every pod for each service; `…_PORT` is recognized by its value."""
 
 _T = TypeVar("_T", bound=BaseModel)
 

@@ -175,7 +175,7 @@ def read_campaigns(body: str) -> dict[str, KnownCampaign]:
         if not 0 < len(row[0]) <= _LONGEST_READ_ID:
             raise unreadable("a row of campaigns_list has no campaign id")
         if found.setdefault(row[0], campaign) != campaign:
-            raise unreadable("campaigns_list tells one campaign in two ways")
+            raise unreadable("campaigns_list has one campaign in two ways")
     return found
 
 
@@ -200,7 +200,7 @@ def _campaign_rows(body: str) -> tuple[list[str] | None, list[list[str]]]:
 def _campaign_by_name(header: list[str], values: list[str]) -> KnownCampaign:
     """Parse name and mark by their columns; the mark shows on which side of it a field has the separator."""
     if "campaign_name" not in header or "active" not in header:
-        raise unreadable("campaigns_list names no column of names, or none that tells which are active")
+        raise unreadable("campaigns_list names no column of names, or none of which are active")
     name, mark = header.index("campaign_name"), header.index("active")
     surplus = len(values) - len(header)
     if surplus <= 0 or name > mark:

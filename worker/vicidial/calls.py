@@ -192,7 +192,8 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
     The start is in the call's id. VICIdial sets `call_date` to the hang-up when an agent's outbound call ends
     (`date_moves`); until then, and for all other calls, it is the start or the answer.
     """
-    length = _length(row)
+    text = row.get("length_in_sec") or row.get("duration")  # as VICIdial's logs call it, and as others do
+    length = seconds(text, "length of the call") if text else None
     call_date = local_time(row.get("call_date", ""))
     if call_date is None:
         return _Span(None, None, length)
@@ -205,12 +206,6 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
     else:
         length = int((ended - started).total_seconds())
     return _Span(started, ended, length)
-
-
-def _length(row: dict[str, str]) -> int | None:
-    """Return the call's whole length if a column has it: VICIdial's logs call it `length_in_sec`."""
-    text = row.get("length_in_sec") or row.get("duration")
-    return seconds(text, "length of the call") if text else None
 
 
 def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet[str]) -> CallEnrichment:
@@ -451,8 +446,8 @@ class _Window:
     @classmethod
     def of(cls, call: CallRecord, event: Event, start: datetime) -> "_Window":
         talk = timedelta(seconds=call.talk_seconds or 0)
-        told = (call.ended_at, event.ended_at)
-        ends = [end for end in told if end is not None and start <= end <= start + LATEST]
+        known_ends = (call.ended_at, event.ended_at)
+        ends = [end for end in known_ends if end is not None and start <= end <= start + LATEST]
         # An event's time before the end of the talk is not the time of the end.
         seen = event.occurred_at if start + talk <= event.occurred_at <= start + LATEST else start + LATEST
         made = parse_call_id(call.call_id)

@@ -64,20 +64,15 @@ def read_version(body: str) -> Version:
         None if found is None else found[1]
         for found in (pattern.search(body) for pattern in (_VERSION, _BUILD, _EPOCH))
     )
-    outage = _outage(body) if version is None and epoch is None else ""
+    error = explain(body, "version") if version is None and epoch is None else None
     return Version(
         version,
         build,
         None if epoch is None else int(epoch),
         _offset(body),
         agent_api=_OF_AGENT_API.search(body) is not None,
-        outage=outage,
+        outage=str(error) if error is not None and error.kind is FailureKind.OUTAGE else "",
     )
-
-
-def _outage(body: str) -> str:
-    error = explain(body, "version")
-    return str(error) if error.kind is FailureKind.OUTAGE else ""
 
 
 def _offset(body: str) -> timedelta | None:

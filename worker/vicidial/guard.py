@@ -83,7 +83,7 @@ class LockoutGuard:
     no 15 minutes hold ten failed ones. `docs/politeness.md` has the rules one by one.
 
     It knows only its own process, as that page says too. If logins are refused and every answer is lost, that
-    can't be told from an outage.
+    can't be distinguished from an outage.
 
     Every permit that `admit` returns must come back, through one of `accepted`, `refused` and `unanswered`.
     The first report counts and later ones are ignored, so a `finally` may report `unanswered` for every

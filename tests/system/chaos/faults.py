@@ -139,7 +139,7 @@ async def consumer_cancelled(stage: Stage) -> AsyncIterator[None]:
 
 
 def tiers_full(*heal: str) -> Fault:
-    """Let no retry queue take a copy, until rabbitmqctl was told this of the policy."""
+    """Let no retry queue take a copy, until this rabbitmqctl command about the policy."""
 
     @asynccontextmanager
     async def fault(stage: Stage) -> AsyncIterator[None]:

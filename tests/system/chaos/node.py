@@ -1,4 +1,4 @@
-"""A RabbitMQ node that may be mistreated: stopped, killed, started again, and told things by rabbitmqctl."""
+"""A RabbitMQ node that may be mistreated: stopped, killed, started again, and changed by rabbitmqctl."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ class Node:
         self._changed = False
 
     async def halt(self) -> None:
-        """Shut it down as an operator does: its clients are told."""
+        """Shut it down as an operator does: its clients are notified."""
         self._server.terminate()
         try:
             await eventually(self._gone, _END_WITHIN)

@@ -1,4 +1,4 @@
-"""The network between two programs: it lets bytes through until it is told to stall, cut or tear them."""
+"""The network between two programs: it lets bytes through until it has to stall, cut or tear them."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter

@@ -233,7 +233,7 @@ class Runner:
             self._loop.run_until_complete(self._playing)
         except BaseExceptionGroup as group:
             failure = group.exceptions[0]
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - those who wait are told
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised to those who wait
             failure = error
         finally:
             for future in self._verdicts.values():
