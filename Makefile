@@ -52,7 +52,7 @@ sbom: venv ## Write the bill of materials of a deployment, in CycloneDX, to buil
 	mkdir -p build
 	.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file build/sbom.json requirements.lock
 
-# Keeps the versions that are locked now, where pyproject.toml still allows them;
+# Keeps the versions that are locked now, if pyproject.toml still allows them;
 # `make lock UPGRADE=--upgrade` takes the newest. Each lock follows the one before it.
 lock: venv ## Make the requirements locks again
 	$(COMPILE) $(UPGRADE) pyproject.toml --extra crm --extra tracing -o requirements.lock

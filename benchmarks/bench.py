@@ -48,7 +48,7 @@ class Stage:
 async def process(
     *command: str, env: dict[str, str] | None = None
 ) -> AsyncIterator[tuple[psutil.Process, str]]:
-    """Run a process for as long as the block runs; gives it, and the first line that it printed.
+    """Run a process for as long as the block runs. Return it, and the first line that it printed.
 
     Its output goes to a file: a pipe would make us wake up for every line, at the writer's cost.
     """

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 IMAGE = "rabbitmq:4"
-"""The container image used where RabbitMQ is not installed and cannot be."""
+"""The container image used if RabbitMQ is not installed and cannot be."""
 
 _SERVER_PLACES = (
     # Debian's /usr/sbin/rabbitmq-server changes to the user `rabbitmq`, who cannot read our folder: the real

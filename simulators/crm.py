@@ -44,8 +44,8 @@ class BadSignature(Exception):
 class Received:
     """One delivery as it arrived.
 
-    `json` is `None` where the body is none. `verified` is true only after a good signature, so never without
-    a secret. `at` is the time of day. `status` is what was answered; 0 where a fault ate the answer before
+    `json` is `None` if the body is no JSON. `verified` is true only after a good signature, so never without
+    a secret. `at` is the time of day. `status` is what was answered; 0 if a fault ate the answer before
     its status was sent.
     """
 

@@ -12,8 +12,8 @@ from typing import Any
 class Exchange:
     """One recorded request and its exact answer.
 
-    `query` holds the parameters as sent, whatever the method; it is empty where `raw_query` says how the
-    request line really looked, or where nothing readable was sent.
+    `query` holds the parameters as sent, whatever the method; it is empty if `raw_query` says how the
+    request line really looked, or if nothing readable was sent.
     """
 
     group: str
@@ -35,7 +35,7 @@ def load() -> tuple[Exchange, ...]:
 
 
 def find(group: str, name: str) -> Exchange:
-    """Return the exchange of that name; raises `KeyError` where there is none."""
+    """Return the exchange of that name; raises `KeyError` if there is none."""
     for exchange in load():
         if (exchange.group, exchange.name) == (group, name):
             return exchange

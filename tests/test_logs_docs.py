@@ -163,7 +163,7 @@ class Collector:
         elif isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Name):
             self.read_kept(parent.targets[0], levels, attribute)
         else:
-            self.refuse(parent, "not called where it is named")
+            self.refuse(parent, "named but not called")
 
     def read_kept(self, target: ast.Name, levels: set[str] | None, attribute: str) -> None:
         uses = [

@@ -1,6 +1,6 @@
 """The programs beside Python that tests need: found on the PATH, or put below `.cache/tools`.
 
-`python -m tests.tools` gets what is missing, where it can: Debian's packages are unpacked, not installed, so
+`python -m tests.tools` gets what is missing, if it can: Debian's packages are unpacked, not installed, so
 that none of them starts a server; only what needs more than its own files is installed.
 """
 
@@ -49,7 +49,7 @@ def need_asyncapi_schema() -> Path:
 
 
 def skip_without(reason: str) -> NoReturn:
-    """Skip what can't be tested on this machine; where CI runs, that is a failure."""
+    """Skip what can't be tested on this machine; in CI, that is a failure."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -109,7 +109,7 @@ def _run(command: list[str], folder: str | Path, **environment: str) -> None:
 
 
 def main() -> int:
-    """Get what is missing; fails in CI, where every test must run."""
+    """Get what is missing; fails in CI: every test must run there."""
     argparse.ArgumentParser(
         prog="python -m tests.tools",
         description="Get the programs that some tests need and that are missing.",

@@ -100,7 +100,7 @@ def demo(
     CRM. Dialer and CRM are stand-ins, which answer as real ones do and fail now
     and then, so that you see retries and dead letters too.
 
-    RabbitMQ is started for the demo alone where it is installed; else it is
+    RabbitMQ is started for the demo alone if it is installed; else it is
     installed (Debian, as root) or run in a container. On a broker given by
     address, the demo keeps to exchanges and queues of its own and deletes them.
     Nothing is left running, however it ends.

@@ -19,7 +19,7 @@ _READABLE: Final = {"stage": "pipe", "header": "YES"}
 async def serve_alone(dialer: StandInDialer, say: Callable[[str], None], stop: asyncio.Event) -> None:
     """Serve until `stop`, and say in lines how to ask, then each request; never a password that was sent.
 
-    Raises `OSError` where the port can't be listened on.
+    Raises `OSError` if the port can't be listened on.
     """
 
     def on_request(seen: DialerRequest) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees: a table that fills up, and the latest news; plain lines where nobody looks.
+"""What a person sees: a table that fills up, and the latest news; plain lines if nobody looks.
 
 `table`, `head` and `sentence` are pure; the two displays put them on a console.
 """

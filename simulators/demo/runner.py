@@ -57,7 +57,7 @@ class DemoError(Exception):
 async def play(url: str | None, display: Display, *, within: float = DEADLINE) -> Result:
     """Play it on the broker at this address, or on one of its own; whatever happens, nothing stays behind.
 
-    Raises `DemoError`, `BrokerError` or `WorkerEnded`, or what aio-pika does where the connection fails.
+    Raises `DemoError`, `BrokerError` or `WorkerEnded`, or what aio-pika does if the connection fails.
     """
     started = time.monotonic()
     display.say(_INTRODUCTION)
@@ -193,7 +193,7 @@ class _Runner:
         return next((each.json for each in reversed(self.crm.received) if each.id == event_id), None)
 
     async def _read_dead_letters(self, connection: AbstractConnection) -> dict[str, Letter]:
-        """Read what is in the dead letters, by the id of the event, or of the message where it has none."""
+        """Read what is in the dead letters, by the id of the event, or of the message if it has none."""
         channel = await connection.channel()
         queue = await channel.get_queue(f"{self.namespace}.dead-letters", ensure=False)
         letters: dict[str, Letter] = {}

@@ -51,7 +51,7 @@ class Result:
 
 
 def differences(result: Result) -> list[str]:
-    """Name what did not end as its case says; empty where all did."""
+    """Name what did not end as its case says; empty if all did."""
     found = [f"{row.case.who}: {problem}" for row in result.rows for problem in _problems(row, result)]
     if result.worker_status != 0:
         found.append(f"the worker ended with status {result.worker_status} instead of 0")

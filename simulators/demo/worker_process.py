@@ -45,7 +45,7 @@ class WorkerProcess:
         await self.unless_it_ends(self._consuming)
 
     async def unless_it_ends(self, event: asyncio.Event) -> None:
-        """Wait for the event. Raises `WorkerEnded` where the worker ends first."""
+        """Wait for the event. Raises `WorkerEnded` if the worker ends first."""
         waiting = asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait([waiting, self._reading], return_when=asyncio.FIRST_COMPLETED)
@@ -57,7 +57,7 @@ class WorkerProcess:
             raise WorkerEnded(f"the worker ended by itself with status {status}. {self._last_words}".strip())
 
     async def stop(self, within: float = _STOP_WITHIN) -> int:
-        """Stop it as Kubernetes does: with SIGTERM, then with SIGKILL. Gives its exit status."""
+        """Stop it as Kubernetes does: with SIGTERM, then with SIGKILL. Return its exit status."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:

@@ -76,7 +76,7 @@ class Question:
     local: LocalTime
 
     def get(self, name: str) -> str:
-        """Return a parameter's value, empty where it was not sent."""
+        """Return a parameter's value, empty if it was not sent."""
         return self.parameters.get(name, "")
 
     def table(self, header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -101,13 +101,13 @@ def subject_of(parameters: Mapping[str, str]) -> str:
 
 
 class ServerError(Exception):
-    """The server breaks over a request: over an SQL error, or over an array where it wants text."""
+    """The server breaks over a request: over an SQL error, or over an array instead of text."""
 
 
 def answer(question: Question) -> str:
     """Answer one request; the API users' login counts in the world are brought up to date.
 
-    Raises `ServerError` where the real one ends with a status 500.
+    Raises `ServerError` if the real one ends with a status 500.
     """
     function = question.get("function")
     if function == "version":

@@ -33,7 +33,7 @@ class Example:
     status: int = 200
 
     def address(self, url: str) -> str:
-        """Write the address to ask at, with the parameters where they are part of it."""
+        """Write the address to ask at, with the parameters if they are part of it."""
         return url if self.method == "POST" else f"{url}?{urlencode(self.parameters)}"
 
     def curl(self, url: str) -> str:
@@ -189,7 +189,7 @@ class Change:
     change: Mapping[str, Any]
     then: Example
     back: Mapping[str, Any] | None = None
-    """What undoes it, where `reset` is not the way."""
+    """What undoes it, if `reset` is not the way."""
 
     def curl(self, base_url: str) -> str:
         """Write the command that makes the change."""

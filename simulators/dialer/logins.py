@@ -44,7 +44,7 @@ def log_in(world: World, name: str, password: str, now: float) -> tuple[ApiUser 
 
 
 def check_login(user: ApiUser | None, password: str, now: float) -> str:
-    """Check a password as VICIdial does and count it; gives `GOOD`, `BAD`, `LOCK` or `2FA`.
+    """Check a password as VICIdial does and count it. Return `GOOD`, `BAD`, `LOCK` or `2FA`.
 
     The lock counts from the last good login, so a user who has none for 15 minutes is not locked by ten
     failures: the eleventh starts the count anew. A try while locked changes nothing.

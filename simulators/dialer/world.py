@@ -232,7 +232,7 @@ class ApiUser:
     """One user of the API, with what it may do and how its logins went.
 
     `last_login` is in seconds of the dialer's clock, which starts at 0: by default the user logged in just
-    before, so that ten failures lock it. `None` means that it never has. `groups` and `campaigns`, where set,
+    before, so that ten failures lock it. `None` means that it never has. `groups` and `campaigns`, if set,
     are all that the user's own group may see. `lock_seconds` is how long a lock lasts after the last good
     login: VICIdial's 15 minutes, unless a test has less time.
     """

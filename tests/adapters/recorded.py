@@ -9,7 +9,7 @@ Each outcome stands above the groups and names of the exchanges that have it; `-
 - `version`: version, build, seconds since 1970, offset from UTC.
 - The calls of `call_lifecycle` have ids of another time than their `call_date`. The start is the id's time
   (21:30:00 in M1202130000000012346), and `call_date` the end of the one that an agent ended.
-- An error: its label and what its text has to say; `function_refused` where the login is good.
+- An error: its label and what its text has to say; `function_refused` if the login is good.
 - `HTTP`: what a status other than 200 says is the client's to judge.
 - `never asked`: answers of functions that the worker does not use, which every parser has to refuse.
 """
@@ -176,7 +176,7 @@ final; 120
     login_other: DB_1_debug_off DB_1_debug_on
 final; 10; 14:07:01; +44 20 7946,0000; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
     callid_info: odd_comma_plus_phone odd_comma_plus_phone_tab
-dialer_unreadable: 10 columns where 9
+dialer_unreadable: 10 columns, but 9
     callid_info: odd_comma_plus_phone_csv
 final; -; 14:07:08; 3125551212; OUTBOUND_AUTO; SALES1; -; 1001; SALE; 1000
     callid_info: odd_dead_gt_talk_negative odd_dead_gt_talk_negative_csv odd_dead_gt_talk_negative_tab
@@ -201,7 +201,7 @@ HTTP 500
         php_s_callid_info php_s_version
 final; 10; 14:07:11; 3125551212; OUTBOUND_MANUAL; SALES1; -; -; SALE; 1000
     callid_info: odd_null_list_id odd_null_list_id_csv
-dialer_unreadable: 11 columns where 9
+dialer_unreadable: 11 columns, but 9
     callid_info: odd_pipe_phone
 final; 10; 14:07:02; 312|555|1212; OUTBOUND_MANUAL; SALES1; -; 1001; SALE; 1000
     callid_info: odd_pipe_phone_csv
@@ -323,7 +323,7 @@ def name_of(exchange: Exchange) -> str:
 
 
 def parameters(exchange: Exchange) -> dict[str, str]:
-    """Return what was asked, also where it stands in the request line alone."""
+    """Return what was asked, also if it stands in the request line alone."""
     return dict(exchange.query) or dict(parse_qsl(exchange.raw_query or ""))
 
 

@@ -195,7 +195,7 @@ NEAR_A_CHANGE = st.builds(
 def test_every_id_that_can_be_built_is_read_back(
     when: datetime, later: int, lead: int, prefix: str, name: str
 ) -> None:
-    """In the repeated hour as well, where the call was not longer than it must have been."""
+    """In the repeated hour as well, if the call was not longer than it must have been."""
     zone, row = ZoneInfo(name), when + timedelta(seconds=later)
     parts = parse_call_id(built(when.astimezone(zone), lead, prefix))
     assert parts is not None
@@ -210,7 +210,7 @@ def test_every_id_that_can_be_built_is_read_back(
 
 @given(MOMENTS | NEAR_A_CHANGE, st.integers(-60, 12 * 3600), st.integers(1, 2**32 - 1))
 def test_so_it_is_in_a_zone_of_one_offset(when: datetime, later: int, lead: int) -> None:
-    """As where `vicidial.timezone` is not set: then times have the server's present offset."""
+    """As if `vicidial.timezone` is not set: then times have the server's present offset."""
     began, row = when.astimezone(EASTERN), (when + timedelta(seconds=later)).astimezone(EASTERN)
     parts = parse_call_id(built(began, lead))
     assert parts is not None

@@ -1,4 +1,4 @@
-"""What `crm-sync demo --dialer-only` says where it can't listen; all else is tested as a process."""
+"""What `crm-sync demo --dialer-only` says if it can't listen; all else is tested as a process."""
 
 import errno
 import os

@@ -126,7 +126,7 @@ class Simulation:
 
 def show(text: str) -> None:
     """Print what a simulation gave; the table of `docs/politeness.md` is made so."""
-    print(text)  # noqa: T201 - seen with `-s`, and where the test fails
+    print(text)  # noqa: T201 - seen with `-s`, and if the test fails
 
 
 def adaptive(most: int) -> Callable[[Callable[[], float]], AdaptiveLimit]:

@@ -151,7 +151,7 @@ def test_the_lead_is_told_if_all_rows_agree() -> None:
     assert lead_of([]) is None
 
 
-# --- when it begins, where the hang-up is known
+# --- when it begins, if the hang-up is known
 
 
 def test_they_begin_from_the_dialling_to_the_hang_up_the_longest_first() -> None:
@@ -206,7 +206,7 @@ def test_the_rows_time_is_no_start_to_go_by_if_it_does_not_fit_to_the_id() -> No
     assert mine([found("1", -100)], NO_END, event()) == []
 
 
-# --- when it begins, where nobody knows the hang-up
+# --- when it begins, if nobody knows the hang-up
 
 
 def test_what_begins_within_the_talk_time_is_the_calls_own() -> None:

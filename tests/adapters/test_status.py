@@ -47,7 +47,7 @@ def breakers(**changed: dict[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def worker_that_says(reported: Any, *, ready: bool = True) -> AsyncIterator[str]:  # noqa: ANN401 - JSON
-    """Serve health endpoints with that status; gives the address."""
+    """Serve health endpoints with that status. Return the address."""
     served = health.serve(
         HttpSettings(host="127.0.0.1", port=0),
         metrics=Metrics(),

@@ -463,7 +463,7 @@ async def test_a_publish_that_fails_is_an_error(traced: Traced) -> None:
 
 
 async def in_a_task_of_its_own(headers: dict[str, Any], server: RawServer, sink_url: str) -> dict[str, Any]:
-    """Do what an event does, untraced; gives the headers of its outbound message."""
+    """Do what an event does, untraced. Return the headers of its outbound message."""
     outbound: dict[str, Any] = {}
     with UNTRACED.work(QUEUE, EVENTS, inbound(b"{}", headers=headers)) as span:
         async with client_of(server.url) as client, sink_of(sink_url, UNTRACED) as sink:

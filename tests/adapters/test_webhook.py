@@ -394,7 +394,7 @@ async def test_a_cancelled_delivery_leaves_no_connection_taken() -> None:
 
 
 async def refusal(body: bytes, *, url: str = "/api", login: str = "", cut: int | None = None) -> str:
-    """Return the error's text where the CRM refuses with this body, sent in two parts if `cut` says where."""
+    """Return the error's text if the CRM refuses with this body, sent in two parts if `cut` says where."""
 
     async def serve(connection: Connection) -> None:
         await connection.request()

@@ -271,7 +271,7 @@ def settings_for(url: str, namespace: str, *tiers: timedelta) -> BrokerCommandSe
 
 
 async def eventually(condition: Callable[[], object], within: float = WITHIN) -> float:
-    """Wait until the condition holds; gives the seconds that it took."""
+    """Wait until the condition holds. Return the seconds that it took."""
     started = time.monotonic()
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - what is watched announces nothing

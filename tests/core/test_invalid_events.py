@@ -308,7 +308,7 @@ LONGEST_TEXT = 1000
 
 
 def read(message: Inbound) -> Event | None:
-    """Decode, and give nothing where the message is refused; any other error is the test's failure."""
+    """Decode, and return nothing if the message is refused; any other error is the test's failure."""
     event, text = None, ""
     try:
         event = decode(message)

@@ -374,7 +374,7 @@ def test_an_outage_of_any_length_and_kind_costs_nothing(kind: str, most: int) ->
     world = noted(what, World((bad,), every=30.0, most=most).run())
     assert world.dead == {}
     assert world.lost() == set()
-    assert world.attempts <= 2, "at most one failure counts, and only where others succeeded before"
+    assert world.attempts <= 2, "at most one failure counts, and only if others succeeded before"
     assert world.attempts == 1 or most > 1
     assert world.requests_while_bad <= FULL + 10 + bad.lasts / apart
     longest_wait = 1.2 * apart if apart >= 300 else max(apart, 36)

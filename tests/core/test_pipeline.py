@@ -510,7 +510,7 @@ async def test_what_is_not_final_is_not_lost_where_the_time_ends_between_two_gla
 
 
 async def test_a_call_whose_time_ends_during_a_look_up_is_looked_up_once_more_before_it_is_given_up() -> None:
-    """Else it is a dead letter where the setting wants it delivered: that look-up was not the last one."""
+    """Else it is a dead letter if the setting wants it delivered: that look-up was not the last one."""
     world = World(NotReady("not found"))
     end = HAPPENED + POLICY.ready_within
     clock = iter([end - timedelta.resolution, end, end])

@@ -390,7 +390,7 @@ def test_a_call_that_is_dispositioned_when_its_event_comes_takes_one_request() -
 
 @pytest.mark.parametrize("age", [timedelta(0), 15 * MINUTE, timedelta(days=30)])
 def test_what_was_found_and_is_not_final_is_never_dead_lettered(age: timedelta) -> None:
-    """The pipeline delivers it once it has waited enough, also where the clock ticks in between."""
+    """The pipeline delivers it once it has waited enough, also if the clock ticks in between."""
     decision = decide(POLICY, NotReady("INCALL", NotReadyReason.FINAL_STATUS), attempt=1, age=age)
     assert isinstance(decision, Retry)
     assert decision.label == "not_final"

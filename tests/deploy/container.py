@@ -92,7 +92,7 @@ class Image:
             )
 
     def run(self, command: Sequence[str], settings: Mapping[str, str], log: Path) -> tuple[int, str]:
-        """Run a command to its end in the same way; gives its exit status and what it wrote."""
+        """Run a command to its end in the same way. Return its exit status and what it wrote."""
         process = self.start(command, settings, log)
         return process.wait(30), log.read_text(errors="replace")
 
@@ -105,7 +105,7 @@ class Image:
 
 
 def need_namespaces() -> None:
-    """Skip where no command can be given a root of its own; in CI that is a failure."""
+    """Skip if no command can be given a root of its own; in CI that is a failure."""
     programs = ("unshare", "setpriv", "mount", "chroot")
     if os.geteuid() != 0 or not all(shutil.which(name) for name in programs):
         skip_without("running the image without a container engine takes Linux and root")

@@ -85,7 +85,7 @@ case $* in *"get secret"*) printf 'broker-pw' | base64;; esac
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run the guide's commands that make Secrets; gives the folder, and what kubectl was asked to do."""
+    """Run the guide's commands that make Secrets. Return the folder, and what kubectl was asked to do."""
     folder = tmp_path_factory.mktemp("secrets")
     (folder / "kubectl").write_text(KUBECTL, encoding="utf-8")
     (folder / "kubectl").chmod(0o755)

@@ -151,7 +151,7 @@ def planned(sink: str) -> Topology:
 
 @pytest.fixture
 async def declared(system: System, broker: Broker) -> System:
-    """Return a system where everything stands that a worker declares, with the worker's rights."""
+    """Return a system with everything that a worker declares, with the worker's rights."""
     async with await aio_pika.connect(broker.url(WORKER)) as connection:
         await declare(connection, planned("webhook"))
     return system

@@ -270,7 +270,7 @@ def test_it_does_not_start_with_a_token_that_could_be_guessed(tmp_path: Path) ->
 
 @pytest.mark.broker
 async def test_php_takes_the_answer_for_a_success_and_a_refusal_for_an_error(bridge: Bridge) -> None:
-    """VICIdial asks with PHP's `file()` and logs an error where that gives nothing."""
+    """VICIdial asks with PHP's `file()` and logs an error if that returns nothing."""
     php = str(need("php"))
     await bridge.ready()
     good = filled_in("dispo-call-url", bridge.port)

@@ -189,7 +189,7 @@ def _explain(axes: Axes) -> None:
 
 
 async def run(broker_url: str, folder: Path) -> tuple[Run, str]:
-    """Let calls end for some minutes, in which the dialer breaks down and heals; gives it with a caption."""
+    """Let calls end for some minutes, in which the dialer breaks down and heals. Return it with a caption."""
     async with system_at(broker_url, folder, "crm-sync", "--delay", "0.05") as system:
         worker = await system.start(**dict.fromkeys(_DEFAULTS))
         async with watching(await worker.listening(), folder) as prometheus:
@@ -258,7 +258,7 @@ def _broker() -> Iterator[str]:
 
 
 def main() -> int:
-    """Play and draw; gives 1 where the picture is too large."""
+    """Play and draw; return 1 if the picture is too large."""
     argparse.ArgumentParser(prog="python -m tests.monitoring.draw", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="crm-sync-draw-") as folder, _broker() as url:
         made, caption = asyncio.run(run(url, Path(folder)))

@@ -36,7 +36,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def promtool(*arguments: str | Path) -> str:
-    """Run it in the rules' folder; gives what it says, which is why it failed where it did."""
+    """Run it in the rules' folder; return what it says: why it failed, if it did."""
     done = subprocess.run(
         [need("promtool"), *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
     )

@@ -172,7 +172,7 @@ class Worker:
         return found
 
     async def ready(self, within: float = READY_WITHIN) -> float:
-        """Wait until it is ready; gives the seconds that it took."""
+        """Wait until it is ready. Return the seconds that it took."""
 
         async def is_ready() -> bool:
             assert self.process.poll() is None, self.text
@@ -185,7 +185,7 @@ class Worker:
         self.process.send_signal(number)
 
     async def exit(self, within: float = EXIT_WITHIN) -> int:
-        """Wait for its end; gives the exit status."""
+        """Wait for its end. Return the exit status."""
         await eventually(lambda: self.process.poll() is not None, within)
         status: int = self.process.wait()
         return status
@@ -313,7 +313,7 @@ class System:
         return event
 
     async def delivered(self, *ids: str, within: float = WITHIN) -> dict[str, list[dict[str, Any]]]:
-        """Wait until the CRM has accepted all the ids; gives what it received, by id."""
+        """Wait until the CRM has accepted all the ids. Return what it received, by id."""
         wanted = set(ids or self.published)
         found: dict[str, list[dict[str, Any]]] = {}
 
@@ -375,7 +375,7 @@ class System:
 
 
 class _Connection(aio_pika.Connection):
-    """One that is closed after `close` also where that failed, or was cut short.
+    """One that is closed after `close` also if that failed, or was cut short.
 
     aio_pika closes what is still open when it is collected. In a thread without a loop that only leaves
     a coroutine that nobody awaits, and a warning in whichever test runs just then.

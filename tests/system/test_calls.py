@@ -16,17 +16,17 @@ SECONDS = 40.0
 @pytest.mark.timeout(240)
 async def test_of_five_hundred_calls_of_twenty_agents_every_field_is_true(system: System) -> None:
     seed = random.randrange(10**6)  # noqa: S311 - shown, to play it again
-    print(f"seed {seed}")  # noqa: T201 - shown where the test fails
+    print(f"seed {seed}")  # noqa: T201 - shown if the test fails
     system.dialer = Program(*ELSEWHERE)
     try:
         await system.start(**AS_SHIPPED)
         played = await play(system, seed, calls=500, agents=20, seconds=SECONDS)
     finally:
         system.dialer.end()
-    print(table(played))  # noqa: T201 - shown where the test fails, and by `-rP`
+    print(table(played))  # noqa: T201 - shown if the test fails, and by `-rP`
     assert len(played) == 500
     wrong = told_wrong(played)
-    print("\n".join(wrong))  # noqa: T201 - shown where the test fails
+    print("\n".join(wrong))  # noqa: T201 - shown if the test fails
     assert len(wrong) == 0
     withheld = [(case.kind, case.nulls, case.event) for case in played if set(case.nulls) - may_be_null(case)]
     assert withheld == []

@@ -57,7 +57,7 @@ class Dialer:
         return match[1]
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-        """End it; gives the exit status and what else it said."""
+        """End it. Return the exit status and what else it said."""
         self.process.send_signal(number)
         said, complained = self.process.communicate(timeout=WITHIN)
         return self.process.returncode, said, complained

@@ -347,7 +347,7 @@ class TestAnOptionalFunction:
     async def test_one_that_hangs_slows_no_call_and_is_shown(
         self, own_dialer: Program, system: System
     ) -> None:
-        """300 calls in some seconds, where each that waited for it would take half a second."""
+        """300 calls in some seconds, although each that waited for it would take half a second."""
         worker = await system.start(vicidial__timeout="500ms")
         calls = [
             each | {"uniqueid": f"{1795269909 + n}.101"} for n, each in enumerate(await system.calls(300))

@@ -27,7 +27,7 @@ while True:
 
 @contextmanager
 def starting(folder: Path, *before: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start a worker that never gets further than its imports; gives it, and the file that it makes there."""
+    """Start a worker that never ends its imports. Return it, and the file that it makes there."""
     (folder / "typer.py").write_text(NEVER_DONE, encoding="utf-8")
     importing = folder / "importing"
     process = subprocess.Popen(

@@ -128,7 +128,7 @@ async def test_every_attempt_and_the_dead_letter_belong_to_the_producers_trace(
     worker = await system.start(retry__max_attempts="2")
     event = await system.call()
     await system.crm.control(fail_ids={event["event_id"]: [500] * 50})
-    await deliver_another(system)  # a failure is the event's own where others succeed
+    await deliver_another(system)  # a failure is the event's own if others succeed
     trace_id, headers = new_trace()
     await system.publish(event, headers=headers)
     letter = await system.dead_letter()

@@ -49,7 +49,7 @@ def check(
     declared, what is published goes to no queue, and the dialer is asked for
     what doesn't exist. Secrets are masked.
 
-    Exit status 0, also with a warning (!); 1 where something failed; 2 for
+    Exit status 0, also with a warning (!); 1 if something failed; 2 for
     settings that can't be used.
 
     Examples:

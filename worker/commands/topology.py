@@ -27,13 +27,13 @@ from worker.settings import BrokerCommandSettings
 def topology(
     show: Annotated[bool, typer.Option("--show", help="Only show what stands; declare nothing.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Declare nothing; fail where anything is missing or differs.")
+        bool, typer.Option("--check", help="Declare nothing; fail if anything is missing or differs.")
     ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Declare the exchanges, queues and bindings of a worker, and show them.
 
-    Use it before the first start, where producers begin before the worker does;
+    Use it before the first start, if producers begin before the worker does;
     the worker itself declares the same. RabbitMQ can't change what a queue was
     declared with: each difference is named, nothing is declared then, and the
     exit status is 1. To fix one, empty the queue, delete it and run this

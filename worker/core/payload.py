@@ -37,29 +37,29 @@ class AccessCheck(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ok: bool = Field(description="True where none is missing.")
+    ok: bool = Field(description="True if none is missing.")
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
 
 @with_config(extra="forbid")
 class CallData(TypedDict):
-    """What is known of a call. `enrichment` is present where the dialer did not know the call."""
+    """What is known of a call. `enrichment` is present if the dialer did not know the call."""
 
     event_id: EventId
     enrichment: NotRequired[
         Annotated[
-            Literal["not_found"], Field(description="Present where `call` holds only what the event said.")
+            Literal["not_found"], Field(description="Present if `call` holds only what the event said.")
         ]
     ]
-    final: Annotated[bool, Field(description="False where the call's status may still change.")]
+    final: Annotated[bool, Field(description="False if the call's status may still change.")]
     call: CallRecord
     event: AsReceived
 
 
 @with_config(extra="forbid")
 class AgentData(TypedDict):
-    """What is known of an agent. `access_check` is present where the event named campaigns."""
+    """What is known of an agent. `access_check` is present if the event named campaigns."""
 
     event_id: EventId
     agent: AgentRecord

@@ -39,8 +39,8 @@ class CallRecord(_Record):
         description="The event's own, else the dialer's, which knows it of an agent's outbound calls only.",
     )
     talk_seconds: int | None = Field(None, description="Seconds of talk with the customer.")
-    duration_seconds: int | None = Field(None, description="End minus start, where both are known.")
-    agent_user: str | None = Field(None, description="Null where no agent took the call.")
+    duration_seconds: int | None = Field(None, description="End minus start, if both are known.")
+    agent_user: str | None = Field(None, description="Null if no agent took the call.")
     phone_number: str | None = None
     status: str | None = None
     campaign_id: str | None = Field(None, description="Null for an inbound call.")
@@ -73,14 +73,14 @@ class AgentRecord(_Record):
     in_groups: tuple[str, ...] = ()
     campaigns_ambiguous: bool = Field(
         default=False,
-        description="True where the dialer's joined list could be read in more than one way.",
+        description="True if the dialer's joined list could be read in more than one way.",
     )
 
 
 class CallEnrichment(_Record):
     """What the dialer said about a call. `final` is false while its status may still change.
 
-    `found` is false where the dialer knew nothing, and the record holds what the event said.
+    `found` is false if the dialer knew nothing, and the record holds what the event said.
     """
 
     kind: Literal["call"] = "call"

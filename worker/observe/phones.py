@@ -29,7 +29,7 @@ _PHONE = re.compile(f"{_BEFORE}(?:{'|'.join(_SHAPES)}){_AFTER}")
 _FEWEST = 9
 """Digits of a phone number; what has fewer is too often something else."""
 _PERHAPS = re.compile(r"(?:\d\D{0,3}){8}\d")
-"""Whatever `_PHONE` finds, this finds too, and ten times as fast where there is nothing."""
+"""Whatever `_PHONE` finds, this finds too, and ten times as fast if there is nothing."""
 
 _IDS = frozenset({"call_id", "agent_user", "event_id", "lead_id", "uniqueid", "campaign_id"})
 _NO_PHONES = _IDS | {

@@ -218,7 +218,7 @@ class VicidialSettings(DialerWaits):
     def reread(self) -> Self:
         """Return these settings with the password as its file holds it now.
 
-        Raises `ValueError` where the file can't be read, or holds no password.
+        Raises `ValueError` if the file can't be read, or holds no password.
         """
         if self.password_file is None:
             return self

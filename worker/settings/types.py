@@ -144,7 +144,7 @@ def required(what: str) -> PydanticCustomError:
 
 
 def secret_or_file(what: str | None) -> BeforeValidator:
-    """Read a secret from the file beside it where it is not given itself."""
+    """Read a secret from the file beside it if it is not given itself."""
 
     def read(value: object, info: ValidationInfo) -> object:
         path = info.data.get(f"{info.field_name}_file")
@@ -268,7 +268,7 @@ _BROKER_QUERY: Mapping[str, tuple[Callable[[str], object], str]] = {
     "keyfile": _FILE,
     "no_verify_ssl": (lambda value: value in {"0", "1"}, "0 or 1"),
 }
-"""What the broker's library knows, and takes as nonsense where it is not exactly this."""
+"""What the broker's library knows, and misreads if it is not exactly this."""
 _ONLY_TLS = frozenset({"cafile", "capath", "certfile", "keyfile", "no_verify_ssl"})
 
 

@@ -216,7 +216,7 @@ def by_name(
         at = columns.index(free_text)
         values = [*values[:at], "|".join(values[at : at + surplus + 1]), *values[at + surplus + 1 :]]
     if len(columns) != len(values):
-        raise unreadable(f"the row of {function} has {len(values)} columns where {len(columns)} are named")
+        raise unreadable(f"the row of {function} has {len(values)} columns, but {len(columns)} are named")
     return dict(zip(columns, values, strict=True))
 
 

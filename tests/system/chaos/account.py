@@ -23,7 +23,7 @@ class Published:
     key: str = "call.ended"
     fate: str = DELIVERED
     call: Mapping[str, object] | None = None
-    """What the dialer is to know of its call; `None` where it is to know nothing."""
+    """What the dialer is to know of its call; `None` if it is to know nothing."""
 
     @property
     def call_id(self) -> str:

@@ -64,7 +64,7 @@ class Watch:
         self._watching: asyncio.Task[None] | None = None
         self.queues: dict[str, tuple[int, int]] = {}
         self.in_flight: int | None = None
-        """Of all workers; `None` where one of them did not say."""
+        """Of all workers; `None` if one of them did not say."""
         self.all_ready = False
         self.looks = 0
 
