@@ -65,6 +65,8 @@ class Collector:
         for opened in self._open.values():
             if opened.timer is not None:
                 opened.timer.cancel()
+            for _, answer in opened.waiting:
+                answer.cancel()
         self._open.clear()
         for task in self._sending:
             task.cancel()

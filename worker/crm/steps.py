@@ -384,25 +384,26 @@ def log_in(
     challenge, may be worth nothing any more.
 
     Raises:
-        SinkLoginRefused: The CRM refuses the login.
-        DeliveryUnavailable: It can't be made now.
-        MappingFailed: An address is not usable.
+        SinkLoginRefused: The CRM refuses the login, or what it answers can't be used.
+        DeliveryUnavailable: The login can't be made now.
     """
-    start = Access({}, checked_address(plan.url.render(names)))
-    if plan.login is None:
-        return start
     try:
+        start = Access({}, checked_address(plan.url.render(names)))
+        if plan.login is None:
+            return start
         try:
             engine = yield from _login_steps(plan, plan.login, names, start, memory, scrub, now)
         except _TokenRefused:
             engine = yield from _login_steps(plan, plan.login, names, start, memory, scrub, now)
+        return _access(plan.login, engine, start.url)
+    except MappingFailed as error:  # of no event: it must not make dead letters
+        raise SinkLoginRefused(f"the login can't be made: {error}") from error
     except DeliveryRejected as error:
         raise SinkLoginRefused(f"the login is refused: {error}") from error
     except DeliveryUnavailable as error:
         if error.kind is FailureKind.REFUSED:
             raise SinkLoginRefused(f"the login is refused: {error}") from error
         raise
-    return _access(plan.login, engine, start.url)
 
 
 def _login_steps(
