@@ -108,34 +108,6 @@ class SlowStart:
         self.capacity = self.full
 
 
-class Outcomes:
-    """The last outcomes, and whether they look like an outage."""
-
-    def __init__(self, failures_in_a_row: int) -> None:
-        """Begin without any; so many failures in a row are an outage."""
-        self._in_a_row = failures_in_a_row
-        self._failed = deque[bool](maxlen=LAST_OUTCOMES)
-
-    @property
-    def last_failed(self) -> bool:
-        """Whether the last outcome was a failure."""
-        return bool(self._failed) and self._failed[-1]
-
-    def add(self, *, failed: bool) -> None:
-        """Add an outcome; the oldest one is forgotten."""
-        self._failed.append(failed)
-
-    def clear(self) -> None:
-        """Forget all outcomes."""
-        self._failed.clear()
-
-    def look_down(self, *, after_one_more: bool = False) -> bool:
-        """Return whether they look like an outage, or would do so after one more failure."""
-        failed = [*self._failed, *([True] * after_one_more)][-LAST_OUTCOMES:]
-        row = failed[-self._in_a_row :]
-        return (len(row) == self._in_a_row and all(row)) or sum(failed) >= FAILURES_OF_THE_LAST
-
-
 class Blame:
     """Who is to blame for a failure: its event, which then uses up an attempt, or the dependency.
 
@@ -255,7 +227,8 @@ class CircuitBreaker:
         self._on_change = on_change
         self._backoff = Backoff(probe_max, refused_probe, jitter)
         self._slow_start = SlowStart(full)
-        self._outcomes = Outcomes(failures_in_a_row)
+        self._in_a_row = failures_in_a_row
+        self._last = deque[bool](maxlen=LAST_OUTCOMES)  # whether each failed
         self._blame = Blame(own_question=own_question)
         self._state = State.CLOSED
         self._reason: str | None = None
@@ -277,7 +250,7 @@ class CircuitBreaker:
     def in_doubt(self) -> bool:
         """Whether an outage would open it now, unless a question of our own is answered."""
         works = self._state in (State.CLOSED, State.RECOVERING) and not self._blame.too_many_alone
-        return works and self._outcomes.look_down(after_one_more=True)
+        return works and self._looks_down([*self._last, True])
 
     def capacity(self) -> int:
         """Return how many events may be in work now. An open breaker whose wait is over becomes half-open."""
@@ -316,7 +289,7 @@ class CircuitBreaker:
         late = self._state is State.OPEN
         self._blame.succeeded(late=late)
         if not late:
-            self._outcomes.add(failed=False)
+            self._last.append(False)
             self._apply(Report.SUCCESS)
 
     def probed(self) -> None:
@@ -331,7 +304,7 @@ class CircuitBreaker:
         """
         counts = self._blame.failed_alone(event)
         if counts:
-            self._outcomes.clear()
+            self._last.clear()
         return counts
 
     def failed(
@@ -366,13 +339,19 @@ class CircuitBreaker:
         late = self._state is State.OPEN or (half_open and self._own_question and event is not None)
         if late:
             return False
-        follows_another = self._outcomes.last_failed
-        self._outcomes.add(failed=True)
-        down = not half_open and self._outcomes.look_down()
+        follows_another = bool(self._last) and self._last[-1]
+        self._last.append(True)
+        down = not half_open and self._looks_down(list(self._last))
         self._apply(Report.DOWN if down else Report.OUTAGE, message)
         if self._state is State.OPEN:
             return False
         return self._blame.outage(event if answered else None, follows_another=follows_another)
+
+    def _looks_down(self, failed: list[bool]) -> bool:
+        row = failed[-self._in_a_row :]
+        return (len(row) == self._in_a_row and all(row)) or sum(
+            failed[-LAST_OUTCOMES:]
+        ) >= FAILURES_OF_THE_LAST
 
     def _apply(self, report: Report, message: str | None = None, asked: timedelta | None = None) -> None:
         """Do what the table says of a report."""
@@ -427,7 +406,7 @@ class CircuitBreaker:
             return
         self._recovering_since = now
         if capacity is Capacity.BEGINS:
-            self._outcomes.clear()
+            self._last.clear()
             self._slow_start.begin()
         else:
             self._slow_start.failed()
