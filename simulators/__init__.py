@@ -1,4 +1,4 @@
-"""Simulators of what the worker talks to: a private broker, the dialer, the CRM; and the demo made of them.
+"""Simulators of what the worker talks to: a private broker, the dialer, CRMs; and the demo made of them.
 
 The tests, the benchmarks and integrators use them. The worker itself never imports them.
 """

@@ -46,6 +46,7 @@ def test_they_are_all_found() -> None:
     names = {name_of(command) for command in programs()}
     assert names >= {
         *("worker", "simulators.broker", "simulators.dialer", "simulators.crm", "benchmarks"),
+        "simulators.crms",
         *("benchmarks.outage", "tests.tools", "tests.system.chaos", "generate.py", "receive.py"),
         *("receive.mjs", "receive.php", "dispo_bridge.py", "coverage_floor.py"),
     }
