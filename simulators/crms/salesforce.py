@@ -4,10 +4,11 @@ Sources: "REST API Developer Guide" (status codes and error responses, upsert by
 Collections, Search, Query, Limits), "Object Reference" (Task) and "OAuth 2.0 Client Credentials Flow" on
 developer.salesforce.com and help.salesforce.com; simple-salesforce for the shapes of answers.
 
-Not confirmed on a real org: 200 or 204 for an update by upsert (`updated_status` chooses); that an update
-refuses a field that can only be set on creation (`TaskSubtype`), here it does; whether one bad field refuses
-a collection as a whole, here a field that does not exist does, as does a value of the wrong JSON type; the
-code for a collection of more than 200.
+`TaskSubtype` has not the property Update, so it can be set on creation only (article 003876152 of the help).
+
+Not confirmed on a real org: 200 or 204 for an update by upsert (`updated_status` chooses); the code by which
+an update refuses `TaskSubtype`; whether one bad field refuses a collection as a whole, here a field that does
+not exist does, as does a value of the wrong JSON type; the code for a collection of more than 200.
 """
 
 import base64

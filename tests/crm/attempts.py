@@ -34,8 +34,8 @@ class Clock:
 
 
 @asynccontextmanager
-async def sink_at(crm: CrmStandIn, clock: Clock, **settings: Any) -> AsyncIterator[CrmSink]:  # noqa: ANN401
-    """Open the sink for a stand-in, with its settings and these."""
+async def session_at(crm: CrmStandIn, clock: Clock, **settings: Any) -> AsyncIterator[CrmSession]:  # noqa: ANN401
+    """Open a session for a stand-in, with its settings and these."""
     given = crm.settings() | settings
     preset = read_preset(given.pop("preset"))
     compiled = compile_preset(preset, given, dialer="dialer.example")
@@ -44,9 +44,16 @@ async def sink_at(crm: CrmStandIn, clock: Clock, **settings: Any) -> AsyncIterat
     async with open_session(TIMEOUT, 8) as http:
         session = CrmSession(compiled, CrmClient(http, limits, TIMEOUT), memory)
         try:
-            yield CrmSink(session)
+            yield session
         finally:
             await session.close()
+
+
+@asynccontextmanager
+async def sink_at(crm: CrmStandIn, clock: Clock, **settings: Any) -> AsyncIterator[CrmSink]:  # noqa: ANN401
+    """Open the sink for a stand-in, with its settings and these."""
+    async with session_at(crm, clock, **settings) as session:
+        yield CrmSink(session)
 
 
 async def delivered(sink: CrmSink, payload: Payload) -> CrmRecord:

@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.hubspot import HubSpotStandIn
-from tests.crm.attempts import Clock, delivered, incomplete, rejected, sink_at, unavailable
+from tests.crm.attempts import Clock, delivered, incomplete, rejected, session_at, sink_at, unavailable
 from tests.crm.delivering import agent, call
 from worker.core.errors import FailureKind
+from worker.crm.preset import Means
 from worker.crm.sink import CrmSink
 
 
@@ -144,6 +145,17 @@ async def test_an_account_without_the_property_is_refused_with_what_to_do(clock:
         error, _ = await unavailable(sink, call(phone_number=None))
         assert error.kind is FailureKind.REFUSED
         assert "crm-sync crm prepare" in str(error)
+
+
+async def test_an_account_is_prepared_once_and_may_be_again(clock: Clock) -> None:
+    async with HubSpotStandIn(clock=clock) as crm, session_at(crm, clock, supervisor="77") as session:
+        crm.seed("owners", {"id": "77"})
+        for means in (Means.DONE, Means.DUPLICATE):
+            asked = [await session.ask(step, session.own_names()) for step in session.plan.prepare]
+            assert {verdict.means for _, verdict, _ in asked} == {means}
+        assert (await delivered(CrmSink(session), call())).outcome == "created"
+        await CrmSink(session).deliver(agent("agent001", "ann@example.com", missing=("SALES1",)))
+        assert len(crm.records["tasks"]) == 1
 
 
 async def test_an_agent_whose_owner_is_known_by_e_mail_owns_later_calls(
