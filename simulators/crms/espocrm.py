@@ -216,6 +216,8 @@ class EspoStandIn(CrmStandIn):
 
     def _check_values(self, fields: Record) -> None:
         for name, length in ({"name": _NAME_LENGTH} | self.fields).items():
+            if isinstance(fields.get(name), str):
+                fields[name] = fields[name].strip()
             if len(str(fields.get(name) or "")) > length:
                 _invalid(name, "maxLength")
         for name, options in _OPTIONS.items():

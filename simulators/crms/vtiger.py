@@ -1,9 +1,10 @@
 """A vtiger CRM: `webservice.php`, for calls (PBXManager, Events), contacts, leads and users.
 
-It answers as vtiger 8.0.0 (API version 0.22) did on PHP 8.2, with MariaDB 10.11 that is not strict and keeps
-text as utf8mb3: nearly every refusal is a 200, what is too long is cut, an owner who does not exist is taken.
-Sources in vtiger's tree: include/Webservices/*.php, webservice.php, modules/PBXManager/schema.xml. What is
-told by exchanges with a real installation is in tests/crm/vtiger.jsonl.
+It answers as vtiger 8.0.0 (API version 0.22) did on PHP 8.2, with MariaDB 10.11 and text as utf8mb3: nearly
+every refusal is a 200, an owner who does not exist is taken, and what is too long is cut, because
+PearDatabase.php switches the database's strict mode off. Sources in vtiger's tree: webservice.php,
+include/Webservices, include/database, modules/PBXManager/schema.xml; and the exchanges with a real
+installation in tests/crm/vtiger.jsonl.
 
 A session ends when PHP removes its file (session.gc_maxlifetime after its last use), and then it is unknown:
 SessionManager.php sets its own limits before the session begins, so that they are lost, and `SESSION_EXPIRED`
@@ -58,6 +59,7 @@ class VtigerStandIn(CrmStandIn):
 
     Attributes:
         unique: Whether `sourceuuid` is a unique field, and duplicates are forbidden.
+        fail_query: Queries that contain this text are answered 500.
         after_write: What the next writes answer instead: `trace` (a PHP trace), `empty` or `internal`.
         work: Seconds that each request takes while it holds its session.
         crmid: The number of the next record.
@@ -72,6 +74,7 @@ class VtigerStandIn(CrmStandIn):
         self.key_fields = {"PBXManager": "sourceuuid"}
         self.token_life = 1440.0  # PHP's session.gc_maxlifetime
         self.unique = False
+        self.fail_query: str | None = None
         self.after_write: deque[str] = deque()
         self.work = 0.0
         self.crmid = 1
@@ -109,8 +112,8 @@ class VtigerStandIn(CrmStandIn):
         return web.Response(status=503, text="<html><body>Service Unavailable</body></html>")
 
     def control(self, change: Mapping[str, Any]) -> None:
-        """Know `unique`, `after_write` (a list) and `work` besides the common changes."""
-        own = change.keys() & {"unique", "after_write", "work"}
+        """Know `unique`, `after_write` (a list), `fail_query` and `work` besides the common changes."""
+        own = change.keys() & {"unique", "after_write", "fail_query", "work"}
         for name in own:
             setattr(self, name, deque(change[name]) if name == "after_write" else change[name])
         super().control({name: value for name, value in change.items() if name not in own})
@@ -222,6 +225,8 @@ class VtigerStandIn(CrmStandIn):
     def _query(self, user: Record, inputs: Inputs) -> list[Record]:
         if "query" not in inputs:
             _refuse("ACCESS_DENIED", f"{_DENIED} for query")
+        if self.fail_query and self.fail_query in inputs["query"]:
+            raise Refused(_fatal())
         try:
             query = parse(inputs["query"])
         except QuerySyntaxError as error:
