@@ -22,7 +22,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -360,21 +360,19 @@ class Guard:
         """Guard one request of an optional function; its breaker has the outcome before the slot is free."""
         breaker = self._optional[function]
         check = partial(self._check_optional, function)
+
+        def report(error: EnrichmentUnavailable | None) -> None:
+            if error is None:
+                breaker.succeeded()
+            elif not isinstance(error, LoginRefused):
+                breaker.failed(error.kind, str(error))
+
         check()
         async with self._sending(function, check, optional=True):
             self._being_tried.add(function)
             try:
-                yield
-            except LoginRefused:
-                raise
-            except EnrichmentUnavailable as error:
-                breaker.failed(error.kind, str(error))
-                raise
-            except (NotReady, EnrichmentRejected):
-                breaker.succeeded()
-                raise
-            else:
-                breaker.succeeded()
+                with _reporting(report):
+                    yield
             finally:
                 self._being_tried.discard(function)
 
@@ -397,53 +395,38 @@ class Guard:
         try:
             async with self._limiter.slot(optional=optional, first=first):
                 check()
-                with self._permitted(), nullcontext() if optional else self._timed(function):
-                    yield
+                permit = self.lockout.admit()
+                started, worked = time.perf_counter(), time.thread_time()
+
+                def report(error: EnrichmentUnavailable | None) -> None:
+                    ours = time.thread_time() - worked  # not the dialer's
+                    if not optional:
+                        self._report_time(function, time.perf_counter() - started - ours, error)
+                    self._report_login(permit, error)
+
+                try:
+                    with _reporting(report):
+                        yield
+                finally:
+                    self.lockout.unanswered(permit)  # ignored if it was reported already
         except AtCapacityError as error:
             if optional:
                 self._optional[function].failed(FailureKind.OUTAGE, str(error))
                 raise EnrichmentUnavailable(str(error)) from error
             raise CircuitOpen(str(error)) from error
 
-    @contextmanager
-    def _permitted(self) -> Iterator[None]:
-        permit = self.lockout.admit()
-        try:
-            yield
-        except LoginRefused as error:
+    def _report_time(self, function: str, seconds: float, error: EnrichmentUnavailable | None) -> None:
+        if error is None or error.kind is FailureKind.UNREADABLE:
+            self._limit.on_success(function, max(seconds, _INSTANT), self._limiter.busy)
+        elif error.kind is FailureKind.OUTAGE:
+            self._limit.on_overload()
+
+    def _report_login(self, permit: Permit, error: EnrichmentUnavailable | None) -> None:
+        if error is None or isinstance(error, FunctionRefused):
+            self.lockout.accepted(permit)  # an answer, so the login is good
+        elif isinstance(error, LoginRefused):
             self.lockout.refused(permit, str(error))
             self.breakers.login_refused(error, timedelta(seconds=self.lockout.next_try_in()))
-            raise
-        except (NotReady, EnrichmentRejected, FunctionRefused):
-            self.lockout.accepted(permit)  # an answer, so the login is good
-            raise
-        else:
-            self.lockout.accepted(permit)
-        finally:
-            self.lockout.unanswered(permit)  # ignored if it was reported already
-
-    @contextmanager
-    def _timed(self, function: str) -> Iterator[None]:
-        """Report to the limit how long the answer took, or that there was none."""
-        started, worked = time.perf_counter(), time.thread_time()
-        answered = True
-        try:
-            yield
-        except EnrichmentUnavailable as error:
-            answered = error.kind is FailureKind.UNREADABLE
-            if error.kind is FailureKind.OUTAGE:
-                self._limit.on_overload()
-            raise
-        except (NotReady, EnrichmentRejected):
-            raise
-        except BaseException:
-            answered = False
-            raise
-        finally:
-            if answered:
-                ours = time.thread_time() - worked  # not the dialer's
-                seconds = max(time.perf_counter() - started - ours, _INSTANT)
-                self._limit.on_success(function, seconds, self._limiter.busy)
 
     async def _record_failure(self, function: str, subject: str, error: EnrichmentUnavailable) -> bool:
         """Record that an event's request failed. Return whether it counts as an attempt of the event."""
@@ -467,6 +450,20 @@ class Guard:
                 _log.warning("dialer_extra_refused", function=name, error=status.reason, null=OPTIONAL[name])
             else:
                 _log.warning("dialer_extra_failing", function=name, error=status.reason, null=OPTIONAL[name])
+
+
+@contextmanager
+def _reporting(report: Callable[[EnrichmentUnavailable | None], None]) -> Iterator[None]:
+    """Report once why a request got no answer, or None for an answer; a cancellation is neither."""
+    try:
+        yield
+    except EnrichmentUnavailable as error:
+        report(error)
+        raise
+    except (NotReady, EnrichmentRejected):
+        report(None)
+        raise
+    report(None)
 
 
 async def _not_verified(_: str) -> bool:
