@@ -42,7 +42,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker, put together and not yet running."""
+    """A worker, assembled and not yet running."""
 
     supervisor: Supervisor
     reporter: Reporter
@@ -59,7 +59,7 @@ class Worker:
         return self.reporter.metrics
 
     def show(self) -> None:
-        """Let the metrics read the present state whenever they are scraped."""
+        """Have the metrics read the present state whenever they are scraped."""
         state, guard, clock = self.supervisor.state, self.dialer.guard, self.clock
         self.metrics.in_flight.set_function(lambda: self.breakers.in_work)
         self.metrics.consuming.set_function(lambda: state.consuming)
@@ -113,7 +113,7 @@ async def assemble(
     on_password: Callable[[str], None] = lambda _: None,
     tracing: Tracing = UNTRACED,
 ) -> AsyncIterator[Worker]:
-    """Put a worker together, and close its HTTP sessions at the end, but not `tracing`.
+    """Assemble a worker, and close its HTTP sessions at the end, but not `tracing`.
 
     `on_password` is called with each password that is read from its file again, and each token of a CRM.
     """

@@ -64,7 +64,7 @@ function readEvent(body) {
   return payload.type;
 }
 
-/** Keep a delivery; false where it was there already. */
+/** Keep a delivery; false if it is a repeat. */
 function store(id, body) {
   database.exec('BEGIN IMMEDIATE');
   try {

@@ -59,7 +59,7 @@ function read_event(string $body): string
 }
 
 /**
- * Keep a delivery; false where it was there already.
+ * Keep a delivery; false if it is a repeat.
  *
  * PHP comes without a database, so each one is a file. It gets its name only when it is written whole, and
  * only if nothing has that name: id and work are one step. A CRM uses a unique index and a transaction.

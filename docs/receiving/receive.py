@@ -72,7 +72,7 @@ def read_event(body: bytes) -> str:
 
 
 def store(database: str, message_id: str, body: bytes) -> bool:
-    """Keep a delivery; false where it was there already.
+    """Keep a delivery; false if it is a repeat.
 
     The id and the work stand in one transaction: either both happened or neither.
     """

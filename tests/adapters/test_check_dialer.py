@@ -101,7 +101,7 @@ async def test_the_optional_functions_are_tried_too_if_a_needed_function_is_refu
         dialer.users[DEFAULT_USER] = ApiUser(PASSWORD, functions=allowed)
         found = await finding(environment, dialer.url)
     assert found.level is Level.FAILED
-    assert found.text.endswith("; may ask callid_info, recording_lookup, campaigns_list")
+    assert found.text.endswith("; may use callid_info, recording_lookup, campaigns_list")
     assert [advice.partition(":")[0] for advice in found.advice] == ["agent_campaigns", "user_details"]
     assert found.advice[1].endswith("until then full_name, access_level and user_group are null")
 
@@ -114,5 +114,5 @@ async def test_the_optional_functions_are_not_waited_for_if_a_needed_function_fa
         dialer.plant("M0000000000000000000", status=500)
         found = await finding(environment, dialer.url)
     assert found.level is Level.FAILED
-    assert found.text.endswith("; may ask agent_campaigns")
+    assert found.text.endswith("; may use agent_campaigns")
     assert [advice.partition(":")[0] for advice in found.advice] == ["callid_info"]

@@ -66,7 +66,7 @@ def test_the_command_alone_lists_the_commands() -> None:
     ("arguments", "said"),
     [
         ("nonsense", "No such command"),
-        ("publish", "say what to publish"),
+        ("publish", "choose what to publish"),
         ("publish --file x --from-line 0", "lines are counted from 1"),
         ("publish --file x call-ended --call-id V1", "goes without a subcommand"),
         ("publish call-ended", "--call-id"),

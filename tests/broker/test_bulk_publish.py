@@ -1,4 +1,4 @@
-"""A file of events is published in order, and the line to go on with is always a safe one."""
+"""A file of events is published in order, and the line to continue at is always a safe one."""
 
 import asyncio
 import json
@@ -255,7 +255,9 @@ async def test_where_to_go_on_is_told(connection: AbstractConnection, namespace:
     assert (status, stdout) == (1, "")
     assert "no queue takes messages for" in stderr
     assert "start the worker or run crm-sync topology first" in stderr
-    assert f"confirmed up to line 2; go on with: crm-sync publish --file '{path}' --from-line 3\n" in stderr
+    assert (
+        f"confirmed up to line 2; continue with: crm-sync publish --file '{path}' --from-line 3\n" in stderr
+    )
     config = tmp_path / "settings.yaml"
     config.write_text("log: {level: info}\n")
     status, stdout, stderr = await crm_sync(
@@ -287,7 +289,8 @@ async def test_a_stop_is_clean(connection: AbstractConnection, namespace: str) -
     process.stdin.close()
     assert len(found) <= 2
     assert stderr.decode() == (
-        "crm-sync: stopped\n  confirmed up to line 2; go on with: crm-sync publish --file - --from-line 3\n"
+        "crm-sync: stopped\n"
+        "  confirmed up to line 2; continue with: crm-sync publish --file - --from-line 3\n"
     )
 
 

@@ -97,10 +97,10 @@ async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDiale
     assert worst(found.values()) is Level.OK
     assert "logged in; " in found["broker"].text
     assert found["topology"].text == "20 of 20 exchanges and queues missing, which run declares"
-    assert found["alarms"].text == "none; the broker takes messages"
+    assert found["alarms"].text == "none; the broker accepts messages"
     assert found["dialer"].text.startswith("VICIdial 2.14-")
     assert found["dialer"].text.endswith(
-        "may ask callid_info, agent_campaigns, recording_lookup, campaigns_list, user_details"
+        "may use callid_info, agent_campaigns, recording_lookup, campaigns_list, user_details"
     )
     assert re.fullmatch(r"the dialer's is at UTC\S+, \d s (ahead of|behind) this host's", found["clock"].text)
     assert found["sink"].text.endswith(" reached; deliveries are not signed")
@@ -113,9 +113,7 @@ async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, n
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
         await declare(connection, build_topology(settings))
         topology = (await findings())["topology"]
-        assert topology == Finding.of(
-            "topology", "all 20 exchanges and queues stand as the settings want them"
-        )
+        assert topology == Finding.of("topology", "all 20 exchanges and queues are as the settings want them")
         async with connection.channel() as channel:
             await channel.queue_delete(f"{namespace}.retry.5s")
             await channel.declare_queue(f"{namespace}.retry.5s", durable=True)
@@ -129,10 +127,10 @@ async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, n
     ("version", "level", "said"),
     [
         ("3.9.29", "failed", "too old: upgrade to 3.10 or later"),
-        ("3.10.8", "ok", "giving an event back counts towards its delivery limit of 20, until 4.3"),
-        ("4.2.1", "ok", "giving an event back counts towards its delivery limit of 20, until 4.3"),
-        ("4.3.0-rc.1", "ok", "giving it back does not"),
-        ("5.0", "ok", "giving it back does not"),
+        ("3.10.8", "ok", "requeueing an event counts towards its delivery limit of 20 before 4.3"),
+        ("4.2.1", "ok", "requeueing an event counts towards its delivery limit of 20 before 4.3"),
+        ("4.3.0-rc.1", "ok", "requeueing it does not"),
+        ("5.0", "ok", "requeueing it does not"),
         ("of unknown version", "warning", "made for RabbitMQ 3.10 or later"),
     ],
 )
@@ -242,7 +240,7 @@ async def test_a_refused_virtual_host(
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "before the first start"])
-async def test_an_alarm_that_blocks_publishing_is_told(
+async def test_an_alarm_that_blocks_publishing_is_named(
     environment: pytest.MonkeyPatch, node: PrivateBroker, *, declared: bool
 ) -> None:
     environment.setenv("CRM_SYNC_BROKER__URL", node.url)
@@ -255,7 +253,7 @@ async def test_an_alarm_that_blocks_publishing_is_told(
     finally:
         await node.ctl("set_vm_memory_high_watermark", "0.4")
     assert levels(found)["alarms"] == "failed"
-    assert "an alarm blocks it" in found["alarms"].text
+    assert "because of an alarm" in found["alarms"].text
     assert "rabbitmq-diagnostics alarms" in found["alarms"].advice[0]
     assert [name for name, level in levels(found).items() if level != "ok"] == ["alarms"]
 
@@ -350,7 +348,7 @@ async def test_what_the_api_user_may_not_ask_is_a_warning_that_says_what_is_lost
     environment.setenv("CRM_SYNC_VICIDIAL__USER_DETAILS", "false")
     found = (await findings())["dialer"]
     assert found.level is Level.WARNING
-    assert found.text.endswith("may ask callid_info, agent_campaigns")
+    assert found.text.endswith("may use callid_info, agent_campaigns")
     recordings, campaigns = found.advice
     assert recordings.startswith("recording_lookup: the dialer says")
     assert recordings.endswith("until then recordings are null")
@@ -368,7 +366,7 @@ async def test_a_missing_permission_for_calls_does_not_keep_agents_from_being_tr
     assert found.level is Level.FAILED
     refused = ["callid_info", "recording_lookup", "campaigns_list", "user_details"]
     assert [advice.partition(": the dialer says")[0] for advice in found.advice] == refused
-    assert found.text.endswith("; may ask agent_campaigns")
+    assert found.text.endswith("; may use agent_campaigns")
 
 
 async def test_what_vicidial_would_make_of_the_settings_is_told(
@@ -466,7 +464,7 @@ async def test_the_outbound_exchange(environment: pytest.MonkeyPatch, namespace:
     settings = load(Settings)
     async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
         await declare(connection, build_topology(settings))
-    assert (await findings())["sink"].text == f"exchange {namespace}.enriched stands"
+    assert (await findings())["sink"].text == f"exchange {namespace}.enriched exists"
 
 
 async def test_a_host_without_a_name(environment: pytest.MonkeyPatch) -> None:

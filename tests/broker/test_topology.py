@@ -235,12 +235,12 @@ async def test_the_command_declares_and_shows(topology: Topology, namespace: str
     assert f"{namespace}.call-ended\t0\t0\tcreated\n" in stdout
     assert f"{namespace}.call-ended\t{namespace}.work\tcall.ended\n" in stdout
     assert f"{namespace}.dead-letters\tx-queue-type=quorum x-delivery-limit=2147483647\n" in stdout
-    assert stdout.endswith("16 created, 0 there already, bindings made sure of\n")
+    assert stdout.endswith("16 created, 0 exist already, bindings declared\n")
     status, stdout, _ = await crm_sync()
-    assert (status, stdout.splitlines()[-1]) == (0, "0 created, 16 there already, bindings made sure of")
+    assert (status, stdout.splitlines()[-1]) == (0, "0 created, 16 exist already, bindings declared")
     assert await crm_sync("--check") == (
         0,
-        "all 16 exchanges and queues stand as the settings want them\n",
+        "all 16 exchanges and queues are as the settings want them\n",
         "",
     )
 

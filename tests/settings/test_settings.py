@@ -400,7 +400,8 @@ def test_a_wrong_kind_of_value_in_the_yaml_file_is_named_with_the_file(
             "must be text: For `queue`: the outbound exchange; unset: `<namespace>.enriched` (it is ['5'])"
         ),
         "retry.delays": (
-            "must be a list, or text with commas: One tier each; the last repeats (it is {'a': '1'})"
+            "must be a list, or text with commas: The delay of each tier; the last one repeats"
+            " (it is {'a': '1'})"
         ),
         "retry.max_attempts": "must be a whole number from 1 to 1000 (it is '2.5')",
         "vicidial.password_file": (
@@ -408,8 +409,8 @@ def test_a_wrong_kind_of_value_in_the_yaml_file_is_named_with_the_file(
         ),
         "vicidial.timezone": "is no IANA time zone; write one such as America/New_York (it is '5')",
         "vicidial.not_final": (
-            "must be a list, or text with commas: Statuses that a call only passes through; an empty part"
-            " stands for no status yet (it is {'a': '1'})"
+            "must be a list, or text with commas: Statuses that are not final; an empty item means no status"
+            " yet (it is {'a': '1'})"
         ),
         "vicidial.recording_lookup": "must be true or false (it is '7')",
         "http.host": "must be text: The address to listen on (it is {'a': '1'})",
@@ -491,7 +492,11 @@ LADDER = "name at least one delay, each longer than the one before it, such as 5
     [
         ("broker.namespace", "two words", "use 1 to 100 letters, digits, dots, dashes and underscores"),
         ("broker.namespace", "", "use 1 to 100 letters"),
-        ("vicidial.source", "crm-sync", "must fit this: Who is calling, 2 to 20 letters and digits (it is"),
+        (
+            "vicidial.source",
+            "crm-sync",
+            "must fit this: The `source` of each request, 2 to 20 letters and digits (it is",
+        ),
         ("vicidial.method", "PUT", "should be 'GET' or 'POST' (it is 'PUT')"),
         ("vicidial.url", "dialer.example", f"is not an address such as {DIALER}"),
         ("vicidial.url", "https://dialer.example:0/", "is not an address"),

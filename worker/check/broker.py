@@ -1,4 +1,4 @@
-"""Checks that the broker can be reached, accepts the login, has the right topology, and takes messages.
+"""Checks that the broker can be reached, accepts the login, has the right topology, and accepts messages.
 
 It declares, publishes and consumes nothing.
 """
@@ -78,11 +78,11 @@ def about_version(product: str, version: str, where: str) -> Finding:
     if number < OLDEST:
         return Finding.of("broker", text, problems=["this version is too old: upgrade to 3.10 or later"])
     if number < UNCOUNTED_FROM:
-        counting = f"giving an event back counts towards its delivery limit of {DELIVERY_LIMIT}, until 4.3"
+        counting = f"requeueing an event counts towards its delivery limit of {DELIVERY_LIMIT} before 4.3"
     else:
         counting = (
             f"each connection or channel that ends with an event in hand counts towards its delivery limit of"
-            f" {DELIVERY_LIMIT}, giving it back does not"
+            f" {DELIVERY_LIMIT}, requeueing it does not"
         )
     return Finding.of("broker", f"{text}; {counting}")
 
@@ -108,7 +108,7 @@ async def _check_topology(connection: AbstractConnection, topology: Topology) ->
     if missing:
         text = f"{missing} of {len(standing)} exchanges and queues missing, which run declares"
         return Finding.of("topology", text)
-    return Finding.of("topology", f"all {len(standing)} exchanges and queues stand as the settings want them")
+    return Finding.of("topology", f"all {len(standing)} exchanges and queues are as the settings want them")
 
 
 async def _check_alarms(connection: AbstractConnection, topology: Topology) -> Finding:
@@ -122,8 +122,8 @@ async def _check_alarms(connection: AbstractConnection, topology: Topology) -> F
             await (await connection.channel()).close()
     except TimeoutError:
         advice = "free memory or disk space on the broker; rabbitmq-diagnostics alarms says which it lacks"
-        return Finding.of("alarms", "the broker takes no messages, as an alarm blocks it", problems=[advice])
-    return Finding.of("alarms", "none; the broker takes messages")
+        return Finding.of("alarms", "the broker accepts no messages, because of an alarm", problems=[advice])
+    return Finding.of("alarms", "none; the broker accepts messages")
 
 
 async def check_queue(settings: Settings) -> AsyncGenerator[Finding]:
@@ -131,11 +131,11 @@ async def check_queue(settings: Settings) -> AsyncGenerator[Finding]:
     name = build_topology(settings).outbound_exchange
     try:
         async with connect(settings.broker.url, _NAME) as connection:
-            stands = await exists(connection, Exchange(name, "topic"))
+            found = await exists(connection, Exchange(name, "topic"))
     except BROKER_ERRORS as error:
         yield Finding.of("sink", f"exchange {name}: {explain(error)}", problems=_advice(error))
         return
-    yield Finding.of("sink", f"exchange {name} {'stands' if stands else 'is missing; run declares it'}")
+    yield Finding.of("sink", f"exchange {name} {'exists' if found else 'is missing; run declares it'}")
 
 
 # --- permissions

@@ -96,7 +96,7 @@ async def _check_functions(
     problems = [str(failure) for failure in failures if not failure.function.loss]
     losses = [str(failure) for failure in failures if failure.function.loss]
     if answered:
-        text += f"; may ask {', '.join(answered)}"
+        text += f"; may use {', '.join(answered)}"
     return Finding.of("dialer", text, problems=problems, warnings=[*losses, *warnings])
 
 
@@ -212,7 +212,7 @@ def about_settings(settings: VicidialSettings) -> list[str]:
 
 
 def about_waiting(answer_seconds: float, max_in_flight: int) -> list[str]:
-    """Return a warning if events could wait for a dialer this slow until RabbitMQ takes them back.
+    """Return a warning if events could wait for a dialer this slow until RabbitMQ requeues them.
 
     Each event sends at least two requests, and a slow dialer gets one at a time.
     """
@@ -222,7 +222,7 @@ def about_waiting(answer_seconds: float, max_in_flight: int) -> list[str]:
     most = max(1, int(CONSUMER_TIMEOUT / 2 / answer_seconds))
     warning = (
         f"an answer took {answer_seconds:.1f} s, so with max_in_flight {max_in_flight} the last of the events"
-        f" in hand would wait {longest / 60:.0f} min for its turn, and RabbitMQ takes back what is held for"
+        f" in hand would wait {longest / 60:.0f} min for its turn, and RabbitMQ requeues what is held for"
         f" {CONSUMER_TIMEOUT / 60:.0f} min: set max_in_flight to at most {most}, and look at the dialer's"
         " database"
     )

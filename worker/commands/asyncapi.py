@@ -37,7 +37,7 @@ _POSTED_AT = 1795201636
 
 
 def as_yaml(document: dict[str, Any]) -> str:
-    """Write the document for people and tools alike."""
+    """Return the document as YAML, for people and tools."""
     apart = json.loads(json.dumps(document))  # what stands in it twice would be an alias
     return yaml.dump(apart, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=110)
 
@@ -54,7 +54,7 @@ _Readable.add_representer(str, _represent_text)
 
 
 def asyncapi(settings: BrokerCommandSettings) -> dict[str, Any]:
-    """Return the document, with the names that stand on the broker by these settings."""
+    """Return the document, with the names on the broker that follow from these settings."""
     topology = build_topology(settings)
     names = {
         "<version>": __version__,
@@ -157,7 +157,7 @@ def _schema_name(kind: str) -> str:
 
 
 def _moved(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
-    """Let a schema refer to where the document keeps it.
+    """Make the references between schemas point to their place in the document.
 
     pydantic's titles only repeat the names, and no payload leaves out what would need a default.
     """

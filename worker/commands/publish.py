@@ -47,17 +47,17 @@ def publish(
         Path | None, typer.Option("--file", help="A file with one JSON event a line; - is standard input.")
     ] = None,
     from_line: Annotated[
-        int, typer.Option("--from-line", metavar="N", help="Go on at this line of the file.")
+        int, typer.Option("--from-line", metavar="N", help="Continue at this line of the file.")
     ] = 1,
     config: ConfigOption = None,
 ) -> None:
     """Publish events to the events exchange, as a telephony system would.
 
-    Use it to try the whole way to the CRM, or to feed in events that a producer
-    could not publish. Each event is checked before it is sent, and counts only
-    when the broker confirmed it. Nothing after a bad line is sent; the line to
-    go on with is named. The same line always gets the same event id, so
-    publishing it twice does no harm.
+    Use it to test the whole path to the CRM, or to publish events that a
+    producer could not publish. Each event is checked before it is sent, and
+    counts only when the broker has confirmed it. Nothing after a bad line is
+    sent; the error names the line to continue at. The same line always gets the
+    same event id, so publishing it twice does no harm.
 
     Examples:
       crm-sync publish call-ended --call-id V1201405090000012345
@@ -71,7 +71,7 @@ def publish(
         return
     if file is None:
         raise typer.BadParameter(
-            "say what to publish: call-ended, agent-onboarded or --file; see crm-sync publish --help",
+            "choose what to publish: call-ended, agent-onboarded or --file; see crm-sync publish --help",
             param_hint="--file",
         )
     if from_line < 1:
@@ -93,8 +93,8 @@ def call_ended(
 ) -> None:
     """Publish that a call ended, and print the event's id.
 
-    Repeated without --occurred-at or --event-id it gets the same id, by which
-    the CRM drops it.
+    Repeated without --occurred-at or --event-id it gets the same id, and the
+    CRM drops it.
 
     Example: crm-sync publish call-ended --call-id V1201405090000012345 --lead-id 12345
     """
@@ -124,8 +124,8 @@ def agent_onboarded(
 ) -> None:
     """Publish that an agent was onboarded, and print the event's id.
 
-    Repeated without --occurred-at or --event-id it gets the same id, by which
-    the CRM drops it.
+    Repeated without --occurred-at or --event-id it gets the same id, and the
+    CRM drops it.
 
     Example: crm-sync publish agent-onboarded --agent-user 1001
     """
@@ -192,10 +192,10 @@ def _publish_file(settings: BrokerCommandSettings, file: Path, from_line: int, c
         try:
             problem = talk_to_broker(settings, work, careful=True)
         except typer.Exit:
-            err.print(_where_to_go_on(bulk, file, from_line, config), markup=False, soft_wrap=True)
+            err.print(_how_to_continue(bulk, file, from_line, config), markup=False, soft_wrap=True)
             raise
     if problem is not None:
-        stop_with(problem, _where_to_go_on(bulk, file, from_line, config))
+        stop_with(problem, _how_to_continue(bulk, file, from_line, config))
     if bulk.confirmed < from_line - 1:
         stop_with(f"there is no line {from_line} in {file}; it has {bulk.confirmed}")
     say(f"published {_rate(bulk.published, began)}")
@@ -213,12 +213,12 @@ def _advice(error: BadLine | PublishError) -> str:
     return f"{error}; {_MISSING}" if unrouted else str(error)
 
 
-def _where_to_go_on(bulk: BulkPublisher, file: Path, from_line: int, config: Path | None) -> str:
+def _how_to_continue(bulk: BulkPublisher, file: Path, from_line: int, config: Path | None) -> str:
     confirmed = max(bulk.confirmed, from_line - 1)
     command = ["crm-sync", "publish", "--file", str(file), "--from-line", str(confirmed + 1)]
     if config is not None:
         command += ["--config", str(config)]
-    return f"confirmed up to line {confirmed}; go on with: {shlex.join(command)}"
+    return f"confirmed up to line {confirmed}; continue with: {shlex.join(command)}"
 
 
 def _rate(published: int, began: float) -> str:

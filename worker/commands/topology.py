@@ -25,7 +25,7 @@ from worker.settings import BrokerCommandSettings
 
 
 def topology(
-    show: Annotated[bool, typer.Option("--show", help="Only show what stands; declare nothing.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only show what exists; declare nothing.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Declare nothing; fail if anything is missing or differs.")
     ] = False,
@@ -34,10 +34,10 @@ def topology(
     """Declare the exchanges, queues and bindings of a worker, and show them.
 
     Use it before the first start, if producers begin before the worker does;
-    the worker itself declares the same. RabbitMQ can't change what a queue was
-    declared with: each difference is named, nothing is declared then, and the
-    exit status is 1. To fix one, empty the queue, delete it and run this
-    again, or set what differs by a policy.
+    the worker itself declares the same. RabbitMQ can't change the arguments of
+    a queue: if any differ, nothing is declared, each difference is printed, and
+    the exit status is 1. To fix one, empty the queue, delete it and run this
+    again, or set the argument by a policy.
 
     Examples:
       crm-sync topology
@@ -66,7 +66,7 @@ def topology(
 def _show(wanted: Topology, before: list[QueueState], now: list[QueueState]) -> None:
     exchanges, queues, arguments = [], [], []
     for was, is_now in zip(before, now, strict=True):
-        state = "missing" if not is_now.exists else "there already" if was.exists else "created"
+        state = "missing" if not is_now.exists else "exists already" if was.exists else "created"
         match is_now.item:
             case Exchange(name=name, kind=kind):
                 exchanges.append((name, kind, state))
@@ -99,6 +99,6 @@ def _judge(before: list[QueueState], differing: list[str], *, declares: bool, ch
     if check and missing:
         stop_with("these are missing; the worker and crm-sync topology declare them:", *missing)
     if declares:
-        say(f"{len(missing)} created, {len(before) - len(missing)} there already, bindings made sure of")
+        say(f"{len(missing)} created, {len(before) - len(missing)} exist already, bindings declared")
     elif check:
-        say(f"all {len(before)} exchanges and queues stand as the settings want them")
+        say(f"all {len(before)} exchanges and queues are as the settings want them")

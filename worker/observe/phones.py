@@ -1,9 +1,9 @@
-"""Hiding phone numbers in the log: of each, the last two digits are shown.
+"""Mask phone numbers in the log: only the last two digits of each are shown.
 
-A number is known by the name of its field, or by its shape within a text:
+A number is recognized by the name of its field, or by its shape within a text:
 nine to fifteen digits in a row, a plus with digits behind it, groups as North
-America writes them, groups that begin with a zero. What has such a shape and
-is known to be something else is left: the ids that the same line names, and times.
+America writes them, groups that begin with a zero. Two things of such a
+shape are not masked: the ids that the same line names, and times.
 """
 
 import re
@@ -27,7 +27,7 @@ _SHAPES = (
 )
 _PHONE = re.compile(f"{_BEFORE}(?:{'|'.join(_SHAPES)}){_AFTER}")
 _FEWEST = 9
-"""Digits of a phone number; what has fewer is too often something else."""
+"""The fewest digits of a phone number; shorter numbers are too often something else."""
 _PERHAPS = re.compile(r"(?:\d\D{0,3}){8}\d")
 """Whatever `_PHONE` finds, this finds too, and ten times as fast if there is nothing."""
 
@@ -43,7 +43,7 @@ _COMPACT_TIME = re.compile(r"20\d\d[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d")
 
 
 def mask_phone(number: str) -> str:
-    """Hide all digits of a phone number but the last two."""
+    """Mask all digits of a phone number but the last two."""
     hidden = sum(letter.isdigit() for letter in number) - 2
     masked = []
     for letter in number:
@@ -54,7 +54,7 @@ def mask_phone(number: str) -> str:
 
 
 def mask_phones(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Hide the phone numbers of a line, in texts, lists and dicts, in an error's text and traceback."""
+    """Mask the phone numbers of a line, in texts, lists and dicts, in an error's text and traceback."""
     if _NO_PHONES.issuperset(event):
         return event
     for field in event.keys() - _NO_PHONES:

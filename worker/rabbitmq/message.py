@@ -133,7 +133,7 @@ class Delivery:
             raise PublishError("the channel closed before the acknowledgement was sent") from error
 
     async def requeue(self) -> None:
-        """Put the message back into its queue, unless it is settled. Never raises."""
+        """Requeue the message, unless it is settled. Never raises."""
         if not self.settled:
             with suppress(Exception):  # a closed channel has requeued it already
                 await self._settle(self.message.channel.basic_nack(self._tag, requeue=True, wait=False))

@@ -56,13 +56,13 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def secrets(self) -> Iterator[str]:
-        """Yield what must stand in no log."""
+        """Yield what must not be logged."""
         for _, value in self:
             if isinstance(value, SecretStr):
                 yield value.get_secret_value()
 
     def words(self) -> Iterator[str]:
-        """Yield what else of an address may be a key, or only a word."""
+        """Yield the other parts of an address that may be secret."""
         yield from ()
 
 
@@ -78,9 +78,9 @@ class BrokerSettings(_Section):
             " for all its nodes, or a load balancer's, not the name of one node."
         ),
     )
-    namespace: str = Field("crm-sync", description="The first part of every exchange's and queue's name.")
+    namespace: str = Field("crm-sync", description="The prefix of all exchanges' and queues' names.")
     events_exchange: Exchange = Field(
-        "", validate_default=True, description="The exchange on which producers publish events."
+        "", validate_default=True, description="The exchange to which producers publish events."
     )
 
     @field_validator("url", mode="before")
@@ -123,7 +123,7 @@ class DialerWaits(_Section):
 
     ready_within: Duration = Field(
         timedelta(minutes=15),
-        description='How long after the event "not found" and "not final" mean "not yet".',
+        description="How long after the event a call that is not found or not final is looked up again.",
     )
 
 
@@ -144,41 +144,43 @@ class VicidialSettings(DialerWaits):
         Field(default=None, validate_default=True, description="The API user's password.")
     )
     source: str = Field(
-        "crmsync", pattern=r"^[A-Za-z0-9]{2,20}$", description="Who is calling, 2 to 20 letters and digits."
+        "crmsync",
+        pattern=r"^[A-Za-z0-9]{2,20}$",
+        description="The `source` of each request, 2 to 20 letters and digits.",
     )
     method: Literal["GET", "POST"] = Field(
         "GET", description="`POST` keeps the password out of the web server's access log."
     )
-    timeout: RequestTimeout = Field(timedelta(seconds=10), description="The longest wait for one answer.")
+    timeout: RequestTimeout = Field(timedelta(seconds=10), description="The timeout of one request.")
     max_concurrency: int = Field(
-        8, ge=1, le=1000, description="Requests at one time, at most; fewer while the dialer is slow."
+        8, ge=1, le=1000, description="The most requests at one time; fewer while the dialer is slow."
     )
     timezone: Zone | None = Field(
         None, description="The dialer's IANA time zone; unset: its present offset, from `version`."
     )
     not_final: Statuses = Field(
         frozenset({"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""}),
-        description="Statuses that a call only passes through; an empty part stands for no status yet.",
+        description="Statuses that are not final; an empty item means no status yet.",
     )
     not_found: Literal["dead_letter", "deliver"] = Field(
         "dead_letter",
-        description="What becomes of a call that the dialer does not know in the end; `deliver`: with what"
-        " the event said.",
+        description="What happens to a call that the dialer does not know after `ready_within`; `deliver`:"
+        " it is delivered with the event's own data.",
     )
-    recording_lookup: bool = Field(default=True, description="Ask for each final call's recordings.")
-    campaigns_list: bool = Field(default=True, description="Ask for the campaigns' names.")
-    user_details: bool = Field(default=True, description="Ask for each agent's level, name and group.")
+    recording_lookup: bool = Field(default=True, description="Look up each final call's recordings.")
+    campaigns_list: bool = Field(default=True, description="Look up the campaigns' names.")
+    user_details: bool = Field(default=True, description="Look up each agent's level, name and group.")
     agent_campaigns_cache: DurationOrNone = Field(
-        timedelta(seconds=10), description="How long an agent's campaigns are not asked for again; 0: never."
+        timedelta(seconds=10), description="How long an agent's campaigns are cached; 0: not at all."
     )
     campaigns_list_cache: DurationOrNone = Field(
-        timedelta(seconds=60), description="How long the campaigns' names are not asked for again; 0: never."
+        timedelta(seconds=60), description="How long the campaigns' names are cached; 0: not at all."
     )
     user_details_cache: DurationOrNone = Field(
-        timedelta(seconds=60), description="How long an agent's details are not asked for again; 0: never."
+        timedelta(seconds=60), description="How long an agent's details are cached; 0: not at all."
     )
     ignore_agentdirect: bool = Field(
-        default=False, description="Ask the dialer to leave the AGENTDIRECT in-groups out."
+        default=False, description="Have the dialer leave out the AGENTDIRECT in-groups."
     )
 
     @field_validator("url", mode="before")
@@ -254,11 +256,12 @@ class CrmSettings(_Section):
         None, description="The preset's name (`crm-sync crm list`), or the path of an own one."
     )
     tables: Table = Field(
-        {}, description="Rows for the preset's tables, by table and row; they win over the preset's."
+        {},
+        description="Rows for the preset's tables, by table and row; they take precedence over the preset's.",
     )
     fields: Table = Field(
         {},
-        description="Fields of the record that the preset has not, or has otherwise: by the path in the"
+        description="Fields of the record that the preset lacks or fills otherwise: by the path in the"
         " record's body, such as `properties.campaign`, the value or expression; null removes a field.",
     )
 
@@ -310,7 +313,7 @@ class SinkSettings(SinkNames):
         description="For `webhook`: the Standard Webhooks secret, `whsec_…`; unset: not signed.",
     )
     timeout: RequestTimeout = Field(
-        timedelta(seconds=15), description="The longest wait for one delivery; for `crm`, for one request."
+        timedelta(seconds=15), description="The timeout of one delivery; for `crm`, of one request."
     )
     crm: CrmSettings = Field(default={}, validate_default=True)
 
@@ -353,7 +356,7 @@ class SinkSettings(SinkNames):
 
 
 class RetrySettings(_Section):
-    """The ladder of retries."""
+    """The delays of retries, and how many there are."""
 
     delays: Delays = Field(
         (
@@ -363,9 +366,11 @@ class RetrySettings(_Section):
             timedelta(minutes=10),
             timedelta(hours=1),
         ),
-        description="One tier each; the last repeats.",
+        description="The delay of each tier; the last one repeats.",
     )
-    max_attempts: int = Field(12, ge=1, le=1000, description="Attempts before the dead letters.")
+    max_attempts: int = Field(
+        12, ge=1, le=1000, description="Attempts before an event becomes a dead letter."
+    )
 
 
 class CircuitBreakerSettings(_Section):
@@ -389,8 +394,10 @@ class HttpSettings(_Section):
 class LogSettings(_Section):
     """The log, on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level shown.")
-    format: Literal["json", "console"] = Field("json", description="`json`, or `console` for a person.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The lowest level that is logged."
+    )
+    format: Literal["json", "console"] = Field("json", description="`json`, or `console` for people.")
     mask_phone_numbers: bool = Field(default=True, description="Show only a phone number's last two digits.")
 
 
@@ -406,7 +413,7 @@ class BrokerCommandSettings(BaseModel):
     vicidial: DialerWaits = Field(default={}, validate_default=True)
 
     def secrets(self) -> list[str]:
-        """List every secret that must stand in no log, with the parts of addresses that are secret.
+        """Return every secret that must not be logged, with the parts of addresses that are secret.
 
         The namespace and words of our own are none, if they only stand in the path of an address or so:
         without them no line of the log could be read.
@@ -434,7 +441,7 @@ class Settings(BrokerCommandSettings):
         0,
         ge=0,
         le=LARGEST_WINDOW,
-        description="Repeats of so many events, those delivered last, are dropped; 0: none.",
+        description="How many of the last delivered events are remembered, to drop repeats; 0: none.",
     )
 
     @field_validator("drain")
