@@ -40,6 +40,10 @@ COMMANDS: Final = {
         "app",
         "List, show, replay, discard or export the events that could not be delivered.",
     ),
+    "map": Place(
+        "map", "map_", "Show the requests that a CRM would get for a payload, without sending them."
+    ),
+    "crm": Place("crm", "app", "List and show the CRMs that calls can be written into."),
     "schema": Place(
         "schema", "schema", "Print the JSON Schema of the payloads that the CRM gets (draft 2020-12)."
     ),

@@ -39,6 +39,8 @@ COMMANDS = {
     "topology": [],
     "dead-letters": ["list", "show", "replay", "discard", "export"],
     "schema": [],
+    "map": [],
+    "crm": ["list", "show", "diff"],
 }
 PATHS = [[name, *sub] for name, subs in COMMANDS.items() for sub in [[], *([each] for each in subs)]]
 

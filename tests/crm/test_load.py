@@ -235,7 +235,7 @@ def test_each_source_of_a_setting_counts_and_the_secrets_are_masked(
     assert shown["sink.crm.tables"] == ('{"t": {"NO": 1}}', "CRM_SYNC_SINK__CRM__TABLES")
     assert "from-the-folder" in settings.secrets()
     assert "GB" not in settings.secrets()
-    ready = compiled(settings)
+    ready = compiled(settings.sink.crm, settings.vicidial.url)
     assert ready.dialer == "dialer.example"
     assert ready.template("headers").render({"settings": ready.settings}) == {
         "Authorization": "Bearer from-the-folder"
@@ -277,12 +277,19 @@ def test_a_section_that_is_none_is_named(tree: object, said: str, tmp_path: Path
 
 
 def test_compiling_names_what_is_wrong(preset: str) -> None:
-    settings = load(Settings)
     with pytest.raises(SettingsError, match="is required"):
-        compiled(settings)
-    sink = settings.sink.model_copy(update={"crm": crm(preset, fields={"x": "{{ y }}"})})
+        compiled(CrmSettings(), "https://dialer.example/x.php")
     with pytest.raises(SettingsError, match=r"own: on_call\.record\.body\.x: has an unknown name y"):
-        compiled(settings.model_copy(update={"sink": sink}))
+        compiled(crm(preset, fields={"x": "{{ y }}"}), "https://dialer.example/x.php")
+
+
+def test_a_placeholder_stands_for_a_required_setting_that_is_missing(preset: str) -> None:
+    with pytest.raises(SettingsError, match="is required"):
+        compiled(CrmSettings(preset=preset), "")
+    ready = compiled(CrmSettings(preset=preset), "", placeholders=True)
+    assert ready.settings["token"] == "<token>"
+    pipedrive = compiled(CrmSettings(preset="pipedrive"), "", placeholders=True)
+    assert pipedrive.settings["url"] == "https://url.example"
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -9,10 +9,10 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.core.scrub import printable
-from worker.settings import BrokerCommandSettings, Settings, SettingsError, SinkSettings, load
+from worker.settings import Settings, SettingsError, SinkSettings, load
 from worker.settings.load import peek, sources
 
-_T = TypeVar("_T", bound=BrokerCommandSettings)
+_T = TypeVar("_T", bound=BaseModel)
 
 
 def load_or_exit(kind: type[_T], config: Path | None) -> _T:

@@ -133,7 +133,7 @@ def show(
     found: list[dict[str, Any]] = []
 
     async def work(_stop: asyncio.Event) -> None:
-        async with _browse(settings) as letters:
+        async with browse_or_exit(settings) as letters:
             with progress("looking", letters.count) as tick:
                 async for letter, message in letters:
                     tick(letters.looked_at)
@@ -240,7 +240,7 @@ def export(
     settings = load_or_exit(BrokerCommandSettings, config)
 
     async def work(_stop: asyncio.Event) -> int:
-        async with _browse(settings) as letters:
+        async with browse_or_exit(settings) as letters:
             with progress("exporting", letters.count) as tick, write_lines(file, replace=force) as write:
                 async for letter, message in letters:
                     write(record(letter, message))
@@ -302,7 +302,9 @@ class Run:
 
 
 @asynccontextmanager
-async def _browse(settings: BrokerCommandSettings, at_most: int | None = None) -> AsyncIterator[DeadLetters]:
+async def browse_or_exit(
+    settings: BrokerCommandSettings, at_most: int | None = None
+) -> AsyncIterator[DeadLetters]:
     """Browse the dead letters on a connection of their own; exit if there is no queue of them."""
     name = build_topology(settings).dead_letters
     async with connect(settings.broker.url, "crm-sync dead-letters") as connection:
@@ -324,7 +326,7 @@ def _look_through(
     """
 
     async def work(_stop: asyncio.Event) -> int:
-        async with _browse(settings) as letters:
+        async with browse_or_exit(settings) as letters:
             with progress("reading", letters.count) as show:
                 async for letter, _ in letters:
                     show(letters.looked_at)
@@ -368,7 +370,7 @@ async def _settle_more(settings: BrokerCommandSettings, run: Run, act: Action, s
     run.progress.unfinished = False
     run.progress.stuck.clear()
     left = None if run.count is None else run.count - run.progress.done
-    async with _browse(settings, left) as letters:
+    async with browse_or_exit(settings, left) as letters:
         if run.count is None:
             run.count = letters.count
         with progress("settling", letters.count) as show:

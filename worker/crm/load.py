@@ -14,7 +14,7 @@ from worker.crm.compiled import CompiledPreset, PresetError, compile_preset
 from worker.crm.preset import Preset, Repeat, SettingDeclaration, Step
 from worker.crm.source import read_preset
 from worker.settings.load import CRM, SettingsError
-from worker.settings.tree import PREFIX, CrmSettings, Settings
+from worker.settings.tree import PREFIX, CrmSettings
 from worker.settings.types import checked_url, parse_zone, read_secret, read_typed_yaml, visible
 
 RESERVED: Final = frozenset({"preset", "tables", "fields"})
@@ -24,13 +24,22 @@ Origins = Mapping[str, str]
 """Who gives a setting, by its path, as `worker.settings.load.sources` returns."""
 
 
-def compiled(settings: Settings) -> CompiledPreset:
-    """Return the preset that the settings choose, with their values. Raises `SettingsError`."""
-    preset, values, problems = _chosen(settings.sink.crm, {})
+def compiled(crm: CrmSettings, dialer: str, *, placeholders: bool = False) -> CompiledPreset:
+    """Return the preset that the settings choose, with their values.
+
+    Args:
+        crm: The settings.
+        dialer: The address of the dialer.
+        placeholders: Whether the name of a required setting stands for its value if that is missing.
+
+    Raises:
+        SettingsError: The preset or its settings can't be used; every mistake is named.
+    """
+    preset, values, problems = _chosen(crm, {}, placeholders=placeholders)
     if problems or preset is None:
         raise SettingsError(problems)
     try:
-        return compile_preset(preset, values, dialer=urlsplit(settings.vicidial.url).hostname or "")
+        return compile_preset(preset, values, dialer=urlsplit(dialer).hostname or "")
     except PresetError as error:
         raise SettingsError([f"{preset.crm}: {problem}" for problem in error.problems]) from error
 
@@ -56,7 +65,9 @@ def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
     return crm.model_copy(update=own)
 
 
-def _chosen(crm: CrmSettings, origins: Origins) -> tuple[Preset | None, dict[str, Any], list[str]]:
+def _chosen(
+    crm: CrmSettings, origins: Origins, *, placeholders: bool = False
+) -> tuple[Preset | None, dict[str, Any], list[str]]:
     """Return the preset, the values of its settings, and what is wrong."""
     if crm.preset is None:
         path = f"{CRM}preset"
@@ -66,7 +77,8 @@ def _chosen(crm: CrmSettings, origins: Origins) -> tuple[Preset | None, dict[str
     except PresetError as error:
         return None, {}, [f"{CRM}preset: {problem}" for problem in error.problems]
     problems = [f"{crm.preset}: {problem}" for problem in shape_problems(preset)]
-    return preset, setting_values(preset, crm, origins, problems), problems
+    values = setting_values(preset, crm, origins, problems, placeholders=placeholders)
+    return preset, values, problems
 
 
 def _origin(path: str, origins: Origins) -> str:
@@ -76,8 +88,13 @@ def _origin(path: str, origins: Origins) -> str:
 # --- the settings of a preset ---------------------------------------------------------------------
 
 
-def setting_values(preset: Preset, crm: CrmSettings, origins: Origins, problems: list[str]) -> dict[str, Any]:
-    """Return the values of all settings of a preset, secrets as plain text; add what is wrong."""
+def setting_values(
+    preset: Preset, crm: CrmSettings, origins: Origins, problems: list[str], *, placeholders: bool = False
+) -> dict[str, Any]:
+    """Return the values of all settings of a preset, secrets as plain text; add what is wrong.
+
+    With `placeholders`, a required one that is missing is its name in angle brackets.
+    """
     given = crm.own
     problems += [
         _no_such(name, preset, origins)
@@ -86,6 +103,9 @@ def setting_values(preset: Preset, crm: CrmSettings, origins: Origins, problems:
     ]
     values = {}
     for name, declared in preset.settings.items():
+        if placeholders and declared.required and not {name, f"{name}_file"} & given.keys():
+            values[name] = f"https://{name}.example" if declared.type == "address" else f"<{name}>"
+            continue
         try:
             values[name] = _value(name, declared, given)
         except ValueError as error:

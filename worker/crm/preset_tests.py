@@ -31,13 +31,17 @@ class _Part(BaseModel):
 
 
 class CannedAnswer(_Part):
-    """One answer: JSON or a text; `lost`: none, because the connection broke."""
+    """One answer; `body` is JSON, or a text as it is; `lost`: none, because the connection broke."""
 
     status: int = 200
     headers: dict[str, str | int] = {}
     body: Any = None
     text: str | None = None
     lost: bool = False
+
+
+CannedAnswers = dict[str, CannedAnswer | tuple[CannedAnswer, ...]]
+"""By step; of several, one for each time."""
 
 
 class ExpectedRequest(_Part):
@@ -74,7 +78,7 @@ class Case(_Part):
     payload: str = Field(description="An example's name: `call` or `agent`.")
     changes: dict[str, Any] = Field({}, alias="with", description="Values by their paths in the payload.")
     settings: dict[str, Any] = {}
-    answers: dict[str, CannedAnswer | tuple[CannedAnswer, ...]] = {}
+    answers: CannedAnswers = {}
     progress: dict[str, dict[str, Any]] | None = Field(None, description="The results of earlier attempts.")
     expect: Expected
 
@@ -121,7 +125,7 @@ def _played(name: str, case: Case, examples: Mapping[str, Mapping[str, Any]]) ->
     values = setting_values(preset, crm, {}, problems)
     if problems:
         raise PresetError(problems)
-    answers = _cases_answers(case)
+    answers = plain_answers(case.answers)
     wanted = {request.step for request in case.expect.requests or ()}
     login = set() if preset.login is None else {step.step for step in preset.login.steps}
     return rehearse(
@@ -134,13 +138,15 @@ def _played(name: str, case: Case, examples: Mapping[str, Mapping[str, Any]]) ->
     )
 
 
-def _cases_answers(case: Case) -> dict[str, Any]:
+def plain_answers(answers: CannedAnswers) -> dict[str, Any]:
+    """Return answers as a rehearsal gets them."""
+
     def plain(answer: CannedAnswer) -> dict[str, Any]:
         return answer.model_dump(exclude_unset=True)
 
     return {
         step: [plain(each) for each in answer] if isinstance(answer, tuple) else plain(answer)
-        for step, answer in case.answers.items()
+        for step, answer in answers.items()
     }
 
 

@@ -96,8 +96,10 @@ class Canned:
         if found.get("lost"):
             raise DeliveryUnavailable("the connection was lost", FailureKind.OUTAGE)
         headers = {str(name): str(value) for name, value in (found.get("headers") or {}).items()}
-        text = found.get("text") if "text" in found else json.dumps(found["body"]) if "body" in found else ""
-        return Answer.read(found.get("status", 200), headers, str(text))
+        text = found.get("text") or ""
+        if "body" in found:
+            text = found["body"] if isinstance(found["body"], str) else json.dumps(found["body"])
+        return Answer.read(found.get("status", 200), headers, text)
 
 
 def rehearse(
@@ -114,7 +116,7 @@ def rehearse(
     Args:
         preset: The preset.
         payload: The payload as parsed JSON.
-        answers: By step, or by step of the login: `status`, `headers`, and `body` (JSON) or `text`.
+        answers: By step, or by step of the login: `status`, `headers`, and `body` (JSON, or a text as it is).
         progress: The results of steps that an earlier attempt did.
         now: The time.
         real_login: Whether the login is made, too. It is if one of its steps has an answer; else its results

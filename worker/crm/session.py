@@ -176,7 +176,7 @@ async def open_crm(
     Raises:
         SettingsError: The preset or its settings can't be used.
     """
-    preset = compiled(settings)
+    preset = compiled(settings.sink.crm, settings.vicidial.url)
     memory = Memory()
     limits = Limits(preset.preset.limits, memory.wait)
 

@@ -50,18 +50,8 @@ def read_preset(
     Raises:
         PresetError: It can't be read; every mistake is named.
     """
-    data = read_merged(name)
     problems: list[str] = []
-    for table, rows in (tables or {}).items():
-        if isinstance(rows, dict):
-            data["tables"] = merged(data.get("tables") or {}, {table: rows})
-        else:
-            problems.append(f"sink.crm.tables.{table}: must be a mapping of rows")
-    for path, template in (fields or {}).items():
-        try:
-            _set_field(data, path, template)
-        except ValueError as error:
-            problems.append(f"sink.crm.fields: {path}: {error}")
+    data = _changed(_read_chain(name), tables or {}, fields or {}, problems)
     try:
         preset = Preset.model_validate(data)
     except ValidationError as error:
@@ -71,8 +61,39 @@ def read_preset(
     return preset
 
 
-def read_merged(name: str) -> dict[str, Any]:
-    """Return a preset as written, merged over those that it extends. Raises `PresetError`."""
+def read_merged(
+    name: str, tables: Mapping[str, Any] | None = None, fields: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return a preset as written, over those that it extends, with these rows and fields.
+
+    Raises:
+        PresetError: It can't be read.
+    """
+    problems: list[str] = []
+    data = _changed(_read_chain(name), tables or {}, fields or {}, problems)
+    if problems:
+        raise PresetError(problems)
+    return data
+
+
+def _changed(
+    data: dict[str, Any], tables: Mapping[str, Any], fields: Mapping[str, Any], problems: list[str]
+) -> dict[str, Any]:
+    for table, rows in tables.items():
+        if isinstance(rows, dict):
+            data["tables"] = merged(data.get("tables") or {}, {table: rows})
+        else:
+            problems.append(f"sink.crm.tables.{table}: must be a mapping of rows")
+    for path, template in fields.items():
+        try:
+            _set_field(data, path, template)
+        except ValueError as error:
+            problems.append(f"sink.crm.fields: {path}: {error}")
+    return data
+
+
+def _read_chain(name: str) -> dict[str, Any]:
+    """Return a preset as written, over those that it extends. Raises `PresetError`."""
     chain: list[dict[str, Any]] = []
     place, beside = name, Path()
     while True:

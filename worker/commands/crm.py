@@ -1,0 +1,165 @@
+"""`crm-sync crm`: the presets of CRMs."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.commands.common import load_or_exit, stop_with
+from worker.commands.options import Command, ConfigOption, Group
+from worker.commands.terminal import say, show_table
+from worker.core.scrub import printable
+from worker.crm.compiled import PresetError
+from worker.crm.preset import Preset
+from worker.crm.source import read_merged, read_preset, shipped, shipped_text
+from worker.settings.tree import CrmSettings
+
+app = typer.Typer(cls=Group, no_args_is_help=True)
+
+
+class _Sink(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    crm: CrmSettings = Field(default={}, validate_default=True)
+
+
+class CrmPart(BaseModel):
+    """The CRM's settings; the rest is not looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    sink: _Sink = Field(default={}, validate_default=True)
+
+
+@app.callback()
+def crm() -> None:
+    """List and show the CRMs that calls can be written into.
+
+    A preset is a YAML file that says how a CRM is written to. The service has
+    some; an own one may begin with `extends: hubspot`. The settings choose one
+    by sink.crm.preset, and crm-sync map shows what it would send.
+
+    Example: crm-sync crm show hubspot
+    """
+
+
+@app.command("list", cls=Command)
+def list_() -> None:
+    """List the presets that the service has.
+
+    Example: crm-sync crm list
+    """
+    rows = []
+    for name in shipped():
+        preset = read_preset(name)
+        rows.append((name, preset.title, _first_sentence(preset)))
+    show_table(("PRESET", "CRM", "WHAT IT WRITES"), rows)
+
+
+def _first_sentence(preset: Preset) -> str:
+    return " ".join(preset.about.split()).partition(". ")[0].rstrip(".")
+
+
+@app.command(cls=Command)
+def show(
+    preset: Annotated[
+        str | None,
+        typer.Argument(metavar="PRESET", help="A name or the path of a file; unset: that of the settings."),
+    ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option("--merged", help="With all that it extends, and the tables and fields of the settings."),
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show a preset: what it writes, its settings, and each request.
+
+    Examples:
+      crm-sync crm show hubspot
+      crm-sync crm show --merged --config crm-sync.yaml
+    """
+    settings = load_or_exit_crm(config)
+    name = preset or chosen(settings)
+    try:
+        if not merged and name in shipped():
+            text = shipped_text(f"{name}.yaml")
+        elif not merged:
+            text = Path(name).read_text(encoding="utf-8")
+        else:
+            text = _as_yaml(_merged(name, settings if preset is None else CrmSettings()))
+    except PresetError as error:
+        stop_with("the preset can't be used:", *error.problems, status=2)
+    except (OSError, UnicodeError) as error:
+        stop_with(f"{name} can't be read: {getattr(error, 'strerror', None) or 'not UTF-8'}", status=2)
+    _print(text)
+
+
+@app.command(cls=Command)
+def diff(config: ConfigOption = None) -> None:
+    """Show what the settings change in the preset that the service has.
+
+    An own preset is compared with the one of the same CRM.
+
+    Example: crm-sync crm diff --config crm-sync.yaml
+    """
+    settings = load_or_exit_crm(config)
+    name = chosen(settings)
+    try:
+        own = _merged(name, settings)
+        base = str(own.get("crm"))
+        if base not in shipped():
+            stop_with(f"the service has no preset {base} to compare with; it has {', '.join(shipped())}")
+        theirs = read_merged(base)
+    except PresetError as error:
+        stop_with("the preset can't be used:", *error.problems, status=2)
+    own.pop("extends", None)
+    lines = list(
+        difflib.unified_diff(
+            _as_yaml(theirs).splitlines(), _as_yaml(own).splitlines(), base, name, lineterm="", n=2
+        )
+    )
+    _print("\n".join(lines) if lines else "nothing is changed")
+
+
+def load_or_exit_crm(config: Path | None) -> CrmSettings:
+    """Load the CRM's settings alone, or exit with status 2."""
+    return load_or_exit(CrmPart, config).sink.crm
+
+
+def chosen(settings: CrmSettings) -> str:
+    """Return the preset that the settings name, or exit with status 2."""
+    if settings.preset is None:
+        stop_with("the settings name no preset; see sink.crm.preset, and crm-sync crm list", status=2)
+    return settings.preset
+
+
+def _merged(name: str, settings: CrmSettings) -> dict[str, Any]:
+    """Return a preset as it is used, as written; it has to be right."""
+    read_preset(name, settings.tables, settings.fields)
+    return read_merged(name, settings.tables, settings.fields)
+
+
+def _as_yaml(data: dict[str, Any]) -> str:
+    return yaml.dump(data, Dumper=_NoAliases, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _NoAliases(yaml.SafeDumper):
+    """Writes a part that stands in two places twice."""
+
+    def ignore_aliases(self, _data: Any) -> bool:  # noqa: ANN401 - any part of it
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Write text of several lines as such."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_NoAliases.add_representer(str, _NoAliases.represent_str)
+
+
+def _print(text: str) -> None:
+    for line in text.rstrip("\n").split("\n"):
+        say(printable(line))
