@@ -14,7 +14,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from aiohttp import web
@@ -29,11 +29,11 @@ _API = "/api/v1"
 _FAILURES = 10  # authMaxFailedAttemptNumber, in authFailedAttemptsPeriod
 _FAILURE_PERIOD = 60.0
 _ACTIONS: Final = ("create", "read", "edit")
-_REQUIRED: Final = ("name", "dateStart", "dateEnd", "assignedUser")
+_REQUIRED: Final = ("name", "dateStart", "dateEnd", "assignedUserId")
 _OPTIONS: Final = {"status": ("Planned", "Held", "Not Held"), "direction": ("Outbound", "Inbound")}
 _LINKS: Final = {"contacts": "Contact", "leads": "Lead"}
 _NAME_LENGTH = 255
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)Z?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d(:\d\d)?|T\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d))")
 _ATTRIBUTES: Final = {
     "Call": {
         *("id", "name", "status", "direction", "dateStart", "dateEnd", "description", "assignedUserId"),
@@ -156,8 +156,11 @@ class EspoStandIn(CrmStandIn):
         if "orderBy" in request.query:
             by = request.query["orderBy"]
             found.sort(key=lambda each: str(each.get(by)), reverse=request.query.get("order") == "desc")
+        else:
+            found.reverse()  # the latest first
         columns = {"id", *request.query.get("select", "").split(",")}
-        shown = found[: int(request.query.get("maxSize", "20"))]
+        most = request.query.get("maxSize", "20")
+        shown = found[: int(most) if most.isdecimal() else 0]
         rows = [{name: each[name] for name in each.keys() & columns} for each in shown]
         return web.json_response({"total": len(found), "list": rows})
 
@@ -176,10 +179,7 @@ class EspoStandIn(CrmStandIn):
     async def _create(self, request: web.Request) -> web.Response:
         self._admit(request, "Call", "create")
         given = await _body(request)
-        for name in _REQUIRED:
-            if not given.get(f"{name}Id" if name == "assignedUser" else name):
-                _invalid(name, "required")
-        fields = self._checked(given)
+        fields = self._checked(dict.fromkeys(_REQUIRED) | given)
         key = fields.get(KEY_FIELD)
         if self.unique and key and request.headers.get("x-skip-duplicate-check") != "true":
             twins = [
@@ -209,28 +209,32 @@ class EspoStandIn(CrmStandIn):
         for name, kind in _LINKS.items():
             if f"{name}Ids" in fields:
                 ids = fields[f"{name}Ids"]
-                fields[f"{name}Ids"] = ids if isinstance(ids, list) else []
+                fields[f"{name}Ids"] = list(dict.fromkeys(ids)) if isinstance(ids, list) else []
                 for each in fields[f"{name}Ids"]:
                     self._check_link(name, kind, each)
         return fields
 
     def _check_values(self, fields: Record) -> None:
+        for name in fields.keys() & (self.fields.keys() | {"name"}):
+            fields[name] = (str(fields[name]).strip() or None) if fields[name] is not None else None
+        for name in _REQUIRED:
+            if name in fields and not fields[name]:
+                _invalid(name.removesuffix("Id"), "required")
         for name, length in ({"name": _NAME_LENGTH} | self.fields).items():
-            if isinstance(fields.get(name), str):
-                fields[name] = fields[name].strip()
-            if len(str(fields.get(name) or "")) > length:
+            if len(fields.get(name) or "") > length:
                 _invalid(name, "maxLength")
         for name, options in _OPTIONS.items():
             if fields.get(name) is not None and fields[name] not in options:
                 _invalid(name, "valid")
         for name in fields.keys() & {"dateStart", "dateEnd"}:
-            fields[name] = _time(name, fields[name])
+            fields[name] = _time(name, str(fields[name]))
 
     def _check_link(self, link: str, kind: str, record_id: object) -> None:
         if record_id is None:
             return
         if record_id not in self.records[kind]:
-            _refuse(403, f"Can't relate with non-existing record. entity type: Call, link: {link}.")
+            reason = f"Can't relate with non-existing record. entity type: Call, link: {link}."
+            raise Refused(_explained(403, reason, "cannotRelateNonExisting", {"foreignEntityType": kind}))
         if not self.acl[kind]["read"]:
             _refuse(403, f"No foreign record access for link operation (Call:{link}).")
 
@@ -243,13 +247,15 @@ def _refuse(status: int, reason: str) -> NoReturn:
     raise Refused(_answer(status, reason))
 
 
+def _explained(status: int, reason: str, label: str, data: Record) -> web.Response:
+    answer = _answer(status, reason)
+    answer.text = json.dumps({"messageTranslation": {"label": label, "scope": None, "data": data}})
+    return answer
+
+
 def _invalid(field: str, kind: str) -> NoReturn:
-    answer = _answer(400, f"Field validation failure; entityType: Call, field: {field}, type: {kind}.")
-    data = {"field": field, "type": kind}
-    answer.text = json.dumps(
-        {"messageTranslation": {"label": "validationFailure", "scope": None, "data": data}}
-    )
-    raise Refused(answer)
+    reason = f"Field validation failure; entityType: Call, field: {field}, type: {kind}."
+    raise Refused(_explained(400, reason, "validationFailure", {"field": field, "type": kind}))
 
 
 async def _body(request: web.Request) -> Record:
@@ -264,14 +270,15 @@ async def _body(request: web.Request) -> Record:
     return found if isinstance(found, dict) else {}
 
 
-def _time(name: str, value: object) -> str:
-    found = _TIME.fullmatch(str(value))
-    if found is None:
+def _time(name: str, value: str) -> str:
+    """Return a time as it is stored: one with an offset in UTC, any other as it is."""
+    if _TIME.fullmatch(value) is None:
         _invalid(name, "valid")
     try:
-        return str(datetime.fromisoformat(f"{found[1]} {found[2]}"))
+        moment = datetime.fromisoformat(value)
     except ValueError:
         _invalid(name, "valid")
+    return value if moment.tzinfo is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _conditions(query: Mapping[str, str]) -> list[Record]:

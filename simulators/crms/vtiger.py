@@ -38,6 +38,7 @@ USER: Final = "admin"
 ACCESS_KEY: Final = "StandInAccessKey"
 
 _DENIED = "Permission to perform the operation is denied"
+_NOT_ASSIGNABLE = "Cannot assign record to the given user"
 _CHALLENGE_LIFE = 300  # AuthToken.php
 _GROUPS = frozenset({"2", "3", "4"})  # a new installation has these
 _GROUP_PREFIX = "20"
@@ -87,7 +88,7 @@ class VtigerStandIn(CrmStandIn):
             "login": ("POST", lambda _, inputs: self._login(inputs)),
             "logout": ("POST", lambda _, __: _fatal()),
             "listtypes": ("GET", lambda user, _: types(admin=_is_admin(user))),
-            "describe": ("GET", lambda _, inputs: _module(inputs.get("elementType")).described()),
+            "describe": ("GET", lambda _, inputs: _module(inputs.get("elementType", "")).described()),
             "query": ("GET", self._query),
             "retrieve": ("GET", self._retrieve),
             "create": ("POST", self._create),
@@ -176,7 +177,10 @@ class VtigerStandIn(CrmStandIn):
     # Login: AuthToken.php, Login.php, SessionManager.php.
 
     def _challenge(self, inputs: Inputs) -> Record:
-        user_id = self.user_id(inputs.get("username", ""))
+        name = inputs.get("username")
+        if not name:
+            _refuse("ACCESS_DENIED", "No username given")
+        user_id = self.user_id(name)
         if user_id is None:
             _refuse("ACCESS_DENIED", "username does not exists")
         token = uuid.uuid4().hex[:13]
@@ -223,7 +227,7 @@ class VtigerStandIn(CrmStandIn):
     # Reading.
 
     def _query(self, user: Record, inputs: Inputs) -> list[Record]:
-        if "query" not in inputs:
+        if not inputs.get("query"):
             _refuse("ACCESS_DENIED", f"{_DENIED} for query")
         if self.fail_query and self.fail_query in inputs["query"]:
             raise Refused(_fatal())
@@ -236,9 +240,12 @@ class VtigerStandIn(CrmStandIn):
         module = _module(query.module)
         if module.name == "Users" and not _is_admin(user):
             _refuse("ACCESS_DENIED", _DENIED)
-        for name in query.fields:
+        for name in query.conditioned:
             if name not in module.fields:
                 _refuse("ACCESS_DENIED", f"Permission to access {name} attribute denied.")
+        for name in query.columns:
+            if name != "*" and name not in module.fields:
+                _refuse("ACCESS_DENIED", f"Permission to access '.{name}.' attribute denied.")
         rows = [
             {"id": record_id} | record
             for record_id, record in self.records[module.name].items()
@@ -270,7 +277,9 @@ class VtigerStandIn(CrmStandIn):
     # Writing: Create.php, Update.php, Revise.php, Delete.php.
 
     def _create(self, user: Record, inputs: Inputs) -> Record | web.Response:
-        module = _module(inputs.get("elementType"))
+        if inputs.get("elementType") not in MODULES:
+            _refuse("ACCESS_DENIED", _DENIED)
+        module = MODULES[inputs["elementType"]]
         element = self._checked(module, _object(inputs.get("element")), user)
         _demand(module, element)
         key = element.get("sourceuuid")
@@ -325,12 +334,16 @@ class VtigerStandIn(CrmStandIn):
         if f"19x{number}" in self.records["Users"]:
             self._check_assignable(f"19x{number}", user)
             return f"19x{number}"
-        return f"{_GROUP_PREFIX}x{number}" if number in _GROUPS else number
+        if number in _GROUPS:
+            return f"{_GROUP_PREFIX}x{number}"
+        if not _is_admin(user):
+            _refuse("ACCESS_DENIED", _NOT_ASSIGNABLE)
+        return number
 
     def _check_assignable(self, owner: str, user: Record) -> None:
         """Refuse a user who is neither the caller nor an administrator, unless an administrator asks."""
         if not (_is_admin(user) or owner == user["id"] or _is_admin(self.records["Users"][owner])):
-            _refuse("ACCESS_DENIED", "Cannot assign record to the given user")
+            _refuse("ACCESS_DENIED", _NOT_ASSIGNABLE)
 
     def _reference(self, field: Field, given: str, user: Record) -> str:
         if not given:
@@ -391,10 +404,10 @@ def _fatal() -> web.Response:
     return web.Response(status=500, content_type="text/html", charset="UTF-8")
 
 
-def _module(name: str | None) -> Module:
+def _module(name: str) -> Module:
     if name not in MODULES:
-        _refuse("ACCESS_DENIED", f"{_DENIED} for name : {name}" if name else _DENIED)
-    return MODULES[str(name)]
+        _refuse("ACCESS_DENIED", f"{_DENIED} for name : {name}")
+    return MODULES[name]
 
 
 def _is_admin(user: Record) -> bool:
@@ -402,7 +415,9 @@ def _is_admin(user: Record) -> bool:
 
 
 def _sees(user: Record, module: Module, record: Record) -> bool:
-    return module.shared or _is_admin(user) or record["assigned_user_id"] == user["id"]
+    owner = str(record["assigned_user_id"])
+    mine = owner == user["id"] or owner.startswith(f"{_GROUP_PREFIX}x")
+    return module.shared or _is_admin(user) or mine
 
 
 def _object(text: str | None) -> Record:
@@ -421,7 +436,9 @@ def _demand(module: Module, element: Record) -> None:
 
 
 def _kept(field: Field, value: object, length: int | None) -> str:
-    text = "" if value is None else str(value)
+    text = "" if value is None or value is False else str(value)
+    if value is True or isinstance(value, dict | list):
+        text = "1"
     if field.type == "integer" and field.name != "duration_minutes":
         return _whole_number(text)
     if field.type == "datetime" and text:
@@ -435,7 +452,8 @@ def _kept(field: Field, value: object, length: int | None) -> str:
 
 def _whole_number(text: str) -> str:
     found = re.match(r"[+-]?\d{1,18}(\.\d{1,9})?", text.strip())
-    return str(Decimal(found[0]).quantize(Decimal(1), ROUND_HALF_UP)) if found else "0"
+    whole = int(Decimal(found[0]).quantize(Decimal(1), ROUND_HALF_UP)) if found else 0
+    return str(max(-(2**31), min(whole, 2**31 - 1)))  # INT(11)
 
 
 def _is_date(text: str) -> bool:

@@ -64,10 +64,9 @@ class Query:
     limit: int = 100
 
     @property
-    def fields(self) -> list[str]:
-        """Every field that it names."""
-        conditions = [each.field for alternative in self.any_of for each in alternative]
-        return [*(each for each in self.columns if each != "*"), *conditions]
+    def conditioned(self) -> list[str]:
+        """Every field that it compares."""
+        return [each.field for alternative in self.any_of for each in alternative]
 
     def select(self, records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the records that it asks for, whole."""

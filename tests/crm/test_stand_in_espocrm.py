@@ -68,8 +68,9 @@ async def test_a_call_is_made_once_for_each_request_and_found_by_its_id(api: Api
     status, made = await api.create(contactsIds=[contact])
     assert (status, len(made["id"]), made["usersIds"]) == (200, 17, [AGENT])
     assert (await api.create())[0] == 200
+    first = {"orderBy": "createdAt", "order": "asc", "select": "id,contactsIds", "maxSize": "1"}
     for key in ("V1", "v1", "V1 "):  # text is compared without case, and without blanks at the end
-        _, found = await api.find("Call", ("equals", "cCallId", key), select="id,contactsIds", maxSize="1")
+        _, found = await api.find("Call", ("equals", "cCallId", key), **first)
         assert (found["total"], found["list"]) == (2, [{"id": made["id"], "contactsIds": [contact]}])
     assert api.crm.doubles == {"V1": 2}
 
@@ -92,6 +93,7 @@ async def test_a_change_needs_only_the_changed_fields(api: Api, method: str) -> 
 @pytest.mark.parametrize(
     ("changes", "status", "reason"),
     [
+        ({"name": "  "}, 400, "Field validation failure; entityType: Call, field: name, type: required."),
         ({"name": None}, 400, "Field validation failure; entityType: Call, field: name, type: required."),
         (
             {"dateEnd": None},
@@ -162,6 +164,10 @@ async def test_a_call_is_refused_with_a_reason(
     ("changes", "stored"),
     [
         ({"dateStart": "2026-07-01T10:00:00Z"}, {"dateStart": "2026-07-01 10:00:00"}),
+        ({"dateStart": "2026-07-01T10:00:00+02:00"}, {"dateStart": "2026-07-01 08:00:00"}),
+        ({"dateStart": "2026-07-01 10:00"}, {"dateStart": "2026-07-01 10:00"}),
+        ({"name": " Call "}, {"name": "Call"}),
+        ({"cCallId": ""}, {"cCallId": None}),
         ({"dateEnd": "2026-07-01 09:00:00"}, {"dateEnd": "2026-07-01 09:00:00"}),
         ({"name": "Call \N{TELEPHONE RECEIVER}"}, {"name": "Call \N{TELEPHONE RECEIVER}"}),
         ({"contactsIds": "text"}, {"contactsIds": []}),

@@ -222,6 +222,10 @@ async def test_who_is_no_administrator_gives_no_call_to_an_equal(
     for field in ("assigned_user_id", "user"):
         answer = await client.create(**{field: "19x6"})
         assert answer["error"]["message"] == "Cannot assign record to the given user"
+    assert (await client.create(assigned_user_id="19x77"))["error"]["code"] == "ACCESS_DENIED"
+    assert (await client.create(assigned_user_id="20x3", sourceuuid="V1"))["success"]
+    found = await client.query("SELECT id FROM PBXManager WHERE sourceuuid = 'V1';")
+    assert len(found["result"]) == 1  # a group's
 
 
 @pytest.mark.parametrize(
@@ -263,7 +267,9 @@ async def test_a_text_is_compared_without_case_and_without_blanks_at_its_end(
         ("SELECT id FROM PBXManager WHERE sourceuuid == '1';", "QUERY_SYNTAX_ERROR"),
         ("SELECT id FROM PBXManager WHERE sourceuuid LIKE;", "QUERY_SYNTAX_ERROR"),
         ("SELECT nofield FROM PBXManager;", "ACCESS_DENIED"),
-        ("", "QUERY_SYNTAX_ERROR"),
+        ("SELECT id FROM PBXManager WHERE nofield = '1';", "ACCESS_DENIED"),
+        ("", "ACCESS_DENIED"),
+        (";", "QUERY_SYNTAX_ERROR"),
         ("SELECT id FROM PBXManager WHERE sourceuuid = 'V1", "QUERY_SYNTAX_ERROR"),
     ],
 )
@@ -280,11 +286,23 @@ async def test_every_field_of_a_record_is_asked_for_by_a_star(server: VtigerStan
 
 
 @pytest.mark.parametrize(
-    ("given", "stored"), [(-5, "-5"), ("1.5", "2"), ("x", "0"), (None, "0"), (125, "125"), ("-1.5", "-2")]
+    ("given", "stored"),
+    [(-5, "-5"), ("1.5", "2"), ("x", "0"), (None, "0"), (125, "125"), ("-1.5", "-2"), (10**11, "2147483647")],
 )
 async def test_a_duration_becomes_a_whole_number(client: Client, given: object, stored: str) -> None:
     await client.log_in()
     assert (await client.create(totalduration=given))["result"]["totalduration"] == stored
+
+
+@pytest.mark.parametrize(("given", "stored"), [(True, "1"), (False, ""), ({"a": 1}, "1"), (["a"], "1")])
+async def test_what_is_no_text_is_stored_as_php_writes_it(client: Client, given: object, stored: str) -> None:
+    await client.log_in()
+    assert (await client.create(gateway=given))["result"]["gateway"] == stored
+
+
+async def test_a_challenge_needs_a_name(client: Client) -> None:
+    _, answer = await client.send("GET", "getchallenge")
+    assert answer["error"]["message"] == "No username given"
 
 
 @pytest.mark.parametrize("record", ["24x999", "99x1", "abc", ""])
