@@ -14,7 +14,6 @@ no `baggage`: what a producer put there is not for the dialer, nor for the CRM.
 import logging
 import threading
 from collections.abc import Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,14 +28,16 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, get_current_sp
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 from structlog.typing import EventDict, WrappedLogger
+from typing_extensions import override
 
 from worker import __version__
+from worker.core import tracing
 from worker.core.errors import ProcessingError
 from worker.core.events import Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import Ack, DeadLetter, Duplicate, Retry
 from worker.core.retry import format_delay
-from worker.core.tracing import UNTRACED, RequestSpan, Server, trace_headers
+from worker.core.tracing import Server, Tracing, trace_headers
 
 FLUSH_WITHIN = 5.0
 """Seconds that the last spans have at the stop."""
@@ -46,8 +47,8 @@ _log = structlog.get_logger()
 _propagator = TraceContextTextMapPropagator()
 
 
-class OpenTelemetryTracing:
-    """Fulfils `worker.core.tracing.Tracing`."""
+class OpenTelemetryTracing(Tracing):
+    """Opens spans that are exported to a collector."""
 
     def __init__(self, provider: TracerProvider, broker: Server) -> None:
         self._provider = provider
@@ -69,6 +70,7 @@ class OpenTelemetryTracing:
         provider.add_span_processor(BatchSpanProcessor(WatchedExporter(exporter)))
         return cls(provider, broker)
 
+    @override
     def work(self, queue: str, exchange: str, inbound: Inbound) -> "_Work":
         """Open the span of a message; the context of its producer is its parent."""
         attributes = self._messaging | {
@@ -87,12 +89,11 @@ class OpenTelemetryTracing:
             self._tracer.start_span(f"process {queue}", parent, SpanKind.CONSUMER, attributes=attributes)
         )
 
-    def request(
-        self, method: str, server: Server, function: str | None = None
-    ) -> AbstractContextManager[RequestSpan]:
+    @override
+    def request(self, method: str, server: Server, function: str | None = None) -> tracing.Span:
         """Open the span of a request that belongs to a message; others, such as the clock's, have none."""
         if not get_current_span().get_span_context().is_valid:
-            return UNTRACED.request(method, server, function)
+            return super().request(method, server, function)
         attributes: dict[str, AttributeValue] = {
             "http.request.method": method,
             "server.address": server.host,
@@ -104,6 +105,7 @@ class OpenTelemetryTracing:
             attributes["crm_sync.dialer.function"] = function
         return _Request(self._tracer.start_span(method, None, SpanKind.CLIENT, attributes=attributes))
 
+    @override
     def send(
         self, exchange: str, routing_key: str, message_id: str | None, headers: MutableMapping[str, Any]
     ) -> "_Span":
@@ -138,6 +140,7 @@ class OpenTelemetryTracing:
             event["span_id"] = f"{context.span_id:016x}"
         return event
 
+    @override
     def close(self, within: float = FLUSH_WITHIN) -> None:
         """Export what is left, within so many seconds."""
         # The SDK would wait up to 30 s for a collector that is down; a daemon thread holds up no exit.
@@ -148,17 +151,16 @@ class OpenTelemetryTracing:
             _log.warning("traces_not_flushed", waited_seconds=within)
 
 
-class _Span:
+class _Span(tracing.Span):
     """A span that ends with its block, and records the class of an error that leaves it."""
 
     __slots__ = ("_span",)
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers)
         self._span = span
 
-    def __enter__(self) -> Self:
-        return self
-
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -176,10 +178,12 @@ class _Work(_Span):
 
     __slots__ = ("_token",)
 
+    @override
     def __enter__(self) -> Self:
         self._token = otel_context.attach(set_span_in_context(self._span))
         return self
 
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -190,6 +194,7 @@ class _Work(_Span):
             self._span.set_attribute("crm_sync.outcome", "requeued")
             self._span.end()
 
+    @override
     def decided(self, outcome: Outcome) -> None:
         """Record what becomes of the message.
 
@@ -229,13 +234,14 @@ def _facts(outcome: Outcome) -> dict[str, AttributeValue]:
 
 
 class _Request(_Span):
-    __slots__ = ("headers",)
+    __slots__ = ()
 
     def __init__(self, span: Span) -> None:
-        super().__init__(span)
-        self.headers: dict[str, str] = {}
-        _propagator.inject(self.headers, set_span_in_context(span))
+        headers: dict[str, str] = {}
+        _propagator.inject(headers, set_span_in_context(span))
+        super().__init__(span, headers)
 
+    @override
     def answered(self, status: int) -> None:
         """Note the answer's status; from 400 on the request has failed, whatever the caller makes of it."""
         self._span.set_attribute("http.response.status_code", status)
