@@ -10,6 +10,7 @@ that an unknown person, user or activity type is refused with 400.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -102,7 +103,7 @@ class PipedriveStandIn(CrmStandIn):
     def too_many(self, window: str, wait: float) -> web.Response:
         """Answer 429 as at the end of a burst, or of the day's tokens."""
         answer = refusal(429, "request over limit")
-        answer.headers["x-ratelimit-reset"] = "2" if window == "daily" else str(max(1, round(wait)))
+        answer.headers["x-ratelimit-reset"] = "2" if window == "daily" else str(max(1, math.ceil(wait)))
         return answer
 
     def counts_in(self, request: web.Request) -> Mapping[str, int]:

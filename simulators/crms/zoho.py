@@ -11,6 +11,7 @@ X-API-CREDITS-REMAINING.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,7 +140,7 @@ class ZohoStandIn(CrmStandIn):
 
     def too_many(self, window: str, wait: float) -> web.Response:
         """Answer 429; the number of seconds is in the body (example `response-429` of the description)."""
-        said = error("TOO_MANY_REQUESTS", f"{window} limit exceeded", retry_after=max(1, round(wait)))
+        said = error("TOO_MANY_REQUESTS", f"{window} limit exceeded", retry_after=max(1, math.ceil(wait)))
         return web.json_response(said, status=429)
 
     def counts_in(self, request: web.Request) -> Mapping[str, int]:

@@ -37,7 +37,7 @@ class Clock:
 async def session_at(crm: CrmStandIn, clock: Clock, **settings: Any) -> AsyncIterator[CrmSession]:  # noqa: ANN401
     """Open a session for a stand-in, with its settings and these."""
     given = crm.settings() | settings
-    preset = read_preset(given.pop("preset"))
+    preset = read_preset(given.pop("preset"), given.pop("tables", {}))
     compiled = compile_preset(preset, given, dialer="dialer.example")
     memory = Memory(clock=clock)
     limits = Limits(preset.limits, memory.wait, clock=clock)

@@ -8,9 +8,11 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.zoho import KEY, ZohoStandIn
+from tests.crm.attempts import Clock, session_at
 from tests.crm.delivering import again, agent, call, sink_into
 from worker.core.errors import DeliveryIncomplete, DeliveryRejected, DeliveryUnavailable, FailureKind
 from worker.core.ports import CrmRecord
+from worker.crm.preset import Means
 
 V1 = "V1201405090000000001"
 
@@ -106,6 +108,7 @@ async def test_too_many_tokens_are_waited_for(zoho: ZohoStandIn) -> None:
 async def test_too_many_requests_and_used_up_credits_are_waited_for(zoho: ZohoStandIn) -> None:
     async with sink_into(zoho) as sink:
         await sink.deliver(call("V1"))
+        zoho.clock = lambda: 0.0  # stands still
         zoho.control({"storm": 30})
         with pytest.raises(DeliveryUnavailable) as busy:
             await sink.deliver(call("V2"))
@@ -154,3 +157,14 @@ async def test_a_missing_field_for_the_call_s_id_stops_all_calls(zoho: ZohoStand
             await sink.deliver(call())
     assert refused.value.kind is FailureKind.REFUSED
     assert not zoho.writes
+
+
+async def test_an_account_is_prepared_once_and_may_be_again(zoho: ZohoStandIn) -> None:
+    zoho.control({"fields": []})
+    async with session_at(zoho, Clock()) as session:
+        for means in (Means.DONE, Means.DUPLICATE):
+            asked = [await session.ask(step, session.own_names()) for step in session.plan.prepare]
+            assert [verdict.means for _, verdict, _ in asked] == [means]
+    async with sink_into(zoho) as sink:
+        await sink.deliver(call())
+    assert zoho.writes == {V1: 1}
