@@ -112,7 +112,7 @@ class StandInCrm(StandIn):
     def add_routes(self, app: web.Application) -> None:
         """Accept deliveries at `/webhook`; `/account` returns what became of each id."""
         app.router.add_post(PATH, self._serve)
-        app.router.add_get("/account", self._give_account)
+        app.router.add_get("/account", self._show_account)
 
     def control(self, change: Mapping[str, Any]) -> None:
         """Change by JSON: `forget`, and the attributes but `received`, `by_id`, `accepted` and the counts."""
@@ -137,7 +137,7 @@ class StandInCrm(StandIn):
             "received": [_shown(each) for each in self.received],
         }
 
-    async def _give_account(self, _: web.Request) -> web.Response:
+    async def _show_account(self, _: web.Request) -> web.Response:
         """Return what became of each id: when it was accepted, and its bodies if they differ."""
         bodies: dict[str, set[str]] = {}
         accepted_at: dict[str, list[float]] = {}

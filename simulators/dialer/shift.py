@@ -143,14 +143,14 @@ class Shift:
         common["lead_id"] = self._lead(user, at - waits, end)
         if kind == "inbound":
             call = self._call("Y", at - waits, queued(waits + rings, lasts, wraps_up), **common)
-            self._tell(call, kind, self._record(call, waits + rings, talks, dead))
+            self._note(call, kind, self._record(call, waits + rings, talks, dead))
         elif kind == "no channel":
             # Without a talk, VICIdial counts from the beginning of the agent's wait.
             waited = self._rng.choice((0, 0, self._rng.randrange(90)))
             common |= {"talk_seconds": waited, "status": self._rng.choice(("B", "NA"))}
             second = int(self.dialer.time_of_day(at + rings + lasts))
             common["uniqueid"] = f"{second}.{common['lead_id'][-9:]:0>9}"  # made up, as Asterisk gave none
-            self._tell(self._call("M", at, without_a_channel(rings + lasts, wraps_up), **common), kind, [])
+            self._note(self._call("M", at, without_a_channel(rings + lasts, wraps_up), **common), kind, [])
         elif kind == "transfer":
             gone = ((0.0, "not_found"), (rings, "INCALL"), (rings + lasts, "not_found"))
             call = self._call("V", at, gone, **common)
@@ -161,7 +161,7 @@ class Shift:
             schedule = (manual if is_manual else automatic)(rings, lasts, wraps_up)
             call = self._call("M" if is_manual else "V", at, schedule, **common)
             while_dialling = rings if is_manual and self._rng.random() < 0.5 else 0.0
-            self._tell(call, kind, self._record(call, rings - while_dialling, talks + while_dialling, dead))
+            self._note(call, kind, self._record(call, rings - while_dialling, talks + while_dialling, dead))
             if pace is _OF_THE_DAYS_BEFORE and self._rng.random() < 0.06:
                 self._had_a_twin(call)
         return at + rings + lasts + wraps_up
@@ -182,9 +182,9 @@ class Shift:
                 phone=first.phone,
                 uniqueid=first.uniqueid,
             )
-            self._tell(call, "transferred", self._record(call, waits, talks, 0.0))
+            self._note(call, "transferred", self._record(call, waits, talks, 0.0))
             if pace is _OF_THE_DAYS_BEFORE:
-                self._tell(first, "transferred away", [], answered="never", hung_up=at, disposed=at)
+                self._note(first, "transferred away", [], answered="never", hung_up=at, disposed=at)
             free = at + waits + talks + wraps_up
 
     def _agentless(self, at: float, pace: Pace) -> None:
@@ -193,14 +193,14 @@ class Shift:
         if self._pick(_WITHOUT) == "dropped":
             schedule: Schedule = ((0.0, "QUEUE"), (lasts, "final"))
             call = self._call("Y", at, schedule, user="VDCL", status="DROP", lead_id=lead)
-            self._tell(call, "dropped", [])
+            self._note(call, "dropped", [])
             return
         schedule = ((0.0, "not_found"), (lasts, "final"))
         status = self._rng.choice(("NA", "B", "AB", "PDROP"))
         call = self._call("V", at, schedule, user="VDAD", status=status, lead_id=lead)
         if self._rng.random() < 0.3:  # cleared by the dialer itself, which writes the time at which it does
             call.call_date = self.dialer.local(at + lasts)
-        self._tell(call, "unanswered", [])
+        self._note(call, "unanswered", [])
 
     def _call(self, prefix: str, at: float, schedule: Schedule, **fields: Any) -> DialerCall:  # noqa: ANN401
         inbound = prefix == "Y"
@@ -240,7 +240,7 @@ class Shift:
         call.earlier = older
         self.truths[-1] |= {"kind": f"{self.truths[-1]['kind']}, twin", "answered": "older"}
 
-    def _tell(
+    def _note(
         self,
         call: DialerCall,
         kind: str,
@@ -279,13 +279,13 @@ class Shift:
                     "in_group_id": call.campaign_id if inbound else None,
                     "list_id": call.list_id,
                     "lead_id": call.lead_id,
-                    "recordings": [self._told(each) for each in recordings],
+                    "recordings": [self._as_known(each) for each in recordings],
                 },
             }
         )
         self.truths[-1]["agent_user"] = agent
 
-    def _told(self, recording: Recording) -> Mapping[str, Any]:
+    def _as_known(self, recording: Recording) -> Mapping[str, Any]:
         begun = recording.call.begun if recording.call is not None else None
         return {
             "recording_id": recording.recording_id,

@@ -63,7 +63,7 @@ def test_a_call_without_a_lead_has_none(lead: str) -> None:
         "",
     ],
 )
-def test_another_shape_tells_nothing(call_id: str) -> None:
+def test_another_shape_is_no_time(call_id: str) -> None:
     assert parse_call_id(call_id) is None
 
 
@@ -82,7 +82,7 @@ def test_another_shape_tells_nothing(call_id: str) -> None:
         "199999999",
     ],
 )
-def test_a_date_that_never_is_tells_nothing(date: str) -> None:
+def test_a_date_that_never_is_is_no_time(date: str) -> None:
     assert parse_call_id(f"V{date}0000012345") is None
 
 

@@ -50,7 +50,7 @@ def test_a_recorded_id_with_a_dash_is_one_campaign() -> None:
     assert recorded("agent_1001_ignore-Y", RECORDED) == (["OUTONLY", "RENEW_24", "SUPP-1"], False)
 
 
-def test_recorded_ids_that_hold_and_begin_with_dashes_are_told_apart() -> None:
+def test_recorded_ids_that_hold_and_begin_with_dashes_are_split() -> None:
     name = "id_containing_dash_ALL_gives_every_campaign"
     active = ["SALES1", "RENEW_24", "SUPP-1", "OUTONLY", "OUTEMPTY", "ADCAMP", "7"]
     assert recorded(name, RECORDED | known("X-ALL", "-LEAD")) == ([*active, "X-ALL", "-LEAD"], False)

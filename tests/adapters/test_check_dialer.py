@@ -42,7 +42,7 @@ def answering(body: Callable[[bytes], bytes], asked: list[bytes]) -> RawServer:
 
 
 @pytest.mark.parametrize("before", ["", "\ufeff"])
-async def test_the_agent_api_is_told_from_the_right_one_and_no_login_is_sent_there(
+async def test_the_agent_api_is_recognized_and_no_login_is_sent_there(
     before: str, environment: pytest.MonkeyPatch
 ) -> None:
     asked: list[bytes] = []

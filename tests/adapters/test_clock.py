@@ -52,7 +52,7 @@ class Dialer:
         )
 
 
-async def test_a_zone_that_is_set_is_told_without_asking() -> None:
+async def test_a_zone_that_is_set_is_known_without_asking() -> None:
     dialer = Dialer(version())
     assert await dialer.clock(NEW_YORK).zone() is NEW_YORK
     assert dialer.asked == 0
@@ -83,7 +83,7 @@ async def test_the_quarter_of_an_hour_is_that_of_the_dialers_clock() -> None:
     assert (await clock.zone(), dialer.asked) == (timezone(timedelta(hours=-5)), 2)
 
 
-async def test_an_offset_that_is_not_told_is_null_and_asked_for_again_a_minute_later() -> None:
+async def test_an_offset_that_is_missing_is_null_and_asked_for_again_a_minute_later() -> None:
     dialer = Dialer(version(None), version(-5))
     clock = dialer.clock()
     with capture_logs() as logs:
@@ -153,7 +153,7 @@ async def test_while_nothing_is_known_one_asks_for_all_and_they_share_what_becom
     assert dialer.asked == 1
 
 
-async def test_that_the_dialer_tells_no_offset_stays_known_while_it_is_down() -> None:
+async def test_that_the_dialer_names_no_offset_stays_known_while_it_is_down() -> None:
     dialer = Dialer(version(None), DOWN)
     clock = dialer.clock()
     assert await clock.zone() is None

@@ -36,7 +36,7 @@ def test_the_offset_is_the_date_less_the_epoch(date: str, epoch: int, hours: flo
     assert read_version(body(date, epoch)) == Version("2.14-202", "250720-1841", epoch, offset)
 
 
-def test_what_is_not_told_is_not_known() -> None:
+def test_what_is_missing_is_not_known() -> None:
     for answer in (
         "ERROR: NO FUNCTION SPECIFIED\n",
         "",

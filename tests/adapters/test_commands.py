@@ -217,7 +217,7 @@ def test_every_console_leaves_emoji_codes_alone() -> None:
     assert made >= 4
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     shown = crm_sync("--version")
     assert (shown.exit_code, shown.stdout) == (0, f"crm-sync {__version__}\n")
 
@@ -278,13 +278,13 @@ def test_reasons_without_end_are_put_together(screen: Console) -> None:
     assert len(shown.splitlines()) < 110
 
 
-def test_a_letter_is_told_from_another_of_the_same_event() -> None:
+def test_a_letter_differs_from_another_of_the_same_event() -> None:
     one, other = some_letters(2)
     assert hash(one) == hash(replace(one)) != hash(other)
     assert hash(one) != hash(replace(one, failed_at=datetime.now(UTC)))
 
 
-def test_an_error_of_a_whole_run_is_not_told_as_one_of_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_whole_run_is_not_reported_as_one_of_listening(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise FileNotFoundError(2, "No such file or directory", "/etc/ssl/absent.pem")
 
@@ -305,7 +305,7 @@ def test_an_error_of_a_whole_run_is_not_told_as_one_of_listening(monkeypatch: py
     assert "/etc/ssl/absent.pem" in ended.stderr
 
 
-async def test_a_port_that_is_taken_is_told_as_such() -> None:
+async def test_a_port_that_is_taken_is_reported_as_such() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = HttpSettings(host="127.0.0.1", port=taken.getsockname()[1])
         with pytest.raises(health.ListenError, match=r"can.t listen on 127\.0\.0\.1:"):

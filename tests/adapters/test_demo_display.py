@@ -199,7 +199,7 @@ def test_an_event_that_was_published_twice_is_over_after_both_copies() -> None:
         (SOLD, "the body is not JSON: Expecting value", "decode", "dead letter: the body is not JSON"),
     ],
 )
-def test_a_dead_letter_tells_its_reason(case: Case, error: str, stage_: str, said: str) -> None:
+def test_a_dead_letter_shows_its_reason(case: Case, error: str, stage_: str, said: str) -> None:
     progress = Progress(CASES)
     news = progress.logged(settled(case, "dead_letter", reason="the_reason", stage=stage_, error=error))
     assert news is not None
@@ -223,7 +223,7 @@ def test_of_an_agent_the_number_of_campaigns_is_shown(count: int) -> None:
     assert f"✓ {count} campaign{'' if count == 1 else 's'} " in line_of(progress, agent)
 
 
-def test_other_lines_of_the_log_are_told_only_where_they_warn() -> None:
+def test_other_lines_of_the_log_are_shown_only_if_they_warn() -> None:
     progress = Progress(CASES)
     assert progress.logged({"event": "consuming", "level": "info"}) is None
     assert progress.logged({"event": "dialer_request", "function": "version"}) is None

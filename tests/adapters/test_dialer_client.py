@@ -419,7 +419,7 @@ async def dialer() -> AsyncIterator[StandInDialer]:
 # --- what is reported of it
 
 
-async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:
+async def test_each_request_is_reported_once(dialer: StandInDialer) -> None:
     seen = list[DialerRequest]()
     async with connected(dialer.url, observe=seen.append) as client:
         await client.callid_info(CALL, TIMES)
@@ -445,7 +445,7 @@ async def test_each_request_is_told_of_once(dialer: StandInDialer) -> None:
     assert DEFAULT_PASSWORD not in repr(seen)
 
 
-async def test_what_nobody_foresaw_is_told_of_as_such(
+async def test_what_nobody_foresaw_is_reported_as_such(
     dialer: StandInDialer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = list[DialerRequest]()

@@ -208,7 +208,7 @@ async def test_it_shows_the_state_of_each_call_and_begins_none(
             )
 
 
-async def test_it_tells_what_is_wrong_with_it_at_this_moment(session: aiohttp.ClientSession) -> None:
+async def test_it_shows_what_is_wrong_with_it_at_this_moment(session: aiohttp.ClientSession) -> None:
     async with StandInDialer() as dialer:
         assert "At this moment" not in await read(session, dialer, **BROWSER)
         changed: dict[str, Any] = {
@@ -240,7 +240,7 @@ async def test_it_tells_what_is_wrong_with_it_at_this_moment(session: aiohttp.Cl
         assert page.row("66661234").endswith("two-factor: every login is refused")
 
 
-async def test_it_tells_what_each_api_user_may_do(session: aiohttp.ClientSession) -> None:
+async def test_it_shows_what_each_api_user_may_do(session: aiohttp.ClientSession) -> None:
     async with StandInDialer() as dialer:
         page = Page(await read(session, dialer, **BROWSER))
         every, none = "yes" * 5, "no" * 5
@@ -255,7 +255,7 @@ async def test_it_tells_what_each_api_user_may_do(session: aiohttp.ClientSession
         assert page.row("api7") == "api7Seven7yesno"
 
 
-async def test_it_tells_what_it_knows(session: aiohttp.ClientSession) -> None:
+async def test_it_shows_what_it_knows(session: aiohttp.ClientSession) -> None:
     async with StandInDialer() as dialer:
         page = Page(await read(session, dialer, **BROWSER))
         text = await read(session, dialer)
@@ -274,7 +274,7 @@ async def test_it_tells_what_it_knows(session: aiohttp.ClientSession) -> None:
             assert f"export CRM_SYNC_VICIDIAL__{line}=" in text
 
 
-async def test_it_tells_the_last_requests_without_the_passwords_that_were_sent(
+async def test_it_shows_the_last_requests_without_the_passwords_that_were_sent(
     session: aiohttp.ClientSession,
 ) -> None:
     async with StandInDialer(keep_requests=False) as dialer:

@@ -423,7 +423,7 @@ async def test_however_a_producer_writes_the_lead_the_calls_recordings_are_found
     assert [each["recording_id"] for each in call["recordings"]] == ["1"]
 
 
-async def test_the_lead_is_the_ids_where_no_recording_tells_it(bench: Bench) -> None:
+async def test_the_lead_is_the_ids_if_no_recording_has_one(bench: Bench) -> None:
     call = await bench.call(event("V1201407070000012347"))
     assert (call.lead_id, call.recordings) == ("12347", ())
 
@@ -460,7 +460,7 @@ async def test_the_tutorials_recording_stays_as_it_is_and_nothing_is_searched_fo
 # --- agents
 
 
-async def test_an_agents_campaigns_have_names_and_dashes_are_told_apart(bench: Bench) -> None:
+async def test_an_agents_campaigns_have_names_and_are_split_at_the_right_dashes(bench: Bench) -> None:
     found = await bench.agent(agent("1001"))
     named = [(each.campaign_id, each.name) for each in found.agent.campaigns]
     assert named == [
@@ -472,7 +472,7 @@ async def test_an_agents_campaigns_have_names_and_dashes_are_told_apart(bench: B
     assert found.campaigns_text == "OUTONLY-RENEW_24-SUPP-1"
 
 
-async def test_what_can_not_be_told_apart_is_flagged(bench: Bench, dialer: StandInDialer) -> None:
+async def test_what_can_not_be_split_for_certain_is_flagged(bench: Bench, dialer: StandInDialer) -> None:
     dialer.campaigns["SUPP"] = Campaign(campaign_id="SUPP", name="Support")
     dialer.campaigns["1"] = Campaign(campaign_id="1", name="One")
     assert (await bench.agent(agent("1001"))).agent.campaigns_ambiguous
@@ -632,7 +632,7 @@ async def test_the_expectation_of_no_campaigns_waits_for_nothing(bench: Bench) -
 # --- permissions
 
 
-async def test_what_the_api_user_may_not_ask_is_null_and_told_once(
+async def test_what_the_api_user_may_not_ask_is_null_and_logged_once(
     dialer: StandInDialer, settings: VicidialSettings
 ) -> None:
     main = frozenset({"callid_info", "agent_campaigns"})

@@ -470,7 +470,7 @@ def test_a_clock_too_coarse_to_time_an_answer_does_no_harm(clock: Clock) -> None
         max_size=60,
     ),
 )
-def test_whatever_it_is_told_it_stays_within_its_bounds(
+def test_whatever_is_reported_it_stays_within_its_bounds(
     most: int, outcomes: list[tuple[str, str, float, int, int]]
 ) -> None:
     clock = Clock()

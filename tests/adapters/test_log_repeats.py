@@ -37,7 +37,7 @@ def test_another_fault_is_shown_at_once_and_counted_by_itself() -> None:
     assert [repeats.seen(fault) for fault in ("b", "a")] == [1, 2]
 
 
-def test_what_was_left_out_before_a_long_silence_is_told_after_it() -> None:
+def test_what_was_left_out_before_a_long_silence_is_counted_after_it() -> None:
     clock = Clock()
     repeats = Repeats(clock=clock)
     assert [repeats.seen("down"), repeats.seen("down")] == [0, None]

@@ -675,7 +675,7 @@ def test_what_is_declared_is_what_is_exposed() -> None:
     assert len(metrics.declared) == len(exposed)
 
 
-def test_no_label_could_tell_of_one_call_agent_or_number() -> None:
+def test_no_label_could_name_one_call_agent_or_number() -> None:
     labels = {label for metric in Metrics().declared for label in metric.labels}
     assert labels == {
         "event_type",

@@ -98,7 +98,7 @@ def test_a_call_over_midnight_is_searched_for_on_both_days() -> None:
 @pytest.mark.parametrize(
     "unknown", [{"agent_user": None}, {"started_at": None}], ids=["nobody took it", "no start"]
 )
-def test_if_no_row_could_be_told_apart_none_is_searched_for(unknown: dict[str, None]) -> None:
+def test_if_no_row_could_be_matched_none_is_searched_for(unknown: dict[str, None]) -> None:
     assert ways(OUTBOUND.model_copy(update=unknown), event(UNIQUEID, "12345")) == []
 
 
@@ -144,7 +144,7 @@ def test_a_row_without_a_time_may_be_the_calls_own() -> None:
     assert mine([row, found("2", 6)], OUTBOUND, event()) == ["2"]
 
 
-def test_the_lead_is_told_if_all_rows_agree() -> None:
+def test_the_lead_is_known_if_all_rows_agree() -> None:
     assert lead_of([found("1", 6), found("2", 7)]) == "12345"
     assert lead_of([found("1", 6), found("2", 7, lead="9")]) is None
     assert lead_of([found("1", 6, lead=None)]) is None

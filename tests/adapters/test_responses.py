@@ -125,7 +125,7 @@ def test_no_error_repeats_anything_of_the_body() -> None:
         ("OTHER|1|2", "dialer_unreadable"),
     ],
 )
-def test_an_error_is_told_by_its_words(body: str, label: str) -> None:
+def test_an_error_is_recognized_by_its_words(body: str, label: str) -> None:
     for ask in (lambda: answered(body, zone=None), lambda: read_agent(body, "agent001")):
         with pytest.raises(ProcessingError) as caught:
             ask()
@@ -159,7 +159,7 @@ RIGHTS = "User Level 7 or more, Agent API Access 1, View Reports 1, which callid
         ("ERROR: NO FUNCTION SPECIFIED", ["does not know callid_info", "vicidial.url"], []),
     ],
 )
-def test_a_refused_function_tells_which_box_to_tick(body: str, says: list[str], says_not: list[str]) -> None:
+def test_a_refused_function_names_the_box_to_tick(body: str, says: list[str], says_not: list[str]) -> None:
     error = refused(body, answered)
     assert isinstance(error, FunctionRefused)
     assert all(words in str(error) for words in says)
@@ -367,7 +367,7 @@ def test_the_end_of_an_inbound_call_is_not_known() -> None:
 
 
 @pytest.mark.parametrize("at", ["2026-11-30 01:53:05", "2026-11-30 01:52:10"])
-def test_a_row_that_is_not_later_than_the_id_tells_no_end(at: str) -> None:
+def test_a_row_that_is_not_later_than_the_id_holds_no_end(at: str) -> None:
     assert facts(OUTBOUND.format(at)) == (BEGAN, None, None, "12346")
 
 
@@ -550,7 +550,7 @@ class Offsetless(tzinfo):
     dst = tzname = utcoffset
 
 
-def test_in_a_zone_that_tells_no_offset_no_time_is_known() -> None:
+def test_in_a_zone_without_an_offset_no_time_is_known() -> None:
     assert DialerTimes(Offsetless()).read("2026-11-01 01:30:00") is None
 
 
@@ -707,7 +707,7 @@ def test_the_tutorials_agent_is_read(separator: str, way: int) -> None:
     assert (found.agent.in_groups, found.agent.campaigns_ambiguous, found.campaigns_text) == ((), False, None)
 
 
-def test_one_pair_is_told_from_two_lists_by_its_name() -> None:
+def test_one_pair_is_distinguished_from_two_lists_by_its_name() -> None:
     assert read_agent("1|SALES1|Sales one", "1").agent.campaigns == (
         Campaign(campaign_id="SALES1", name="Sales one"),
     )

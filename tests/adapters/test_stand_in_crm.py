@@ -133,7 +133,7 @@ async def test_a_broken_answer_with_a_status_is_remembered_with_it(fault: Fault,
         assert crm.by_status == {status: 1}
 
 
-async def test_it_gives_one_answer_until_it_is_told_otherwise(session: aiohttp.ClientSession) -> None:
+async def test_it_returns_one_answer_until_that_is_changed(session: aiohttp.ClientSession) -> None:
     async with StandInCrm() as crm:
         crm.control({"answer": 503, "retry_after": "Wed, 21 Oct 2015 07:28:00 GMT"})
         for _ in range(2):
@@ -144,7 +144,7 @@ async def test_it_gives_one_answer_until_it_is_told_otherwise(session: aiohttp.C
         assert (await send(session, crm, {"webhook-id": "a"}))[0] == 200
 
 
-async def test_it_gives_an_account_of_every_id(session: aiohttp.ClientSession) -> None:
+async def test_it_accounts_for_every_id(session: aiohttp.ClientSession) -> None:
     times = iter([1.0, 2.0, 3.0])
     async with StandInCrm(clock=lambda: next(times)) as crm:
         crm.script = [500]

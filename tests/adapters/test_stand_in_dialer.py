@@ -331,7 +331,7 @@ def _short(said: str) -> str:
         ("V1300153050000012346", {"call_date": "2025-11-30 01:53:05"}, "2025-11-30 01:53:05"),
     ],
 )
-async def test_a_call_that_is_over_has_the_date_that_its_id_tells(
+async def test_a_call_that_is_over_has_the_date_in_its_id(
     call_id: str, fields: dict[str, Any], date: str, session: aiohttp.ClientSession
 ) -> None:
     async with StandInDialer(clock=lambda: 0.0, wall=lambda: BEGAN + 60) as dialer:
@@ -589,7 +589,7 @@ async def test_a_planted_answer_may_be_for_a_few_times_or_decided_each_time(
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in {"huge", "bomb"}])
-async def test_it_breaks_in_every_way_it_is_told_to(fault: Fault) -> None:
+async def test_it_breaks_in_every_way(fault: Fault) -> None:
     quick = aiohttp.ClientTimeout(total=0.3)
     async with StandInDialer() as dialer, aiohttp.ClientSession(timeout=quick) as session:
         dialer.fault = fault
@@ -755,7 +755,7 @@ async def test_its_answers_take_their_service_time(
     assert asyncio.get_running_loop().time() - began >= 8 * 0.02 / 2
 
 
-async def test_each_request_is_told_when_it_is_over(
+async def test_each_request_is_reported_when_it_is_over(
     dialer: StandInDialer, session: aiohttp.ClientSession
 ) -> None:
     observed: list[DialerRequest] = []

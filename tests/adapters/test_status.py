@@ -91,7 +91,7 @@ async def test_a_worker_that_is_well() -> None:
     ]
 
 
-async def test_dead_letters_are_told_of_though_all_is_well() -> None:
+async def test_dead_letters_are_shown_although_all_is_well() -> None:
     code, lines = await status_of(answer(queues={"crm-sync.dead-letters": 5}))
     assert code == 0
     assert lines[0].endswith("but 5 in the dead letters need a person: crm-sync dead-letters list")

@@ -607,7 +607,7 @@ class Unreliable(SpanExporter):
         return next(self._results)
 
 
-def test_a_collectors_trouble_is_told_of_once_and_its_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collectors_trouble_is_logged_once_and_its_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_log", structlog.get_logger())
     well, bad = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
     exporter = WatchedExporter(Unreliable(well, bad, bad, well, well, bad))

@@ -164,7 +164,7 @@ def test_a_webhook_needs_an_address() -> None:
 # --- what each status means
 
 
-async def test_each_try_is_told_of_by_the_class_of_its_answer(crm: StandInCrm) -> None:
+async def test_each_try_is_reported_by_the_class_of_its_answer(crm: StandInCrm) -> None:
     observed: list[str] = []
     async with connected(crm.url, observe=observed.append) as sink:
         crm.script = [204, 302, 404, 503]
@@ -407,7 +407,7 @@ async def refusal(body: bytes, *, url: str = "/api", login: str = "", cut: int |
         return await rejected(sink)
 
 
-async def test_a_refusal_tells_the_first_500_bytes() -> None:
+async def test_a_refusal_holds_the_first_500_bytes() -> None:
     assert await refusal(b'{"error":"no such lead"}') == (
         'the webhook answered 422: \'{"error":"no such lead"}\''
     )
@@ -417,7 +417,7 @@ async def test_a_refusal_tells_the_first_500_bytes() -> None:
     assert (await refusal(b"\xff\x00\n")).endswith(r": '�\x00\n'")
 
 
-async def test_a_refusal_that_arrives_in_parts_is_told_whole() -> None:
+async def test_a_refusal_that_arrives_in_parts_is_shown_whole() -> None:
     assert (await refusal(b"no such lead", cut=3)).endswith(": 'no such lead'")
 
 

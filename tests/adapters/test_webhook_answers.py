@@ -208,7 +208,7 @@ NOT_HTTP = [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"ok", 
         (b"HTT", "close"),
     ],
 )
-async def test_an_answer_without_a_status_is_not_told_as_none(answer: bytes, then: str) -> None:
+async def test_an_answer_without_a_status_is_not_reported_as_none(answer: bytes, then: str) -> None:
     async with (
         RawServer(always(answer, then=then)) as server,
         connected(server.url, timeout=5) as sink,

@@ -245,7 +245,9 @@ async def test_a_file_is_published(connection: AbstractConnection, namespace: st
     assert (status, "there is no line 2000" in stderr) == (1, True)
 
 
-async def test_where_to_go_on_is_told(connection: AbstractConnection, namespace: str, tmp_path: Path) -> None:
+async def test_it_says_how_to_continue(
+    connection: AbstractConnection, namespace: str, tmp_path: Path
+) -> None:
     await bind(connection, namespace)
     path = tmp_path / "my events.ndjson"
     path.write_bytes(

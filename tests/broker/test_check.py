@@ -369,7 +369,7 @@ async def test_a_missing_permission_for_calls_does_not_keep_agents_from_being_tr
     assert found.text.endswith("; may use agent_campaigns")
 
 
-async def test_what_vicidial_would_make_of_the_settings_is_told(
+async def test_what_vicidial_would_make_of_the_settings_is_named(
     environment: pytest.MonkeyPatch, dialer: StandInDialer
 ) -> None:
     environment.setenv("CRM_SYNC_VICIDIAL__PASSWORD", f"{DEFAULT_PASSWORD}!&")

@@ -47,7 +47,7 @@ def not_the_brokers(message: AbstractIncomingMessage) -> dict[str, Any]:
     return {name: value for name, value in message.headers.items() if not name.startswith("x-")}
 
 
-async def test_a_letter_of_ours_tells_all_it_knows(bench: Letters) -> None:
+async def test_a_letter_of_ours_holds_all_it_knows(bench: Letters) -> None:
     await bench.bury(CALL, HEADERS)
     (letter,) = await bench.letters(1)
     assert letter == StoredDeadLetter(

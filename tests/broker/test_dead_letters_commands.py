@@ -60,7 +60,7 @@ async def test_list_counts_by_reason_and_type(bench: Letters) -> None:
     assert none.stdout == "none of the 4 dead letters is meant\n"
 
 
-async def test_show_tells_everything(bench: Letters) -> None:
+async def test_show_prints_everything(bench: Letters) -> None:
     await bench.bury_some()
     shown = (await command("show", "e-1")).stdout
     assert "error:        the webhook answered 422\n" in shown
@@ -302,7 +302,7 @@ async def test_export_writes_all_and_takes_nothing(bench: Letters, tmp_path: Pat
     await bench.holds(bench.topology.dead_letters, 4)
 
 
-async def test_an_export_replaces_no_file_unless_it_is_told_to(bench: Letters, tmp_path: Path) -> None:
+async def test_an_export_replaces_no_file_unless_forced(bench: Letters, tmp_path: Path) -> None:
     await bench.bury_some()
     file = tmp_path / "out.ndjson"
     file.write_text("the only copy\n")

@@ -165,7 +165,7 @@ async def test_a_refused_publish_to_the_outbound_exchange_breaks_off_no_copy(
         (PublishError("no connection"), FailureKind.OUTAGE, False),
     ],
 )
-async def test_what_the_publisher_says_tells_whose_fault_it_is(
+async def test_what_the_publisher_says_shows_whose_fault_it_is(
     error: PublishError,
     kind: FailureKind,
     answered: bool,  # noqa: FBT001

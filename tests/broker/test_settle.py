@@ -212,7 +212,7 @@ class TestDeadLetters:
         }
         await bench.holds(bench.queue(), 0)
 
-    async def test_the_last_copy_tells_how_often_it_was_tried(self, bench: Bench) -> None:
+    async def test_the_last_copy_says_how_often_it_was_tried(self, bench: Bench) -> None:
         async def give_up(inbound: Inbound) -> Disposition:
             if inbound.attempt < 3:
                 return await retry(inbound)
@@ -335,7 +335,7 @@ class TestCancellation:
         if was_acknowledged:
             await bench.holds(bench.topology.dead_letters, 1)
 
-    async def test_before_the_settling_it_gives_the_message_back(self, bench: Bench) -> None:
+    async def test_before_the_settling_the_message_is_requeued(self, bench: Bench) -> None:
         async def never(_: Inbound) -> Disposition:
             await asyncio.Event().wait()
             return Ack()

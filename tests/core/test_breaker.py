@@ -800,7 +800,7 @@ def test_an_answer_that_nobody_can_read_counts_always_and_changes_nothing(
 # --- the status -----------------------------------------------------------------------------------
 
 
-def test_the_status_tells_why_and_since_when_and_until_when(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_the_status_says_why_and_since_when_and_until_when(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 4)
     breaker.failed(FailureKind.OUTAGE, "HTTP 502")
     clock.now += 0.25

@@ -109,7 +109,7 @@ def test_each_type_of_event_has_a_breaker_for_the_function_that_it_needs() -> No
     assert {*FUNCTIONS.values()} < {*NAMES}
 
 
-def test_by_default_they_run_on_the_worlds_clock_and_tell_nobody() -> None:
+def test_by_default_they_run_on_the_worlds_clock_and_notify_nobody() -> None:
     breakers = CircuitBreakers(full=1, probe_max=timedelta(seconds=30), refused_probe=timedelta(minutes=5))
     breakers.login_refused(LOGIN_REFUSED, A_WHILE)
     wait = breakers.next_change_in()

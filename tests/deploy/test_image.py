@@ -51,7 +51,7 @@ def context() -> list[str]:
 
 
 class TestTheDockerfile:
-    def test_hadolint_finds_nothing_and_is_told_to_ignore_nothing(self, tmp_path: Path) -> None:
+    def test_hadolint_finds_nothing_and_has_to_ignore_nothing(self, tmp_path: Path) -> None:
         text = DOCKERFILE.read_text(encoding="utf-8")
         assert "hadolint ignore" not in text
         assert self.lint(text, tmp_path) == ""

@@ -327,7 +327,7 @@ async def test_an_event_that_no_queue_takes_waits_for_one(
     assert event_of(await take(queue))["call_id"] == CALL["call_id"]
 
 
-async def test_a_disk_that_is_full_is_told_to_vicidial_and_spoils_no_line(tmp_path: Path) -> None:
+async def test_a_disk_that_is_full_is_reported_to_vicidial_and_spoils_no_line(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, "amqp://127.0.0.1:1/", "nowhere", limit=400)
     try:
         await bridge.ready()

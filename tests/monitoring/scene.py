@@ -111,15 +111,15 @@ class _Play:
         """Let calls end, and agents be onboarded."""
         while True:
             onboarding = {"event_id": str(uuid.uuid4()), "agent_user": AGENT}
-            self._tell(onboarding)
+            self._note(onboarding)
             await self._system.publish(onboarding, "agent.onboarded")
-            self._tell(*await end_some(self._system, self._calls, _AT_ONCE))
+            self._note(*await end_some(self._system, self._calls, _AT_ONCE))
             await asyncio.sleep(_EVERY)
 
     async def _some_are_buried(self) -> None:
         """Bury one that nobody can read, one that the dialer does not know, and one that the CRM refuses."""
         unknown, refused = call_ended(), self._calls.pop()
-        self._tell(unknown, refused)
+        self._note(unknown, refused)
         await self._system.crm.control(fail_ids={refused["event_id"]: [422]})
         await self._system.publish_all([b"{", unknown, refused])
         for reason in ("invalid_event", "not_found", "rejected_by_sink"):
@@ -146,7 +146,7 @@ class _Play:
         )
         await self._sees("max(crm_sync_dialer_function_left_out) == 1")
 
-    def _tell(self, *events: dict[str, Any]) -> None:
+    def _note(self, *events: dict[str, Any]) -> None:
         for event in events:
             self._scene.personal |= {str(event[key]) for key in ("event_id", "call_id") if key in event}
 

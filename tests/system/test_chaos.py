@@ -295,7 +295,7 @@ class TestTheProxy:
                 other.write(b"hello")
                 assert await reader.readexactly(5) == b"hello"
 
-    async def test_it_tells_when_it_sees_something(self, proxy: Proxy) -> None:
+    async def test_it_reports_when_it_sees_something(self, proxy: Proxy) -> None:
         seen = asyncio.create_task(proxy.sees(b"ell"))
         async with connected(proxy) as (_, writer):
             writer.write(b"hello")

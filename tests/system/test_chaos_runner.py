@@ -77,7 +77,7 @@ def broken_node() -> None:
     raise OSError("no room")
 
 
-def test_without_a_node_all_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_node_each_verdict_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Node", no_node)
     with Runner(THREE, CALM, 1, tmp_path) as runner:
         for each in THREE:

@@ -228,7 +228,7 @@ def test_the_address_of_a_broker_in_the_environment_is_no_hindrance() -> None:
         (("--dialer-only", "--dialect", "klingon"), "klingon"),
     ],
 )
-def test_wrong_usage_is_told_at_once(arguments: tuple[str, ...], complaint: str) -> None:
+def test_wrong_usage_is_reported_at_once(arguments: tuple[str, ...], complaint: str) -> None:
     ended = run("demo", *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert complaint in " ".join(ended.stderr.split())

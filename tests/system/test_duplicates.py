@@ -76,7 +76,7 @@ class TestTheId:
 
 
 class TestTheWindow:
-    async def test_a_repeat_of_what_was_delivered_is_dropped_and_told_of(self, system: System) -> None:
+    async def test_a_repeat_of_what_was_delivered_is_dropped_and_logged(self, system: System) -> None:
         worker = await system.start(duplicates_window="10")
         event, other = await system.calls(2)
         await system.publish(event)

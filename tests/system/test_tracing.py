@@ -242,7 +242,7 @@ async def test_a_collector_that_is_down_harms_nothing(
     assert [each for each in worker.lines() if "opentelemetry" in each.get("logger", "")] == []
 
 
-async def test_a_collector_that_comes_back_is_told_of(system: System, collector: Collector) -> None:
+async def test_a_collector_that_comes_back_is_logged(system: System, collector: Collector) -> None:
     collector.status = 401
     worker = await system.start()
     await system.publish(await system.call())
