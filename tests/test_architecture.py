@@ -1,7 +1,7 @@
-"""The house keeps its shape: which room may import which, and how large a file or function may be.
+"""The rules of the architecture: which package may import which, and how long a function may be.
 
 Every rule is a function from the modules to the sentences about what breaks it,
-so that the rules themselves can be tried on a house that breaks them all.
+so that the rules themselves can be tried on modules that break them all.
 """
 
 import ast
@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[1]
 FUNCTION_LIMIT = 50
 
 ADAPTERS = frozenset({"crm", "rabbitmq", "vicidial", "sinks", "observe"})
-KNOW_EVERY_ROOM = frozenset({"worker.app", "worker.check"})
+KNOW_EVERY_PACKAGE = frozenset({"worker.app", "worker.check"})
 INSTALLERS = ("apt-get", "docker")
 CORE_LIBRARIES = frozenset({"pydantic", "pydantic_core", "typing_extensions"})
 MAY_IMPORT = {
     "core": {"core"},
     "settings": {"core", "settings"},
     "http": {"worker"},
-    **{room: {"core", "http", "settings", room, "worker"} for room in ADAPTERS},
+    **{package: {"core", "http", "settings", package, "worker"} for package in ADAPTERS},
     "app": {"core", "settings", "app", "worker", *ADAPTERS},
     "check": {"core", "http", "settings", "app", "check", "worker", *ADAPTERS},
     "commands": {"core", "settings", "app", "check", "commands", "worker", *ADAPTERS},
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "worker": set(),
 }
-"""By room: the first name below `worker`, or `worker` itself, which holds the version."""
+"""By package: the first name below `worker`, or `worker` itself, which holds the version."""
 
 _DECORATED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -68,31 +68,31 @@ class Module:
     @property
     def ours(self) -> set[str]:
         """The modules of the worker that it imports."""
-        return {name for name in self.imports if room_of(name) is not None}
+        return {name for name in self.imports if package_of(name) is not None}
 
 
-House = Mapping[str, Module]
-Rule = Callable[[House], Iterator[str]]
+Modules = Mapping[str, Module]
+Rule = Callable[[Modules], Iterator[str]]
 
 
-def room_of(name: str) -> str | None:
-    """Return the room of a module of the worker, `worker` for the package itself; `None` for any other."""
+def package_of(name: str) -> str | None:
+    """Return the package of a module of the worker, `worker` for the package itself; `None` for any other."""
     top, _, below = name.partition(".")
     return (below.partition(".")[0] or "worker") if top == "worker" else None
 
 
-def read_house(folder: Path) -> dict[str, Module]:
+def read_modules(folder: Path) -> dict[str, Module]:
     """Read all modules of the worker and of its tests, by their names."""
     found = [path for part in ("worker", "tests") for path in sorted((folder / part).rglob("*.py"))]
     files = {path.relative_to(folder): path for path in found}
     names = {place: ".".join(place.with_suffix("").parts).removesuffix(".__init__") for place in files}
-    house = {}
+    modules = {}
     for place, path in files.items():
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
         imports = frozenset(imported(tree, names[place], place.name, frozenset(names.values())))
-        house[names[place]] = Module(place.as_posix(), tree, imports)
-    return house
+        modules[names[place]] = Module(place.as_posix(), tree, imports)
+    return modules
 
 
 def imported(tree: ast.Module, name: str, file: str, known: frozenset[str]) -> Iterator[str]:
@@ -112,54 +112,54 @@ def imported(tree: ast.Module, name: str, file: str, known: frozenset[str]) -> I
 # --- the rules ------------------------------------------------------------------------------------
 
 
-def the_core_imports_nothing_but_the_standard_library_and_pydantic(house: House) -> Iterator[str]:
-    for name, module in house.items():
-        if room_of(name) == "core" and (others := module.libraries - CORE_LIBRARIES):
+def the_core_imports_nothing_but_the_standard_library_and_pydantic(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        if package_of(name) == "core" and (others := module.libraries - CORE_LIBRARIES):
             yield f"{module.path} imports {', '.join(sorted(others))}"
 
 
-def each_room_imports_only_what_it_may(house: House) -> Iterator[str]:
-    for name, module in house.items():
-        room = room_of(name)
-        if room is None:
+def each_package_imports_only_what_it_may(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        package = package_of(name)
+        if package is None:
             continue
-        allowed = MAY_IMPORT.get(room)
+        allowed = MAY_IMPORT.get(package)
         if allowed is None:
-            yield f"{module.path} is in a room that MAY_IMPORT does not know"
+            yield f"{module.path} is in a package that MAY_IMPORT does not know"
             continue
         for other in sorted(module.ours):
-            if room_of(other) not in allowed:
-                yield f"{module.path} imports {other}; {room} may import {sorted(allowed)}"
+            if package_of(other) not in allowed:
+                yield f"{module.path} imports {other}; {package} may import {sorted(allowed)}"
 
 
-def only_the_composition_root_knows_every_room(house: House) -> Iterator[str]:
-    for name, module in house.items():
-        known = {room_of(other) for other in module.ours} & ADAPTERS
-        if room_of(name) is not None and known == ADAPTERS and name not in KNOW_EVERY_ROOM:
-            yield f"{module.path} imports every adapter; only {sorted(KNOW_EVERY_ROOM)} may"
+def only_the_composition_root_knows_every_package(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        known = {package_of(other) for other in module.ours} & ADAPTERS
+        if package_of(name) is not None and known == ADAPTERS and name not in KNOW_EVERY_PACKAGE:
+            yield f"{module.path} imports every adapter; only {sorted(KNOW_EVERY_PACKAGE)} may"
 
 
-def the_worker_imports_no_simulator(house: House) -> Iterator[str]:
-    for name, module in house.items():
-        if room_of(name) is not None and "simulators" in module.libraries:
+def the_worker_imports_no_simulator(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        if package_of(name) is not None and "simulators" in module.libraries:
             yield f"{module.path} imports simulators, which the service goes without"
 
 
-def the_worker_installs_nothing(house: House) -> Iterator[str]:
-    for name, module in house.items():
-        for tool in INSTALLERS if room_of(name) is not None else ():
+def the_worker_installs_nothing(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        for tool in INSTALLERS if package_of(name) is not None else ():
             if any(tool in text for text in module.texts):
                 yield f"{module.path} names {tool}; the service installs nothing"
 
 
-def a_test_file_belongs_to_make_test_or_to_make_verify(house: House) -> Iterator[str]:
-    for name, module in house.items():
+def a_test_file_belongs_to_make_test_or_to_make_verify(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
         if name.startswith("tests.") and "pytest.mark.verify" in module.decorators:
             yield f"{module.path} marks some of its tests with verify; mark the file, or move them"
 
 
-def no_test_patches_a_constant(house: House) -> Iterator[str]:
-    for name, module in house.items():
+def no_test_patches_a_constant(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
         for node in ast.walk(module.tree) if name.startswith("tests.") else ():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr":
                 texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
@@ -168,17 +168,17 @@ def no_test_patches_a_constant(house: House) -> Iterator[str]:
                     yield f"{module.path}:{node.lineno} patches {target}; let it be an argument"
 
 
-def no_arrows_run_in_a_circle(house: House) -> Iterator[str]:
-    graph = {name: module.ours - {name} for name, module in house.items() if room_of(name) is not None}
+def no_imports_run_in_a_circle(modules: Modules) -> Iterator[str]:
+    graph = {name: module.ours - {name} for name, module in modules.items() if package_of(name) is not None}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         yield f"the modules import each other in a circle: {' <- '.join(error.args[1])}"
 
 
-def no_function_is_too_long(house: House) -> Iterator[str]:
-    for name, module in house.items():
-        for node in ast.walk(module.tree) if room_of(name) is not None else ():
+def no_function_is_too_long(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
+        for node in ast.walk(module.tree) if package_of(name) is not None else ():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines >= FUNCTION_LIMIT:
@@ -186,42 +186,42 @@ def no_function_is_too_long(house: House) -> Iterator[str]:
                     yield f"{where} {node.name} has {lines} lines; it must be under {FUNCTION_LIMIT}"
 
 
-def the_system_tests_import_nothing_of_the_worker(house: House) -> Iterator[str]:
-    for name, module in house.items():
+def the_system_tests_import_nothing_of_the_worker(modules: Modules) -> Iterator[str]:
+    for name, module in modules.items():
         if name.startswith("tests.system.") and module.ours:
             yield f"{module.path} imports {', '.join(sorted(module.ours))}; system tests see it from outside"
 
 
 RULES: tuple[Rule, ...] = (
     the_core_imports_nothing_but_the_standard_library_and_pydantic,
-    each_room_imports_only_what_it_may,
-    only_the_composition_root_knows_every_room,
+    each_package_imports_only_what_it_may,
+    only_the_composition_root_knows_every_package,
     the_worker_imports_no_simulator,
     the_worker_installs_nothing,
     a_test_file_belongs_to_make_test_or_to_make_verify,
     no_test_patches_a_constant,
-    no_arrows_run_in_a_circle,
+    no_imports_run_in_a_circle,
     no_function_is_too_long,
     the_system_tests_import_nothing_of_the_worker,
 )
 
 
 @pytest.fixture(scope="module")
-def our_house() -> House:
+def our_modules() -> Modules:
     """Read this project."""
-    return read_house(ROOT)
+    return read_modules(ROOT)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_house_keeps_the_rule(our_house: House, rule: Rule) -> None:
-    assert {"worker", "worker.app", "worker.core.pipeline", "tests.test_architecture"} <= our_house.keys()
-    broken = list(rule(our_house))
+def test_the_modules_keep_the_rule(our_modules: Modules, rule: Rule) -> None:
+    assert {"worker", "worker.app", "worker.core.pipeline", "tests.test_architecture"} <= our_modules.keys()
+    broken = list(rule(our_modules))
     assert not broken, "\n".join(["", *broken])
 
 
 # --- the rules see what breaks them ---------------------------------------------------------------
 
-BROKEN_HOUSE = {
+BROKEN_MODULES = {
     "worker/__init__.py": "",
     "worker/core/a.py": "import aiohttp.web\nfrom worker.core import b\nfrom worker import settings\n",
     "worker/core/b.py": "def f():\n    from . import a\n",
@@ -247,7 +247,7 @@ BROKEN_HOUSE = {
 }
 EXPECTED = [
     "worker/core/a.py imports aiohttp",
-    "worker/attic/x.py is in a room that MAY_IMPORT does not know",
+    "worker/attic/x.py is in a package that MAY_IMPORT does not know",
     "worker/cli.py imports worker.app; cli may import ['commands']",
     "worker/core/a.py imports worker.settings; core may import ['core']",
     "worker/settings/__init__.py imports worker.sinks.web; settings may import ['core', 'settings']",
@@ -265,11 +265,11 @@ EXPECTED = [
 
 
 def test_each_rule_names_the_file_that_breaks_it(tmp_path: Path) -> None:
-    for place, text in BROKEN_HOUSE.items():
+    for place, text in BROKEN_MODULES.items():
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text(text, encoding="utf-8")
-    house = read_house(tmp_path)
-    said = [sentence for rule in RULES for sentence in rule(house)]
+    modules = read_modules(tmp_path)
+    said = [sentence for rule in RULES for sentence in rule(modules)]
     (circle,) = [sentence for sentence in said if "in a circle" in sentence]
     assert "worker.core.a" in circle or "worker.sinks.web" in circle
     assert [sentence for sentence in said if sentence != circle] == EXPECTED
