@@ -151,8 +151,9 @@ async def test_an_account_is_prepared_once_and_may_be_again(clock: Clock) -> Non
     async with HubSpotStandIn(clock=clock) as crm, session_at(crm, clock, supervisor="77") as session:
         crm.seed("owners", {"id": "77"})
         for means in (Means.DONE, Means.DUPLICATE):
-            asked = [await session.ask(step, session.own_names()) for step in session.plan.prepare]
-            assert {verdict.means for _, verdict, _ in asked} == {means}
+            engine = await session.engine()
+            asked = [await session.ask(engine, step) for step in session.plan.prepare]
+            assert {verdict.means for _, verdict in asked} == {means}
         assert (await delivered(CrmSink(session), call())).outcome == "created"
         await CrmSink(session).deliver(agent("agent001", "ann@example.com", missing=("SALES1",)))
         assert len(crm.records["tasks"]) == 1

@@ -55,10 +55,18 @@ def _groups(settings: Settings, *, ping: bool) -> Iterator[_Group]:
     yield _Group(("dialer", "clock"), check_dialer(settings))
     if settings.sink.kind == "queue":
         yield _Group(("sink",), check_queue(settings))
+    elif settings.sink.kind == "crm":
+        yield _Group(("sink", "crm"), _check_crm(settings))
     else:
         wanted = {"sink": True, "tls": is_secure(settings.sink), "ping": ping}
         subjects = tuple(subject for subject, is_wanted in wanted.items() if is_wanted)
         yield _Group(subjects, check_webhook(settings, ping=ping))
+
+
+def _check_crm(settings: Settings) -> AsyncGenerator[Finding]:
+    from worker.check.crm import check_crm  # noqa: PLC0415 - only a CRM needs Jinja2
+
+    return check_crm(settings)
 
 
 async def _within_deadline(group: _Group) -> list[Finding]:
@@ -79,7 +87,7 @@ async def _within_deadline(group: _Group) -> list[Finding]:
 def check_settings(settings: Settings) -> Finding:
     """Check combinations of settings; each setting by itself is known to be valid."""
     slowest = settings.vicidial.timeout
-    if settings.sink.kind == "webhook":
+    if settings.sink.kind != "queue":
         slowest = max(slowest, settings.sink.timeout)
     warnings = []
     if settings.drain < slowest:

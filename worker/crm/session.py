@@ -76,23 +76,32 @@ class CrmSession:
             )
             return await self._hold(talk)
 
-    async def log_in(self) -> Access:
-        """Log in, unless a login is there. Raises `DeliveryUnavailable` or `MappingFailed`."""
-        with self._noting_refusals():
-            return await self._logins.get()
+    async def engine(self) -> Engine:
+        """Log in, and return what does single steps without a payload. Raises `DeliveryUnavailable`."""
+        names = {"settings": self._compiled.settings}
+        return Engine(self.plan, names, await self._logins.get(), self.memory, scrub=self.scrub.beginning)
 
-    async def ask(self, step: CompiledStep, names: Names) -> tuple[Answer, Verdict, dict[str, Any]]:
-        """Send the request of one step. Return the answer, what it means, and the names to read it with."""
-        with self._noting_refusals():
-            engine = Engine(
-                self.plan, names, await self._logins.get(), self.memory, scrub=self.scrub.beginning
-            )
-            answer, verdict, result = await self._hold(engine.ask(step))
-            return answer, verdict, answer.names(engine.names, result)
+    async def ask(self, engine: Engine, step: CompiledStep) -> tuple[Answer, Verdict]:
+        """Send the request of a step. Return the answer and what it means.
 
-    def own_names(self) -> dict[str, Any]:
-        """Return the names that are there without a payload."""
-        return {"settings": self._compiled.settings}
+        Raises:
+            DeliveryUnavailable: There is no answer.
+            MappingFailed: The request can't be written.
+        """
+        answer, verdict, _ = await self._hold(engine.ask(step))
+        return answer, verdict
+
+    async def do(self, engine: Engine, step: CompiledStep) -> Mapping[str, Any]:
+        """Do a step. Return its results, which the steps after it can use.
+
+        Raises:
+            DeliveryUnavailable: It can't be done now, or the CRM refuses us.
+            DeliveryRejected: The CRM does not accept it.
+            MappingFailed: The request can't be written.
+        """
+        results: Mapping[str, Any] = await self._hold(engine.do(step))
+        engine.names[step.name] = results
+        return results
 
     async def close(self) -> None:
         """End what is under way."""
@@ -124,9 +133,8 @@ class CrmSession:
         return await self._client.send(wanted)
 
     async def _log_in(self) -> Access:
-        access = await self._hold(
-            log_in(self.plan, self.own_names(), self.memory, scrub=self.scrub.beginning)
-        )
+        names = {"settings": self._compiled.settings}
+        access = await self._hold(log_in(self.plan, names, self.memory, scrub=self.scrub.beginning))
         for value in access.login.values():
             if isinstance(value, str) and len(value) >= SHORTEST_TOKEN:
                 self._learn(value)

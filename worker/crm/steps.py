@@ -217,6 +217,11 @@ class Engine:
         self._now = now
         self._is_login = is_login
 
+    @property
+    def url(self) -> str:
+        """The address of the API."""
+        return self._access.url
+
     def do(self, step: CompiledStep) -> Generator[HttpRequest | Renew, Answer | Access, dict[str, Any]]:
         """Do a step. Return its results, empty if it is left out."""
         if step.when is not None and not step.when.render(self.names):
@@ -245,10 +250,15 @@ class Engine:
             self._raise(step, answer, verdict)
         if verdict.wait is not None:
             self._memory.pause(None, verdict.wait)
-        taken = verdict.results
-        if not taken and step.take is not None:
-            taken = step.take.render(answer.names(self.names, result))
+        taken = verdict.results or self._taken(step, answer.names(self.names, result))
         return plain(taken) | ({"duplicate": True} if verdict.means is Means.DUPLICATE else {})
+
+    def _taken(self, step: CompiledStep, reading: Names) -> Mapping[str, Any] | None:
+        """Return the results of a step, None if the answer is not as expected: what is done stays done."""
+        try:
+            return None if step.take is None else step.take.render(reading)
+        except MappingFailed:
+            return None
 
     def ask(self, step: CompiledStep) -> _Talk:
         """Send a step's request. Return the answer, the verdict, and the result of the item in a batch.
