@@ -163,8 +163,9 @@ async def test_an_account_is_prepared_once_and_may_be_again(zoho: ZohoStandIn) -
     zoho.control({"fields": []})
     async with session_at(zoho, Clock()) as session:
         for means in (Means.DONE, Means.DUPLICATE):
-            asked = [await session.ask(step, session.own_names()) for step in session.plan.prepare]
-            assert [verdict.means for _, verdict, _ in asked] == [means]
+            engine = await session.engine()
+            asked = [await session.ask(engine, step) for step in session.plan.prepare]
+            assert [verdict.means for _, verdict in asked] == [means]
     async with sink_into(zoho) as sink:
         await sink.deliver(call())
     assert zoho.writes == {V1: 1}
