@@ -47,7 +47,14 @@ def test_they_are_all_found() -> None:
     assert names >= {
         *("worker", "simulators.broker", "simulators.dialer", "simulators.crm", "benchmarks"),
         "simulators.crms",
-        *("benchmarks.outage", "tests.tools", "tests.system.chaos", "generate.py", "receive.py"),
+        *(
+            "benchmarks.outage",
+            "benchmarks.crm",
+            "tests.tools",
+            "tests.system.chaos",
+            "generate.py",
+            "receive.py",
+        ),
         *("receive.mjs", "receive.php", "dispo_bridge.py", "coverage_floor.py"),
     }
 

@@ -1,10 +1,13 @@
 # ruff: noqa: ANN401 - a template gives any JSON
 """Templates: what they may say, what they give, and what is left out."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worker.crm import filters
 from worker.crm.expressions import LONGEST_TEXT, Compiler, Shape, Template, TemplateError
@@ -96,6 +99,8 @@ def mistakes(template: Any) -> list[str]:
         ("{{ event.url is none }}", True),
         ("{{ event.n is defined }}", True),
         ("{{ missing_later.id }}", None),
+        ("{{ [call.started_at, (1, 2)] }}", ["2026-11-20T19:05:09+00:00", [1, 2]]),
+        ("{{ {1: event.evil | html} }}", {"1": "&lt;b&gt;&amp;"}),
     ],
 )
 def test_a_template_gives_its_value(template: Any, value: Any) -> None:
@@ -179,6 +184,7 @@ def test_a_template_without_expressions_is_constant() -> None:
         ("{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}", "nested too deeply"),
         ("{{ " + "not " * 50 + "1 }}", "more than 30 levels"),
         ("{{ event.n }}" * 1000, "is longer than"),
+        (f"{{{{ {'1' * 5000} }}}}", "a number that is too long"),
     ],
 )
 def test_what_a_template_may_not_say_is_named_with_its_place(template: str, said: str) -> None:
@@ -204,6 +210,7 @@ def test_a_tree_is_at_most_so_deep() -> None:
     [
         ("{{ event.none | required('the agent has no owner') }}", "body.a: the agent has no owner"),
         ("{{ call.status | number }}", "body.a: is no number"),
+        ("{{ '1e308' | number | times(10) }}", "body.a: is no number"),
         ("{{ event.n < call.status }}", "body.a: can't compare int and str"),
         ("{{ event.n in event.yes }}", "body.a: can't compare"),
         ("{{ event[event.tags] }}", "body.a: TypeError in {{ event[event.tags] }}"),
@@ -222,4 +229,106 @@ def test_a_template_that_fails_names_its_place(template: str, said: str) -> None
 def test_rendering_changes_nothing_in_its_names() -> None:
     before = repr(NAMES)
     render({"a": "{{ event.tags | join }}", "b": "{{ event.items }}"})
+    assert repr(NAMES) == before
+
+
+TOKENS = st.sampled_from(
+    [
+        *(
+            "call",
+            "event",
+            "body",
+            "x",
+            "none",
+            "true",
+            "1",
+            "-1",
+            "1e9",
+            "'a'",
+            '"',
+            "[",
+            "]",
+            "(",
+            ")",
+            "{",
+            "}",
+        ),
+        *(
+            ".",
+            ",",
+            ":",
+            "|",
+            "~",
+            "+",
+            "*",
+            "**",
+            "%",
+            "<",
+            "==",
+            "!=",
+            "in",
+            "not",
+            "and",
+            "or",
+            "if",
+            "else",
+        ),
+        *(
+            "is",
+            "https",
+            "upper",
+            "join",
+            "default('x')",
+            "replace('a', 'b')",
+            "times(2)",
+            "clip(3)",
+            "json",
+            "int",
+        ),
+        *(
+            "__class__",
+            "_x",
+            "items",
+            "keys",
+            "pop",
+            "format",
+            "n",
+            "status",
+            "tags",
+            "results",
+            "[0]",
+            "['n']",
+        ),
+        *(
+            "{{",
+            "}}",
+            "{%",
+            "%}",
+            "{#",
+            "#}",
+            "for",
+            "set",
+            "endif",
+            "loop",
+            "self",
+            "caller",
+            "\\",
+            "\n",
+            "é",
+        ),
+    ]
+)
+
+
+@given(st.lists(TOKENS, max_size=20).map(" ".join), st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_whatever_is_written_is_refused_or_gives_data(text: str, alone: Any) -> None:
+    before = repr(NAMES)
+    compiler = Compiler(filters.PURE)
+    template = compiler.compile(f"{{{{ {text} }}}}" if alone else text, "body", SCOPE)
+    try:
+        value = template.render(NAMES)
+    except TemplateError:
+        value = None
+    json.dumps(value, allow_nan=False)
     assert repr(NAMES) == before

@@ -64,6 +64,14 @@ def test_the_services_wheel_holds_every_module_of_it_and_no_simulator(wheels: di
     assert modules <= found
 
 
+def test_the_services_wheel_holds_the_presets_of_crms(wheels: dict[str, Path], tmp_path: Path) -> None:
+    presets = {path.relative_to(ROOT).as_posix() for path in (ROOT / "worker").rglob("*.yaml")}
+    assert presets <= names_in(wheels["vicidial_crm_sync"])
+    done = run("worker crm list", wheels["vicidial_crm_sync"], folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "hubspot\tHubSpot" in done.stdout
+
+
 def test_the_simulators_wheel_holds_them_and_needs_the_service_of_its_version(
     wheels: dict[str, Path],
 ) -> None:

@@ -8,6 +8,7 @@ reaches no object of Python. A field of null is null, and a comparison with null
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -298,14 +299,28 @@ class _Leaf:
             return "".join(self._run(context))
         for _ in self._run(context):
             pass
-        found = context.vars[_VALUE]
-        if isinstance(found, Markup):
-            return str(found)
-        return found.isoformat() if isinstance(found, datetime) else found
+        return _plain(context.vars[_VALUE])
 
     def left_out(self, context: Context) -> Iterator[LeftOut]:
         if self.value(context) is None:
             yield LeftOut(self._path, self._source)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    match value:
+        case Markup():
+            return str(value)
+        case datetime():
+            return value.isoformat()
+        case float() if not math.isfinite(value):
+            raise Unusable("is no number")
+        case dict():
+            return {str(name): _plain(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case _:
+            return value
 
 
 class _Kept:
@@ -456,11 +471,14 @@ class Compiler:
         try:
             return _compiled(source, path, environment, _Checker(scope, self.filters))
         except Unusable as error:
-            return self._wrong(path, f"{error} (in {source[:200]!r})")
+            reason = f"{error} (in {source[:200]!r})"
         except TemplateSyntaxError as error:
-            return self._wrong(path, f"can't be parsed: {error.message} (in {source[:200]!r})")
+            reason = f"can't be parsed: {error.message} (in {source[:200]!r})"
         except (RecursionError, MemoryError, SyntaxError):
-            return self._wrong(path, "is nested too deeply")
+            reason = "is nested too deeply"
+        except ValueError:
+            reason = "has a number that is too long"
+        return self._wrong(path, reason)
 
     def _wrong(self, path: str, reason: str) -> _Node:
         self.problems.append(TemplateError(path, reason))
