@@ -72,7 +72,7 @@ async def test_calls_are_written_once_and_linked(espo: EspoStandIn) -> None:
     assert espo.max_concurrent <= 4
 
 
-async def test_a_correction_changes_the_record_and_keeps_its_links(espo: EspoStandIn) -> None:
+async def test_a_correction_changes_the_record_and_keeps_its_links_and_owner(espo: EspoStandIn) -> None:
     async with sink_into(espo, owners={"1000": AGENT}) as sink:
         await sink.deliver(call())
         await sink.deliver(call(status="B", talk_seconds=0, agent_user=None, direction="inbound"))
@@ -82,7 +82,7 @@ async def test_a_correction_changes_the_record_and_keeps_its_links(espo: EspoSta
         "Inbound",
         ["c1"],
     )
-    assert changed["assignedUserId"] == API_USER
+    assert changed["assignedUserId"] == AGENT
     assert espo.writes == {V1: 1}
 
 
