@@ -7,24 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from simulators.crms.base import CrmStandIn
+from tests.crm.deliver import settings_for
 from worker.core.payload import Payload
 from worker.crm.session import open_crm
 from worker.crm.sink import CrmSink
-from worker.settings import Settings
-
-VICIDIAL = {
-    "url": "https://dialer.example/vicidial/non_agent_api.php",
-    "user": "api",
-    "password": "hunter2-x",
-}
 
 
 @asynccontextmanager
 async def sink_into(crm: CrmStandIn, **own: Any) -> AsyncIterator[CrmSink]:  # noqa: ANN401 - any setting
     """Open the sink for a stand-in, with its settings and these."""
-    chosen = {"kind": "crm", "timeout": "5s", "crm": crm.settings() | own}
-    settings = Settings.model_validate({"vicidial": VICIDIAL, "sink": chosen})
-    async with open_crm(settings, connections=64) as session:
+    async with open_crm(settings_for(crm.settings() | own), connections=64) as session:
         yield CrmSink(session)
 
 

@@ -8,7 +8,10 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.pipedrive import PipedriveStandIn
+from tests.crm.deliver import settings_for
 from tests.crm.delivering import again, agent, call, sink_into
+from worker.check import Level
+from worker.check.crm import check_crm
 from worker.core.errors import DeliveryIncomplete, DeliveryRejected, DeliveryUnavailable, FailureKind
 from worker.core.ports import CrmRecord
 
@@ -114,3 +117,9 @@ async def test_a_refused_field_says_which(pipedrive: PipedriveStandIn) -> None:
     async with sink_into(pipedrive, owners={"1000": "78"}) as sink:
         with pytest.raises(DeliveryRejected, match="user 78 not found"):
             await sink.deliver(call())
+
+
+async def test_the_check_names_a_missing_activity_type(pipedrive: PipedriveStandIn) -> None:
+    findings = [each async for each in check_crm(settings_for(pipedrive.settings() | {"type": "chat"}))]
+    assert findings[-1].level is Level.FAILED
+    assert "create an activity type with this key" in findings[-1].advice[0]

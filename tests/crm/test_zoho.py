@@ -9,7 +9,10 @@ import pytest
 
 from simulators.crms.zoho import KEY, ZohoStandIn
 from tests.crm.attempts import Clock, session_at
+from tests.crm.deliver import settings_for
 from tests.crm.delivering import again, agent, call, sink_into
+from worker.check import Level
+from worker.check.crm import check_crm
 from worker.core.errors import DeliveryIncomplete, DeliveryRejected, DeliveryUnavailable, FailureKind
 from worker.core.ports import CrmRecord
 from worker.crm.preset import Means
@@ -157,6 +160,13 @@ async def test_a_missing_field_for_the_call_s_id_stops_all_calls(zoho: ZohoStand
             await sink.deliver(call())
     assert refused.value.kind is FailureKind.REFUSED
     assert not zoho.writes
+
+
+async def test_the_check_names_a_missing_field(zoho: ZohoStandIn) -> None:
+    zoho.control({"fields": []})
+    findings = {each.name: each async for each in check_crm(settings_for(zoho.settings()))}
+    assert findings["crm"].level is Level.FAILED
+    assert "run `crm-sync crm prepare`" in findings["crm"].advice[0]
 
 
 async def test_an_account_is_prepared_once_and_may_be_again(zoho: ZohoStandIn) -> None:
