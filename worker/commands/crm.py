@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.commands.common import load_or_exit, stop_with
+from worker.commands.crm_prepare import prepare
 from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import say, show_table
 from worker.core.scrub import printable
@@ -122,6 +123,9 @@ def diff(config: ConfigOption = None) -> None:
         )
     )
     _print("\n".join(lines) if lines else "nothing is changed")
+
+
+app.command(cls=Command)(prepare)
 
 
 def load_or_exit_crm(config: Path | None) -> CrmSettings:
