@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, ApiUser, StandInDialer
 from simulators.stand_in import Fault as Breakage
-from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, grown, put_off
+from tests.adapters.dialer_client import CALL, ROW, TIMES, connected, failure, let_limit_grow, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
@@ -108,7 +108,7 @@ async def test_a_changed_password_is_tried_alone_with_a_probe_and_lets_everythin
     dialer: StandInDialer, clock: Clock, file: PasswordFile
 ) -> None:
     async with connected(dialer.url, clock=clock, password_file=file.path) as client:
-        await grown(client, clock)
+        let_limit_grow(client, clock)
         before = dialer.served
         dialer.users[DEFAULT_USER].password = "changed"
         await failure(client, FailureKind.REFUSED)
@@ -306,7 +306,7 @@ async def test_a_changed_password_locks_nobody_out_and_the_new_one_is_taken_up_f
     async with connected(
         dialer.url, clock=clock, password_file=file.path, on_password=learnt.append, max_concurrency=8
     ) as client:
-        await grown(client, clock)
+        let_limit_grow(client, clock)
         dialer.delay = 0.05
         waiting = [asyncio.ensure_future(client.callid_info(CALL, TIMES)) for _ in range(1000)]
         await until(lambda: dialer.concurrent == 8)

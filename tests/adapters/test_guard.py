@@ -21,7 +21,7 @@ from simulators.dialer import (
     StandInDialer,
 )
 from simulators.dialer.requests import Plants
-from tests.adapters.dialer_client import CALL, TIMES, connected, grown, make_breakers, put_off
+from tests.adapters.dialer_client import CALL, TIMES, connected, let_limit_grow, make_breakers, put_off
 from tests.adapters.raw import until
 from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
@@ -132,7 +132,7 @@ async def test_one_failure_is_no_reason_to_ask_anything(client: DialerClient, di
 async def test_those_that_fail_at_one_time_share_the_probes(
     client: DialerClient, dialer: StandInDialer, breakers: CircuitBreakers, clock: Clock
 ) -> None:
-    await grown(client, clock)
+    let_limit_grow(client, clock)
     bring_into_doubt(breakers)
     dialer.delay = 0.1
     poison = [f"V120140509000000{n:04}" for n in range(8)]
@@ -399,7 +399,7 @@ async def test_its_timeouts_lower_no_limit_and_concern_no_other_breaker(
 ) -> None:
     timeout = timedelta(seconds=0.2)
     async with connected(dialer.url, clock=clock, breakers=breakers, timeout=timeout) as client:
-        await grown(client, clock)
+        let_limit_grow(client, clock)
         dialer.plant("1000", function=DETAILS, fault="hang")
         await asyncio.gather(*(client.user_details("1000") for _ in range(30)), return_exceptions=True)
         assert client.guard.limit == 8
