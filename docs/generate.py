@@ -1,4 +1,4 @@
-"""Write what the docs say of the code: settings, metrics, AsyncAPI, and the transitions of a circuit breaker.
+"""Write what the docs say of the code: settings, metrics, AsyncAPI, circuit breakers, and CRMs.
 
 python -m docs.generate            # write them
 python -m docs.generate --check    # only name the pages that are out of date; exit status 1 then
@@ -21,6 +21,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from docs import crm_pages
 from worker.commands.asyncapi import as_yaml, asyncapi
 from worker.core.retry import format_delay
 from worker.core.transitions import TRANSITIONS, State, Transition, Wait
@@ -323,6 +324,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
     "asyncapi.yaml": asyncapi_document,
+    **crm_pages.PAGES,
 }
 
 

@@ -23,7 +23,7 @@ from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEST_NAME = re.compile(r"`(test_\w+\.py)((?:::\w+)+)`")
 FILE_NAME = re.compile(
     r"`((?:worker|simulators|tests|docs|core|rabbitmq|vicidial|sinks|observe|check|commands)/[\w/]+\.py)`"

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.verify
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
+PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
 FROM_THE_ROOT = ["changelog", "contributing"]
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LIST_ITEM = re.compile(r"^ *(?:[-*]|\d{1,2}\.) ", re.MULTILINE)

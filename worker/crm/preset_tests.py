@@ -108,12 +108,13 @@ def read_cases(preset: str) -> tuple[Case, ...]:
 def failures(preset: str, case: Case, examples: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Play one test of a preset; return what differs from what is expected."""
     try:
-        return list(_compared(_played(preset, case, examples), case.expect))
+        return list(_compared(played(preset, case, examples), case.expect))
     except (PresetError, ValueError) as error:
         return [str(error)]
 
 
-def _played(name: str, case: Case, examples: Mapping[str, Mapping[str, Any]]) -> Rehearsal:
+def played(name: str, case: Case, examples: Mapping[str, Mapping[str, Any]]) -> Rehearsal:
+    """Play one test of a preset. Raises `PresetError` or `ValueError` if it can't be played."""
     if case.payload not in examples:
         raise ValueError(f"payload: {case.payload} is no example; known are {', '.join(examples)}")
     payload = copy.deepcopy(examples[case.payload])
