@@ -7,7 +7,7 @@ from worker.core.retry import format_delay
 from worker.crm.preset import Preset, Step
 
 WIDTH = 520
-_LEFT, _RIGHT = 60, 460
+_LEFT, _RIGHT = 66, 454
 _TOP = 74
 _ROW = 74
 _LONGEST_PATH = 52
@@ -107,7 +107,7 @@ def _note(step: Step) -> str:
 
 
 def _life(x: int, name: str, height: int, *, ours: bool) -> Iterator[str]:
-    width = 110
+    width = 116
     yield f'  <path class="life" d="M{x} 50V{height - 34}"/>'
     kind = "box ours" if ours else "box"
     yield f'  <rect class="{kind}" x="{x - width // 2}" y="12" width="{width}" height="38" rx="6"/>'
