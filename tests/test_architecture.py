@@ -161,7 +161,7 @@ def a_test_file_belongs_to_make_test_or_to_make_verify(modules: Modules) -> Iter
 def no_test_patches_a_constant(modules: Modules) -> Iterator[str]:
     for name, module in modules.items():
         for node in ast.walk(module.tree) if name.startswith("tests.") else ():
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr":
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr"):
                 texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
                 target = str(texts[0]).rpartition(".")[2] if texts else ""
                 if target.isupper():
@@ -241,7 +241,7 @@ BROKEN_MODULES = {
     "worker/observe/tools.py": "run(['apt-get', 'install', 'x'])",
     "tests/core/test_it.py": "@pytest.mark.verify\ndef test_x(): ...",
     "tests/core/test_patches.py": "monkeypatch.setattr(x, 'MOST', 1)\n"
-    "monkeypatch.setattr('worker.x.MOST', 1)\nmonkeypatch.setattr('worker.x.Most', 'A')\n",
+    "patched.setattr('worker.x.MOST', 1)\nmonkeypatch.setattr('worker.x.Most', 'A')\n",
     "tests/core/test_all.py": "pytestmark = [pytest.mark.system, pytest.mark.verify]",
     "tests/system/test_it.py": "import worker.app",
 }

@@ -27,10 +27,9 @@ from simulators.stand_in import Fault
 from tests.adapters.raw import Connection, RawServer
 from worker import check
 from worker.check import Finding, Level, worst
-from worker.check import webhook as webhook_check
 from worker.check.broker import about_version
 from worker.check.dialer import about_waiting, check_clock, describe
-from worker.check.webhook import about_answer, about_end
+from worker.check.webhook import about_answer, about_end, check_webhook
 from worker.cli import app
 from worker.commands import check as command
 from worker.commands import terminal
@@ -76,8 +75,8 @@ def free_port() -> Iterator[int]:
         yield taken.getsockname()[1]  # bound, yet nobody listens
 
 
-async def findings(*, ping: bool = False) -> dict[str, Finding]:
-    found = [finding async for finding in check.run(load(Settings), ping=ping)]
+async def findings(*, ping: bool = False, deadline: float = check.DEADLINE) -> dict[str, Finding]:
+    found = [finding async for finding in check.run(load(Settings), ping=ping, deadline=deadline)]
     by_name = {finding.name: finding for finding in found}
     assert len(by_name) == len(found), "one finding a subject"
     return by_name
@@ -485,15 +484,16 @@ async def test_no_tls_where_https_is_said(environment: pytest.MonkeyPatch, crm: 
 
 
 async def test_a_handshake_that_is_never_answered(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(webhook_check, "_CONNECT_TIMEOUT", 0.3)
     async with RawServer(Connection.gone) as server:
         environment.setenv("CRM_SYNC_SINK__URL", f"https://127.0.0.1:{server.port}/hook")
-        assert (await findings())["tls"].text == "no TLS handshake within 0.3 s"
+        found = [each async for each in check_webhook(load(Settings), ping=False, within=0.3)]
+    assert found[-1].text == "no TLS handshake within 0.3 s"
 
 
-async def test_a_host_that_accepts_no_connection_in_time(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(webhook_check, "_CONNECT_TIMEOUT", 0.0)
-    assert (await findings())["sink"].text.endswith(": no connection within 0 s")
+@pytest.mark.usefixtures("environment")
+async def test_a_host_that_accepts_no_connection_in_time() -> None:
+    (found,) = [each async for each in check_webhook(load(Settings), ping=False, within=0.0)]
+    assert found.text.endswith(": no connection within 0 s")
 
 
 async def test_payloads_that_would_go_unencrypted_are_a_warning(
@@ -659,11 +659,10 @@ async def test_a_check_that_hangs_ends(environment: pytest.MonkeyPatch) -> None:
         await reader.read()
         writer.close()
 
-    environment.setattr(check, "DEADLINE", 0.5)
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         environment.setenv("CRM_SYNC_BROKER__URL", f"amqp://127.0.0.1:{port}/")
-        found = await findings()
+        found = await findings(deadline=0.5)
         assert (found["broker"].level, found["broker"].text) == ("failed", "no result within 0.5 s")
         assert found["dialer"].level is Level.OK
         await asyncio.sleep(0.1)  # the connection that was given up is closed
@@ -676,10 +675,9 @@ async def test_what_was_found_before_the_deadline_is_kept(
         await connection.request()
         await connection.gone()
 
-    environment.setattr(check, "DEADLINE", 0.5)
     async with RawServer(hang) as server:
         environment.setenv("CRM_SYNC_SINK__URL", f"http://127.0.0.1:{server.port}/hook")
-        found = await findings(ping=True)
+        found = await findings(ping=True, deadline=0.5)
     assert levels(found)["sink"] == "ok"
     assert found["ping"] == Finding("ping", Level.FAILED, "no result within 0.5 s", ("check the network",))
 

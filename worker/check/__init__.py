@@ -34,13 +34,15 @@ class _Group:
     findings: AsyncGenerator[Finding]
 
 
-async def run(settings: Settings, *, ping: bool = False) -> AsyncIterator[Finding]:
+async def run(
+    settings: Settings, *, ping: bool = False, deadline: float = DEADLINE
+) -> AsyncIterator[Finding]:
     """Check everything at the same time. Yield one finding for each subject, in a fixed order.
 
     What can't be tried is left out: without a broker there is no finding about its alarms.
     """
     yield check_settings(settings)
-    tasks = [asyncio.ensure_future(_within_deadline(group)) for group in _groups(settings, ping=ping)]
+    tasks = [asyncio.create_task(_within(deadline, group)) for group in _groups(settings, ping=ping)]
     try:
         for task in tasks:
             for finding in await task:
@@ -69,17 +71,17 @@ def _check_crm(settings: Settings) -> AsyncGenerator[Finding]:
     return check_crm(settings)
 
 
-async def _within_deadline(group: _Group) -> list[Finding]:
+async def _within(deadline: float, group: _Group) -> list[Finding]:
     found: list[Finding] = []
     try:
-        async with asyncio.timeout(DEADLINE), aclosing(group.findings) as findings:
+        async with asyncio.timeout(deadline), aclosing(group.findings) as findings:
             async for finding in findings:
                 found.append(finding)  # noqa: PERF401 - keep what there is by the deadline
     except TimeoutError:
         names = [finding.name for finding in found]
         late = next((subject for subject in group.subjects if subject not in names), None)
         if late is not None:
-            text = f"no result within {DEADLINE:g} s"
+            text = f"no result within {deadline:g} s"
             found.append(Finding(late, Level.FAILED, text, ("check the network",)))
     return found
 

@@ -20,7 +20,7 @@ RENEW_WITHIN = 14
 """Days before a certificate expires from which on that is a warning."""
 _LARGEST_SKEW = 60
 """Seconds. Receivers accept a signature for five minutes, as Standard Webhooks advises."""
-_CONNECT_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 10.0
 _NO_PINGS = frozenset({400, 404, 405, 415, 422, 501})
 _REFUSED = frozenset({401, 403})
 
@@ -30,7 +30,9 @@ def is_secure(settings: SinkSettings) -> bool:
     return settings.url is not None and urlsplit(settings.url.get_secret_value()).scheme == "https"
 
 
-async def check_webhook(settings: Settings, *, ping: bool) -> AsyncGenerator[Finding]:
+async def check_webhook(
+    settings: Settings, *, ping: bool, within: float = CONNECT_TIMEOUT
+) -> AsyncGenerator[Finding]:
     """Resolve the host, connect, verify its certificate if it is https, and post a ping if `ping`."""
     if settings.sink.url is None:
         raise AssertionError  # the settings require it
@@ -38,15 +40,15 @@ async def check_webhook(settings: Settings, *, ping: bool) -> AsyncGenerator[Fin
     host, secure = parts.hostname or "", is_secure(settings.sink)
     port = parts.port or (443 if secure else 80)
     try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
+        async with asyncio.timeout(within):
             _, writer = await asyncio.open_connection(host, port)
     except OSError as error:  # a timeout is one, too
-        yield _unreached(host, port, error)
+        yield _unreached(host, port, error, within)
         return
     try:
         yield _reached(settings.sink, writer)
         if secure:
-            certificate = await _check_certificate(writer, host)
+            certificate = await _check_certificate(writer, host, within)
             yield certificate
             ping = ping and certificate.level is not Level.FAILED
     finally:
@@ -55,13 +57,13 @@ async def check_webhook(settings: Settings, *, ping: bool) -> AsyncGenerator[Fin
         yield await _ping(settings.sink)
 
 
-def _unreached(host: str, port: int, error: OSError) -> Finding:
+def _unreached(host: str, port: int, error: OSError, within: float) -> Finding:
     where = f"{host}:{port}"
     match error:
         case socket.gaierror():
             text, advice = f"there is no host {host}", "check the host's name in sink.url, and the DNS"
         case TimeoutError():
-            text = f"{where}: no connection within {_CONNECT_TIMEOUT:g} s"
+            text = f"{where}: no connection within {within:g} s"
             advice = "check sink.url and the firewalls"
         case _:
             text = f"{where}: {error.strerror or type(error).__name__}"
@@ -82,16 +84,16 @@ def _reached(settings: SinkSettings, writer: asyncio.StreamWriter) -> Finding:
     return Finding.of("sink", f"{where} reached; deliveries are {signed}", warnings=warnings)
 
 
-async def _check_certificate(writer: asyncio.StreamWriter, host: str) -> Finding:
+async def _check_certificate(writer: asyncio.StreamWriter, host: str, within: float) -> Finding:
     """Verify the certificate as a delivery does, and see when it expires."""
     try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
+        async with asyncio.timeout(within):
             await writer.start_tls(ssl.create_default_context(), server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         text = f"the certificate of {host} can't be verified ({error.verify_message})"
         advice = "check the host in sink.url; for a private authority set SSL_CERT_FILE"
     except TimeoutError:
-        text, advice = f"no TLS handshake within {_CONNECT_TIMEOUT:g} s", "check the port in sink.url"
+        text, advice = f"no TLS handshake within {within:g} s", "check the port in sink.url"
     except OSError as error:
         text = f"no TLS handshake ({getattr(error, 'reason', None) or type(error).__name__})"
         advice = "check the port and https or http in sink.url"
