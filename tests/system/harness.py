@@ -64,6 +64,8 @@ class Program:
         line = first_line(self.process)
         assert line, f"{name} could not be started"
         said = json.loads(line)
+        self.settings: dict[str, Any] = said.get("settings", {})
+        """Those by which the service uses it, if it says so."""
         self.url: str = said["url"]
         self.port: int = said["port"]
 
@@ -81,10 +83,10 @@ class Program:
             said: dict[str, Any] = await response.json()
             return said
 
-    async def report(self) -> dict[str, Any]:
+    async def report(self, path: str = "/control") -> dict[str, Any]:
         async with (
             aiohttp.ClientSession(timeout=_ANSWER_WITHIN) as session,
-            session.get(f"http://127.0.0.1:{self.port}/control") as response,
+            session.get(f"http://127.0.0.1:{self.port}{path}") as response,
         ):
             found: dict[str, Any] = await response.json()
             return found
