@@ -38,6 +38,7 @@ PRESET: dict[str, Any] = {
     "on_call": [{"step": "record", "repeat": "upsert", "post": "/calls", "body": {"a": 1}}],
     "receipt": {"id": "1"},
 }
+BATCH = {"max": 2, "wait": "1ms", "at": "items", "results": "{{ body }}"}
 REQUIRED = {
     "CRM_SYNC_VICIDIAL__URL": "https://dialer.example/x.php",
     "CRM_SYNC_VICIDIAL__USER": "api",
@@ -159,23 +160,28 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
         "on_call": [
             {"step": "find", "get": "/{{ x }}", "of": "search", "repeat": "upsert"},
             {"step": "find", "get": "/", "learn": {"table": "t", "key": "1", "value": "1"}},
-            {"step": "record", "post": "/{{ call.x }}"},
+            {"step": "record", "post": "/{{ call.x }}", "soft": True, "batch": BATCH},
+            {"step": "call", "post": "/"},
         ],
+        "receipt": {"new": True},
     }
     path.write_text(yaml.safe_dump(wrong), encoding="utf-8")
-    found = [each.removeprefix(f"{path}: ") for each in mistakes(crm(str(path), level="x"))]
+    found = [each.removeprefix("sink.crm.preset: ") for each in mistakes(crm(str(path), level="x"))]
     assert [each.partition(":")[0] for each in found] == [
         "settings.tables",
         "settings.x_file",
-        "on_call.record.repeat",
+        "receipt",
         "on_call.find.repeat",
+        "on_call.record.repeat",
+        "on_call.record",
         "on_call.find",
         "on_call.find.of",
-        "on_call.find",
         "on_call.find.learn.table",
+        "on_call.record.batch.at",
         "sink.crm.level (CRM_SYNC_SINK__CRM__LEVEL)",
         "on_call.find.path",
         "on_call.record.path",
+        "on_call.call",
     ]
 
 
@@ -188,7 +194,7 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
 )
 def test_a_preset_needs_what_makes_a_repeat_harmless(tmp_path: Path, steps: list[Any], said: str) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(PRESET | {"on_call": steps, "receipt": {}}), encoding="utf-8")
+    path.write_text(yaml.safe_dump(PRESET | {"on_call": steps}), encoding="utf-8")
     (problem,) = mistakes(crm(str(path)))
     assert said in problem
 
@@ -279,7 +285,9 @@ def test_a_section_that_is_none_is_named(tree: object, said: str, tmp_path: Path
 def test_compiling_names_what_is_wrong(preset: str) -> None:
     with pytest.raises(SettingsError, match="is required"):
         compiled(CrmSettings(), "https://dialer.example/x.php")
-    with pytest.raises(SettingsError, match=r"own: on_call\.record\.body\.x: has an unknown name y"):
+    with pytest.raises(
+        SettingsError, match=r"sink.crm.preset: on_call\.record\.body\.x: has an unknown name y"
+    ):
         compiled(crm(preset, fields={"x": "{{ y }}"}), "https://dialer.example/x.php")
 
 

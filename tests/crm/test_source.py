@@ -147,24 +147,37 @@ def test_all_wrong_rows_and_fields_are_named(tmp_path: Path) -> None:
         "sink.crm.fields: d.none: is not there, so it can't be removed",
     ]
     no_record = write(tmp_path, **OWN | {"on_call": []})
-    assert mistakes(no_record, {}, {"a": 1}) == ["sink.crm.fields: a: the preset has no step `record`"]
+    assert mistakes(no_record, {}, {"a": 1})[0] == "sink.crm.fields: a: the preset has no step `record`"
     assert "on_call: must be a list" in mistakes(write(tmp_path, **OWN | {"on_call": "x"}), {}, {"a": 1})
 
 
 def test_all_mistakes_in_the_shape_are_named_with_their_places(tmp_path: Path) -> None:
     steps = [
-        {"step": "find", "get": "/a", "cach": {}, "soft": "perhaps"},
-        {"step": "record", "get": "/a", "post": "/b", "cache": {"by": "x", "found": "soon"}},
+        {
+            "step": "find",
+            "get": "/a",
+            "cach": {},
+            "soft": "perhaps",
+            "answers": [{"status": "5x", "means": "bad"}],
+        },
+        {
+            "step": "record",
+            "get": "/a",
+            "cache": {"by": "x", "found": "soon"},
+            "batch": {"max": 2, "wait": "1s", "results": "x"},
+        },
         "link",
     ]
     found = mistakes(
         write(tmp_path, **OWN | {"on_call": steps, "answers": [{"means": "fine"}], "titel": "x"})
     )
     assert [each.partition(":")[0] for each in found] == [
+        "on_call.find.answers[0].status",
         "on_call.find.soft",
         "on_call.find.cach",
         "on_call.record.cache.found",
         "on_call.record.cache.missing",
+        "on_call.record.batch.wait",
         "on_call[2]",
         "answers[0].means",
         "titel",

@@ -344,7 +344,7 @@ def test_the_first_rule_that_fits_decides_those_of_the_step_before_those_of_the_
         {"status": "400-404", "when": "{{ body.code == 'LOCKED' }}", "means": "retry"},
         {"status": [400, "5xx"], "means": "busy", "wait": "{{ headers['x-wait'] | number }}"},
     )
-    rules = [{"status": 4, "means": "done"}, {"status": "4xx", "means": "refused"}]
+    rules = [{"status": 499, "means": "done"}, {"status": "4xx", "means": "refused"}]
     compiled = preset(on_call=steps, answers=rules)
 
     def kind(answer: Answer) -> tuple[FailureKind, timedelta | None]:

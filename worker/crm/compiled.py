@@ -214,6 +214,9 @@ class _Walk:
         for step in steps:
             # Before its answer, a step's own name is an empty mapping: so a body that another step sends
             # too (`body_of`) can differ there.
+            if step.step in {"result", *_ANSWER, *scope}:
+                wrong = TemplateError(f"{place}.{step.step}", "the name is taken; use another one")
+                self._compiler.problems.append(wrong)
             self._step(step, f"{place}.{step.step}", {**names, step.step: _BEFORE})
             names[step.step] = _step_shape(step)
         return names

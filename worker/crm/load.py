@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,14 +11,11 @@ import yaml
 from pydantic import SecretStr
 
 from worker.crm.compiled import CompiledPreset, PresetError, compile_preset
-from worker.crm.preset import Preset, Repeat, SettingDeclaration, Step
-from worker.crm.source import read_preset
+from worker.crm.preset import Preset, SettingDeclaration
+from worker.crm.source import parse_preset
 from worker.settings.load import CRM, SettingsError
 from worker.settings.tree import PREFIX, CrmSettings
 from worker.settings.types import checked_url, parse_zone, read_secret, read_typed_yaml, visible
-
-RESERVED: Final = frozenset({"preset", "tables", "fields"})
-"""Names below `sink.crm` that no preset may give to a setting of its own."""
 
 Origins = Mapping[str, str]
 """Who gives a setting, by its path, as `worker.settings.load.sources` returns."""
@@ -41,7 +38,7 @@ def compiled(crm: CrmSettings, dialer: str, *, placeholders: bool = False) -> Co
     try:
         return compile_preset(preset, values, dialer=urlsplit(dialer).hostname or "")
     except PresetError as error:
-        raise SettingsError([f"{preset.crm}: {problem}" for problem in error.problems]) from error
+        raise SettingsError([f"{CRM}preset: {problem}" for problem in error.problems]) from error
 
 
 def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
@@ -55,7 +52,7 @@ def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
         try:
             compile_preset(preset, values)
         except PresetError as error:
-            problems += [f"{crm.preset}: {problem}" for problem in error.problems]
+            problems += [f"{CRM}preset: {problem}" for problem in error.problems]
     if problems or preset is None:
         raise SettingsError(problems)
     own = {
@@ -72,11 +69,10 @@ def _chosen(
     if crm.preset is None:
         path = f"{CRM}preset"
         return None, {}, [f"{path} ({_origin(path, origins)}): is required: the preset of the CRM"]
-    try:
-        preset = read_preset(crm.preset, crm.tables, crm.fields)
-    except PresetError as error:
-        return None, {}, [f"{CRM}preset: {problem}" for problem in error.problems]
-    problems = [f"{crm.preset}: {problem}" for problem in shape_problems(preset)]
+    preset, wrong = parse_preset(crm.preset, crm.tables, crm.fields)
+    problems = [problem if problem.startswith(CRM) else f"{CRM}preset: {problem}" for problem in wrong]
+    if preset is None:
+        return None, {}, problems
     values = setting_values(preset, crm, origins, problems, placeholders=placeholders)
     return preset, values, problems
 
@@ -220,42 +216,3 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "zone": _zone,
     "country": _country,
 }
-
-
-# --- the shape of a preset ------------------------------------------------------------------------
-
-
-def shape_problems(preset: Preset) -> Iterator[str]:
-    """Yield what is wrong with a preset as a whole; its templates are looked at when they are compiled."""
-    for name in preset.settings:
-        if name in RESERVED or name.endswith("_file"):
-            yield f"settings.{name}: the name is taken; use another one"
-    yield from _record_problems(preset.on_call)
-    groups = {limit.of for limit in preset.limits}
-    tables = {*preset.tables, *(name for name, each in preset.settings.items() if each.type == "table")}
-    lists = {"on_call": preset.on_call, "on_agent": preset.on_agent, "prepare": preset.prepare}
-    for place, steps in lists.items():
-        names = [step.step for step in steps]
-        for step in steps:
-            if names.count(step.step) > 1:
-                yield f"{place}.{step.step}: stands there twice"
-            if step.of is not None and step.of not in groups:
-                yield f"{place}.{step.step}.of: there is no limit of {step.of}"
-            if step.learn is not None and step.learn.table not in tables:
-                yield f"{place}.{step.step}.learn.table: there is no table {step.learn.table}"
-
-
-def _record_problems(steps: tuple[Step, ...]) -> Iterator[str]:
-    names = [step.step for step in steps]
-    if "record" not in names:
-        yield "on_call: needs a step `record`, which is the delivery"
-        return
-    place = names.index("record")
-    repeat = steps[place].repeat
-    if repeat is None:
-        yield f"on_call.record.repeat: is missing; it is one of {', '.join(Repeat)}"
-    elif repeat is Repeat.SEARCH and "known" not in names[:place]:
-        yield "on_call.record.repeat: search needs a step `known` before `record`"
-    for step in steps:
-        if step.repeat is not None and step.step != "record":
-            yield f"on_call.{step.step}.repeat: is only for `record`"

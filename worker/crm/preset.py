@@ -11,10 +11,12 @@ steps before, by their names. A template that reads an answer has `status`, `hea
 `body` (parsed JSON, else null) and `text` as well, and one of a batch's item `result`.
 """
 
+import re
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from worker.settings.types import Duration
 
@@ -23,7 +25,8 @@ Template = Any
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
-MAX_BATCH_WAIT_MS = 200
+_STATUS = re.compile(r"[1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?")
+LONGEST_BATCH_WAIT = timedelta(milliseconds=200)
 
 
 class _Part(BaseModel):
@@ -68,6 +71,14 @@ class Rule(_Part):
     say: Template = Field(None, description="The CRM's reason, for the log and the dead letter.")
     take: dict[Name, Template] = Field({}, description="For `duplicate`: results that replace the step's.")
 
+    @field_validator("status")
+    @classmethod
+    def _check_status(cls, value: Any) -> Any:
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and _STATUS.fullmatch(str(each)) is None:
+                raise ValueError("must be a status such as 429, 4xx or 500-504, or a list of these")
+        return value
+
 
 class Cache(_Part):
     """Keep a step's results for a while. Steps that name the same cache share it."""
@@ -102,6 +113,13 @@ class Batch(_Part):
     errors: Template = Field(None, description="A second list of results, of items that failed.")
     match: Template = Field(None, description="The `key` that a `result` belongs to; unset: by order.")
     each: tuple[Rule, ...] = Field((), description="What the `result` of one item means; else `done`.")
+
+    @field_validator("wait")
+    @classmethod
+    def _check_wait(cls, value: timedelta) -> timedelta:
+        if value > LONGEST_BATCH_WAIT:
+            raise ValueError("must be at most 200ms, which each delivery may wait")
+        return value
 
 
 class Request(_Part):
@@ -183,7 +201,9 @@ class Login(_Part):
     """How a login is made, once for all requests. Its results are the name `login`."""
 
     steps: tuple[Step, ...] = Field(min_length=1)
-    take: dict[Name, Template] = Field(description="From the results of its steps, by their names.")
+    take: dict[Name, Template] = Field(
+        min_length=1, description="From the results of its steps, by their names."
+    )
     lifetime: Template = Field("1h", description="A duration, or an expression in seconds.")
     url: Template = Field(None, description="The address of the API, if the login names it.")
     hosts: tuple[str, ...] = Field((), description="Suffixes, one of which the host of `url` must end with.")

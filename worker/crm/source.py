@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from worker.crm.compiled import PresetError
 from worker.crm.preset import Preset
 from worker.crm.problems import explained
+from worker.crm.shape import shape_problems
 from worker.settings.types import NamedTwice, read_typed_yaml
 
 LARGEST: Final = 512 * 1024
@@ -50,15 +51,26 @@ def read_preset(
     Raises:
         PresetError: It can't be read; every mistake is named.
     """
+    preset, problems = parse_preset(name, tables, fields)
+    if preset is None or problems:
+        raise PresetError(problems)
+    return preset
+
+
+def parse_preset(
+    name: str, tables: Mapping[str, Any] | None = None, fields: Mapping[str, Any] | None = None
+) -> tuple[Preset | None, list[str]]:
+    """Return a preset, None if it can't be read, and all that is wrong with it; see `read_preset`."""
     problems: list[str] = []
-    data = _changed(_read_chain(name), tables or {}, fields or {}, problems)
+    try:
+        data = _changed(_read_chain(name), tables or {}, fields or {}, problems)
+    except PresetError as error:
+        return None, error.problems
     try:
         preset = Preset.model_validate(data)
     except ValidationError as error:
-        raise PresetError([*problems, *explained(error, data)]) from None
-    if problems:
-        raise PresetError(problems)
-    return preset
+        return None, [*problems, *explained(error, data)]
+    return preset, [*problems, *shape_problems(preset)]
 
 
 def read_merged(
