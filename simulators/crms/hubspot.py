@@ -141,15 +141,15 @@ class HubSpotStandIn(CrmStandIn):
         """Return the headers on limits, which the search does not have ("API usage guidelines")."""
         if request.path.endswith("/search"):
             return {}
-        told = {}
+        headers = {}
         if (rate := self.windows.get("rate")) is not None:
-            told["X-HubSpot-RateLimit-Max"] = str(rate.limit)
-            told["X-HubSpot-RateLimit-Remaining"] = str(rate.remaining)
-            told["X-HubSpot-RateLimit-Interval-Milliseconds"] = str(int(rate.seconds * 1000))
+            headers["X-HubSpot-RateLimit-Max"] = str(rate.limit)
+            headers["X-HubSpot-RateLimit-Remaining"] = str(rate.remaining)
+            headers["X-HubSpot-RateLimit-Interval-Milliseconds"] = str(int(rate.seconds * 1000))
         if (daily := self.windows.get("daily")) is not None:
-            told["X-HubSpot-RateLimit-Daily"] = str(daily.limit)
-            told["X-HubSpot-RateLimit-Daily-Remaining"] = str(daily.remaining)
-        return told
+            headers["X-HubSpot-RateLimit-Daily"] = str(daily.limit)
+            headers["X-HubSpot-RateLimit-Daily-Remaining"] = str(daily.remaining)
+        return headers
 
     def too_many(self, window: str, wait: float) -> web.Response:  # noqa: ARG002 - HubSpot does not say it
         """Return 429 without `Retry-After` ("Error handling" promises none)."""

@@ -135,8 +135,8 @@ class VtigerStandIn(CrmStandIn):
 
     def _add_user(self, number: str, name: str, key: str, **fields: str) -> None:
         common = {"is_admin": "off", "time_zone": "Europe/Berlin", "hour_format": "12", "status": "Active"}
-        told = {"user_name": name, "accesskey": key, "email1": f"{name}@example.com"}
-        self.seed("Users", common | told | fields | {"id": f"19x{number}"})
+        login = {"user_name": name, "accesskey": key, "email1": f"{name}@example.com"}
+        self.seed("Users", common | login | fields | {"id": f"19x{number}"})
 
     # One request.
 
@@ -271,8 +271,8 @@ class VtigerStandIn(CrmStandIn):
     def _answer(self, module: Module, record_id: str) -> Record:
         record = self.records[module.name][record_id]
         label = " ".join(str(record[name]) for name in module.label_fields if record[name])
-        told = {name: record.get(name, "") for name in module.fields}
-        return told | {"id": record_id, "label": html.escape(label[:255]).replace("&#x27;", "&#039;")}
+        values = {name: record.get(name, "") for name in module.fields}
+        return values | {"id": record_id, "label": html.escape(label[:255]).replace("&#x27;", "&#039;")}
 
     # Writing: Create.php, Update.php, Revise.php, Delete.php.
 

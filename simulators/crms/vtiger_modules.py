@@ -196,9 +196,9 @@ def types(*, admin: bool) -> dict[str, Any]:
     """Return what `listtypes` answers: to others than administrators without Users."""
     all_names = _TYPES.split()
     names = [each for each in all_names if admin or each != "Users"]
-    told = {}
+    information = {}
     for name in names:
         is_entity = name not in all_names[-_NO_ENTITIES:]
         label, singular = _LABELS.get(name, (name, name.removesuffix("s") if is_entity else name))
-        told[name] = {"isEntity": is_entity, "label": label, "singular": singular}
-    return {"types": names, "information": told}
+        information[name] = {"isEntity": is_entity, "label": label, "singular": singular}
+    return {"types": names, "information": information}

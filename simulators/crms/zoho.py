@@ -384,8 +384,8 @@ class ZohoStandIn(CrmStandIn):
                 check(value)
             except ValueError as expected:
                 what = expected.args[0]
-                told = {"maximum_length" if isinstance(what, int) else "expected_data_type": what}
-                raise Wrong("INVALID_DATA", "invalid data", name, **told) from expected
+                expectation = {"maximum_length" if isinstance(what, int) else "expected_data_type": what}
+                raise Wrong("INVALID_DATA", "invalid data", name, **expectation) from expected
         if "Outgoing_Call_Status" in record and record.get("Call_Type", "Outbound") != "Outbound":
             raise Wrong("INVALID_DATA", "invalid data", "Outgoing_Call_Status")
         self._check_lookups(record)

@@ -119,7 +119,7 @@ def test_a_payload_that_can_not_be_mapped_fails(tmp_path: Path) -> None:
         (["--example", "call", "--preset", "hubspot", "--answers", "none"], "none can't be read"),
     ],
 )
-def test_wrong_usage_is_told_from_failure(arguments: list[str], said: str) -> None:
+def test_wrong_usage_differs_from_failure(arguments: list[str], said: str) -> None:
     shown = crm_sync("map", *arguments)
     assert shown.exit_code == 2
     assert said in " ".join(shown.stderr.split())

@@ -128,7 +128,7 @@ def test_a_token_that_is_not_accepted_is_renewed_once() -> None:
         ({"token": {"status": 400}}, "refused", "the login is refused"),
     ],
 )
-def test_each_outcome_is_told(answers: dict[str, Any], outcome: str, says: str) -> None:
+def test_each_outcome_is_shown(answers: dict[str, Any], outcome: str, says: str) -> None:
     found = play({**FOUND, **answers})
     assert found.outcome == outcome
     assert says in found.says

@@ -65,7 +65,7 @@ async def test_a_refused_login_is_tried_again_at_once_with_a_new_secret(tmp_path
             assert (await worker.deliver()).record is not None
 
 
-async def test_a_token_is_told_to_the_log_and_never_shown() -> None:
+async def test_a_token_is_known_to_the_log_and_never_shown() -> None:
     async with SalesforceStandIn() as crm:
         crm.prepare()
         async with worker_for(crm) as worker:

@@ -230,11 +230,11 @@ async def test_five_searches_a_second_are_allowed_and_the_sixth_is_not(api: Api)
     assert (await api.ask("POST", SEARCH, search("x")))[0] == 200
 
 
-async def test_the_limits_are_told_and_kept(api: Api) -> None:
+async def test_the_limits_are_sent_and_kept(api: Api) -> None:
     api.crm.control({"rate": 2, "daily": 3})
     await api.upsert(item("V1"))
-    told = {name: value for name, value in api.headers.items() if name.startswith("X-HubSpot")}
-    assert told == {
+    limits = {name: value for name, value in api.headers.items() if name.startswith("X-HubSpot")}
+    assert limits == {
         "X-HubSpot-RateLimit-Max": "2",
         "X-HubSpot-RateLimit-Remaining": "1",
         "X-HubSpot-RateLimit-Interval-Milliseconds": "10000",
