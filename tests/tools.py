@@ -89,6 +89,10 @@ def _install_amqp_tools() -> None:
     _install("amqp-tools")
 
 
+def _install_curl() -> None:
+    _install("curl")
+
+
 def _install(*packages: str) -> None:
     if os.getuid() != 0:
         raise OSError(f"only root can install {' and '.join(packages)}")
@@ -120,6 +124,7 @@ def main() -> int:
         ("kustomize", find("kustomize") is not None, _build_kustomize),
         ("PHP and php-amqplib", bool(find("php") and PHP_LIBRARY.exists()), _install_php),
         ("amqp-publish", find("amqp-publish") is not None, _install_amqp_tools),
+        ("curl", find("curl") is not None, _install_curl),
         ("AsyncAPI's schema", ASYNCAPI_SCHEMA.exists(), _fetch_asyncapi_schema),
     ]
     missing = [(name, get) for name, there, get in wanted if not there]
