@@ -12,13 +12,15 @@ from worker.crm.preset import Limit
 
 LONGEST_TURN = 20.0
 """Seconds that a request waits for its turn at most."""
+SPREAD = 0.1
+"""Seconds by which two requests may come closer together on their way: a CRM counts them as they arrive."""
 
 
 class _Rate:
     """At most so many requests in any such time: a sliding window, as the vendors count."""
 
     def __init__(self, rate: int, seconds: float) -> None:
-        self._seconds = seconds
+        self._seconds = seconds + SPREAD
         self._starts: deque[float] = deque(maxlen=rate)
 
     def next(self, now: float) -> float:
@@ -26,7 +28,7 @@ class _Rate:
         full = len(self._starts) == self._starts.maxlen
         return max(now, self._starts[0] + self._seconds) if full else now
 
-    def reserve(self, start: float) -> None:
+    def count(self, start: float) -> None:
         """Count a request that starts then, which is no earlier than the one before it."""
         self._starts.append(start)
 
@@ -39,6 +41,8 @@ class _Bound:
         self.rate = None
         if limit.rate is not None and limit.per is not None:
             self.rate = _Rate(limit.rate, limit.per.total_seconds())
+        self.next_in_line = asyncio.Semaphore(1)
+        """Held by the request that waits for the rate; those behind it wait for this."""
         self.places = None if limit.concurrent is None else asyncio.Semaphore(limit.concurrent)
         what = [f"{limit.concurrent} at one time"] if limit.concurrent is not None else []
         if limit.rate is not None and limit.per is not None:
@@ -86,9 +90,7 @@ class Limits:
                 if bound.places is not None:
                     await self._take(bound, bound.places, until)
                     places.callback(bound.places.release)
-            for bound in reversed(bounds):  # those of the group are stricter, so its waits come first
-                if bound.rate is not None:
-                    await self._pause(bound, bound.rate, until)
+            await self._wait_for_rates(bounds, until)
             yield
 
     async def _take(self, bound: _Bound, places: asyncio.Semaphore, until: float) -> None:
@@ -101,14 +103,28 @@ class Limits:
         except TimeoutError as error:
             raise _busy(f"too many requests wait for our limit of {bound.name}", 1.0) from error
 
-    async def _pause(self, bound: _Bound, rate: _Rate, until: float) -> None:
-        now = self._clock()
-        start = rate.next(now)
-        if start > until:
-            raise _busy(f"our limit of {bound.name} is used up", start - now)
-        rate.reserve(start)
-        if start > now:
-            await asyncio.sleep(start - now)
+    async def _wait_for_rates(self, bounds: Iterable[_Bound], until: float) -> None:
+        """Wait until all rates allow a request, and count it in all of them at that moment.
+
+        A group's rate comes before that of all requests. It still allows the request when that of all does,
+        because no other one of the group gets past; and those that are not of the group do not wait for it.
+        """
+        rated = [(each, each.rate) for each in bounds if each.rate is not None]
+        rated.sort(key=lambda each: each[0].of is None)
+        start = self._clock()
+        async with AsyncExitStack() as held:
+            for bound, rate in rated:
+                await self._take(bound, bound.next_in_line, until)
+                held.callback(bound.next_in_line.release)
+                now = self._clock()
+                start = rate.next(max(start, now))
+                if start > until:
+                    raise _busy(f"our limit of {bound.name} is used up", start - now)
+                if start > now:
+                    await asyncio.sleep(start - now)
+            start = max(start, self._clock())  # a busy machine wakes us late
+            for _, rate in rated:
+                rate.count(start)
 
 
 def _busy(message: str, seconds: float) -> DeliveryUnavailable:
