@@ -205,6 +205,14 @@ def test_a_tree_is_at_most_so_deep() -> None:
     assert "levels deep" in mistakes(tree)[0]
 
 
+def test_a_preset_has_at_most_so_many_parts() -> None:
+    tree: Any = ["x", "x"]
+    for _ in range(25):
+        tree = [tree, tree]
+    (problem,) = mistakes(tree)
+    assert "there are too many" in problem
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

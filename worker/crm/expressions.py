@@ -28,6 +28,8 @@ LONGEST_SOURCE: Final = 8 * 1024
 """Of one text, in characters."""
 LONGEST_TEXT: Final = 64 * 1024
 """That one text may give, in characters."""
+MOST_PARTS: Final = 20_000
+"""Texts, mappings, lists and other values of one preset; aliases in YAML can make a short one large."""
 DEEPEST: Final = 30
 """Levels of a template, and of an expression."""
 
@@ -423,6 +425,7 @@ class Compiler:
     def __post_init__(self) -> None:
         self._plain = _Sandbox(self.filters, html=False)
         self._html = _Sandbox(self.filters, html=True)
+        self._parts = 0
 
     def compile(self, template: Any, path: str, scope: Mapping[str, Shape]) -> Template:
         """Return the compiled template; `scope` has the names that it may use, and their shapes.
@@ -434,8 +437,13 @@ class Compiler:
     def _node(  # noqa: PLR0911 - one for each kind
         self, template: Any, path: str, scope: Mapping[str, Shape], depth: int
     ) -> _Node:
+        self._parts += 1
         if depth > DEEPEST:
             return self._wrong(path, f"is nested more than {DEEPEST} levels deep")
+        if self._parts == MOST_PARTS:
+            return self._wrong(path, f"is the part number {MOST_PARTS} of the preset; there are too many")
+        if self._parts > MOST_PARTS:
+            return _Constant(None)
         match template:
             case str():
                 return self._text(template, path, scope)
