@@ -81,6 +81,10 @@ _REQUIRED = {
     "sink.url": "required for `webhook`",
     "sink.crm.preset": "required for `crm`",
 }
+_MORE = {
+    "sink.crm.preset": "[Into a CRM](crm/index.md) has a page for each, with the settings that it adds below"
+    " `sink.crm`.",
+}
 _UNSET = "unset"
 _BOUNDS = {
     "broker.url": "`amqp://` or `amqps://`, one host",
@@ -160,7 +164,8 @@ def settings_page() -> str:
 
 def _entry(setting: Setting) -> str:
     kind = ", ".join(filter(None, [setting.kind, setting.bounds]))
-    lines = [f"### {setting.path}\n", f"{setting.sentence}\n"]
+    sentence = " ".join(filter(None, [setting.sentence, _MORE.get(setting.path)]))
+    lines = [f"### {setting.path}\n", f"{sentence}\n"]
     lines.append(f"`{setting.variable}` · {kind} · {_default_in_words(setting.default)}\n")
     if setting.file is not None:
         name = setting.path.replace(".", "__")
