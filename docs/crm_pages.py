@@ -135,7 +135,7 @@ def _cell(text: str) -> str:
 
 def _about(preset: Preset, *, confirmed: bool) -> str:
     """Return what a preset says of itself; its last paragraph is what no real account has confirmed."""
-    *paragraphs, last = (" ".join(each.split()) for each in re.split(r"\n\s*\n", preset.about.strip()))
+    *paragraphs, last = (" ".join(each.split()) for each in re.split(r"\n+", preset.about.strip()))
     return "\n\n".join(paragraphs) if confirmed else last
 
 
