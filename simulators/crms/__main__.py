@@ -20,6 +20,7 @@ It prints one JSON line, with the settings by which crm-sync writes into it, and
 See what it holds and what it was asked:
 
     curl http://127.0.0.1:8601/report
+    curl http://127.0.0.1:8601/records
 
 Let it break, at any time:
 

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from aiohttp import web
@@ -30,7 +31,7 @@ CRM_FAULTS: Final[tuple[CrmFault, ...]] = get_args(CrmFault)
 DAY: Final = 86_400.0
 _KEPT_REQUESTS = 10_000
 _REPORTED_REQUESTS = 100
-_OWN_PATHS = ("/control", "/report")
+_OWN_PATHS = ("/control", "/report", "/records")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -295,16 +296,20 @@ class CrmStandIn(StandIn):
         return self.base_url
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve the vendor's routes and `/report`, all but that through the faults and limits."""
+        """Serve the vendor's routes, through the faults and limits, and `/report` and `/records`."""
 
         async def report(_: web.Request) -> web.Response:
             return web.json_response(self.report())
+
+        async def records(_: web.Request) -> web.Response:
+            return web.json_response(self.records, dumps=partial(json.dumps, default=str))
 
         @web.middleware
         async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await (handler if request.path in _OWN_PATHS else self._watched(handler))(request)
 
         app.router.add_get("/report", report)
+        app.router.add_get("/records", records)
         app.middlewares.append(watch)
         self.route(app)
 
