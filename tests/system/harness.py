@@ -68,8 +68,6 @@ class Program:
         """Those by which the service uses it, if it says so."""
         self.url: str = said["url"]
         self.port: int = said["port"]
-        self.settings: dict[str, Any] = said.get("settings", {})
-        """By which the worker uses it, if it tells."""
 
     def end(self) -> None:
         """Stop it and wait."""

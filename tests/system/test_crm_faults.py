@@ -1,7 +1,7 @@
 """Calls are written into each CRM while everything fails: each call is there once, with its own fields.
 
-The CRMs are stand-ins that are as strict as the vendors. Workers are killed, answers are lost after the write,
-tokens end, and the CRM refuses everything as too many requests, or is away.
+The CRMs are stand-ins that are as strict as the vendors. Workers are killed, answers are lost after the
+write, tokens end, and the CRM refuses everything as too many requests, or is away.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import aiohttp
 import pytest
 
 from tests.system.harness import Program, System, Worker, call_ended, eventually
@@ -57,14 +56,6 @@ async def crm(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Progra
         program.end()
 
 
-async def looked_at(crm: Program, path: str) -> dict[str, Any]:
-    """Return what the stand-in tells of itself."""
-    address = f"http://127.0.0.1:{crm.port}/{path}"
-    async with aiohttp.ClientSession() as session, session.get(address) as response:
-        found: dict[str, Any] = await response.json()
-        return found
-
-
 async def write_into(system: System, crm: Program) -> Worker:
     """Start a worker that writes into the stand-in."""
     given = {
@@ -98,9 +89,9 @@ async def test_each_call_is_written_once_whatever_fails(system: System, crm: tup
 
     await eventually(lambda: all_done(system, worker, program), WRITTEN_WITHIN)
     await system.nothing_dead()
-    report = await looked_at(program, "report")
+    report = await program.report("/report")
     assert report["doubles"] == {}
-    records = (await looked_at(program, "records"))[RECORDS[name]]
+    records = (await program.report("/records"))[RECORDS[name]]
     assert len(records) == CALLS
     assert len(report["writes"]) == CALLS
     for event, phone in zip(events, phones, strict=True):
@@ -114,7 +105,7 @@ async def all_done(system: System, worker: Worker, crm: Program) -> bool:
 
     The log does not say so: a worker may be killed between an acknowledgement and its log line.
     """
-    if len((await looked_at(crm, "report"))["writes"]) < CALLS:
+    if len((await crm.report("/report"))["writes"]) < CALLS:
         return False
     for _ in range(
         2
