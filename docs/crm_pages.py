@@ -77,8 +77,7 @@ def page(name: str) -> str:
     return _filled(
         f"crm/{name}.md",
         {
-            "about": lambda: _about(preset, confirmed=True),
-            "not_confirmed": lambda: _about(preset, confirmed=False),
+            "not_confirmed": lambda: _not_confirmed(preset),
             "settings": lambda: _settings(preset),
             "requests": lambda: _requests(preset),
             "example": lambda: _example(name),
@@ -133,10 +132,10 @@ def _cell(text: str) -> str:
 # --- of one preset --------------------------------------------------------------------------------
 
 
-def _about(preset: Preset, *, confirmed: bool) -> str:
-    """Return what a preset says of itself; its last paragraph is what no real account has confirmed."""
-    *paragraphs, last = (" ".join(each.split()) for each in re.split(r"\n+", preset.about.strip()))
-    return "\n\n".join(paragraphs) if confirmed else last
+def _not_confirmed(preset: Preset) -> str:
+    """Return the last paragraph of what a preset says of itself."""
+    *_, last = preset.about.strip().split("\n")
+    return last
 
 
 def _settings(preset: Preset) -> str:

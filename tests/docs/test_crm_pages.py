@@ -78,6 +78,7 @@ async def test_the_lines_of_the_readme_lead_to_a_call_in_the_crm(
     """As a person types them; only the addresses are this test's."""
     need("curl")
     lines = example((ROOT / "README.md").read_text(encoding="utf-8"), "crm")
+    assert example(read("index"), "crm") == lines
     crm, dialer = free_port(), free_port()
     for shown, real, count in (
         ("amqp://guest:guest@127.0.0.1:5672/", broker_url, 1),
