@@ -23,6 +23,7 @@ from worker.crm.source import read_preset, shipped
 
 FOLDER = Path(__file__).parent
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_ADDRESS = re.compile(r"https://[\w./-]*\w")
 _EXPRESSION = re.compile(r"\{\{\s*(.*?)\s*(?:\|[^}]*)?\}\}")
 
 _STEPS: Mapping[str, str] = {
@@ -139,7 +140,10 @@ def _not_confirmed(preset: Preset) -> str:
 
 
 def _settings(preset: Preset) -> str:
-    rows = ((f"`{name}`", each.about, _default(each)) for name, each in preset.settings.items())
+    rows = (
+        (f"`{name}`", _ADDRESS.sub(r"`\g<0>`", each.about), _default(each))
+        for name, each in preset.settings.items()
+    )
     return _table(("setting", "what it is", "default"), rows)
 
 
