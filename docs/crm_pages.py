@@ -262,7 +262,12 @@ def _checks(preset: Preset) -> str:
     parts = [_table(("`crm-sync check` looks at", "if that fails"), rows)]
     if preset.prepare:
         steps = _listed(preset, "prepare", preset.prepare)
-        parts += ["", "`crm-sync crm prepare` does this; what is there already stays as it is:", "", *steps]
+        parts += [
+            "",
+            "`crm-sync crm prepare` shows this, asks, and does it; what is there already stays as it is:",
+            "",
+            *steps,
+        ]
     return "\n".join(parts)
 
 
