@@ -89,13 +89,14 @@ class FakeSink:
     log: list[str]
     failure: BaseException | None = None
     delivered: list[Payload] = field(default_factory=list)
+    receipt: Receipt = field(default_factory=lambda: Receipt("200"))
 
     async def deliver(self, payload: Payload) -> Receipt:
         self.log.append(f"deliver {payload.id}")
         if self.failure is not None:
             raise self.failure
         self.delivered.append(payload)
-        return Receipt("200")
+        return self.receipt
 
 
 class World:
@@ -388,6 +389,18 @@ async def test_a_payload_that_the_sink_has_without_the_rest_shows_that_it_works(
     assert (await world.process()).disposition == Retry(POLICY.delays[0], 2, "delivery_incomplete", "no link")
     world.breakers.sink_failed(DeliveryUnavailable("down"), "e0")
     assert world.breakers.all_closed, "five outages, but not in a row"
+
+
+async def test_a_payload_that_the_sink_passes_over_shows_nothing_of_it() -> None:
+    world = World(failure=DeliveryUnavailable("down"))
+    world.sink.receipt = Receipt("skipped", asked=False)
+    for _ in range(5):
+        world.sink.failure = DeliveryUnavailable("down")
+        await world.process()
+        world.sink.failure = None
+        if world.breakers.sink.state is State.CLOSED:
+            assert (await world.process()).disposition == Ack()
+    assert world.breakers.sink.state is State.OPEN, "five outages in a row"
 
 
 async def test_a_sink_that_refuses_the_login_is_left_alone_at_once() -> None:

@@ -159,6 +159,20 @@ async def test_a_full_batch_does_not_wait() -> None:
     assert [keys(body) for body in crm.bodies] == [["a", "b", "c"], ["d", "e", "f"]]
 
 
+async def test_a_batch_is_sent_when_nobody_adds_to_it_and_at_the_latest_after_its_wait() -> None:
+    crm = Crm()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await crm.send(request("a", wait="200ms"))
+    assert loop.time() - begun < 0.15
+    tasks = []
+    for _ in range(40):  # one each 5 ms
+        tasks.append(asyncio.create_task(crm.send(request("b", wait="100ms", max=1000))))
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*tasks)
+    assert len(crm.bodies) >= 3
+
+
 async def test_what_differs_in_more_than_its_items_is_not_sent_together() -> None:
     crm = Crm()
     await asyncio.gather(

@@ -102,8 +102,10 @@ def test_a_record_that_is_known_is_not_made_again() -> None:
 
 def test_a_call_that_the_preset_skips_is_delivered_without_a_request() -> None:
     talk = Talk({}, preset(skip_when="{{ call.status == 'NA' }}"))
-    assert talk.run(status="NA") == Done("skipped", {})
+    done = talk.run(status="NA")
+    assert (done, done.asked) == (Done("skipped", {}), False)
     assert talk.requests == []
+    assert Talk(good(), talk.compiled).run(status="SALE").asked
 
 
 def test_an_agents_event_has_steps_and_a_receipt_of_its_own() -> None:

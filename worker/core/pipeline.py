@@ -171,7 +171,8 @@ class Pipeline:
         except (DeliveryRejected, DeliveryIncomplete):
             self._breakers.sink_answered()
             raise
-        self._breakers.sink_answered()
+        if receipt.asked:
+            self._breakers.sink_answered()
         self._window.add(event)
         return receipt
 

@@ -48,6 +48,8 @@ class Receipt:
     detail: str
     record: CrmRecord | None = None
     """Set for a call that was delivered by a CRM's own API."""
+    asked: bool = True
+    """Whether the sink was asked at all: if not, nobody knows whether it works."""
 
 
 class Sink(Protocol):

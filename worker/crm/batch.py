@@ -12,6 +12,9 @@ from worker.crm.client import fresh
 from worker.crm.plan import CompiledBatch
 from worker.crm.steps import HttpRequest
 
+QUIET = 0.1
+"""The part of its longest wait after which a batch is sent if no item came: all others may wait for it."""
+
 _Group = tuple[Any, ...]
 
 
@@ -22,8 +25,15 @@ class _Open:
     request: HttpRequest
     """The first one: all others are equal but for their items."""
     batch: CompiledBatch
+    until: float
+    """When it is sent at the latest, in the loop's time."""
     waiting: list[tuple[list[Any], asyncio.Future[Answer]]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """Let its time not run out."""
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class Collector:
@@ -49,22 +59,23 @@ class Collector:
             batch.max,
             rest,
         )
+        loop, wait = asyncio.get_running_loop(), batch.wait.total_seconds()
         opened = self._open.get(group)
         if opened is None:
-            opened = self._open[group] = _Open(request, batch)
-            loop = asyncio.get_running_loop()
-            opened.timer = loop.call_later(batch.wait.total_seconds(), self._flush, group)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            opened = self._open[group] = _Open(request, batch, loop.time() + wait)
+        answer: asyncio.Future[Answer] = loop.create_future()
         opened.waiting.append((items, answer))
         if len(opened.waiting) >= batch.max:
             self._flush(group)
+        else:
+            opened.stop()
+            opened.timer = loop.call_at(min(loop.time() + QUIET * wait, opened.until), self._flush, group)
         return await answer
 
     async def close(self) -> None:
         """End what is being sent."""
         for opened in self._open.values():
-            if opened.timer is not None:
-                opened.timer.cancel()
+            opened.stop()
             for _, answer in opened.waiting:
                 answer.cancel()
         self._open.clear()
@@ -75,8 +86,7 @@ class Collector:
 
     def _flush(self, group: _Group) -> None:
         opened = self._open.pop(group)
-        if opened.timer is not None:
-            opened.timer.cancel()
+        opened.stop()
         task = asyncio.create_task(self._send_batch(opened))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)

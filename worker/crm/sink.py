@@ -38,14 +38,11 @@ class CrmSink:
 def _receipt(kind: str, done: Done) -> Receipt:
     detail = "; ".join([done.outcome, *(f"left out: {why}" for why in done.left_out)])
     if kind != "call.enriched":
-        return Receipt(detail)
-    record, linked = done.receipt.get("id"), done.receipt.get("linked")
-    return Receipt(
-        detail,
-        CrmRecord(
-            done.outcome, None if record is None else str(record), None if linked is None else str(linked)
-        ),
+        return Receipt(detail, asked=done.asked)
+    record, linked = (
+        None if value is None else str(value) for value in map(done.receipt.get, ("id", "linked"))
     )
+    return Receipt(detail, CrmRecord(done.outcome, record, linked), asked=done.asked)
 
 
 class KeyedLock:

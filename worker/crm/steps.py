@@ -12,7 +12,7 @@ import ipaddress
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, NoReturn, cast
 from urllib.parse import urlsplit
@@ -89,6 +89,8 @@ class Done:
     receipt: Mapping[str, Any]
     left_out: tuple[str, ...] = ()
     """Why steps were left out that can be done without."""
+    asked: bool = field(default=True, compare=False)
+    """Whether the CRM was asked at all."""
 
 
 Conversation = Generator[HttpRequest | Renew, Answer | Access, Done]
@@ -123,10 +125,10 @@ def carry_out(
         DeliveryIncomplete: The record is written, but another step is not done.
     """
     if plan.skip_when is not None and names["type"] == _CALL and plan.skip_when.render(names):
-        return Done("skipped", {})
+        return Done("skipped", {}, asked=False)
     steps = plan.on_call if names["type"] == _CALL else plan.on_agent
     if not steps:
-        return Done("skipped", {})
+        return Done("skipped", {}, asked=False)
     engine = Engine(plan, names, access, memory, scrub=scrub, now=now)
     return (yield from _Delivery(engine, steps, read_progress(plan.crm, progress)).run())
 
@@ -183,14 +185,15 @@ class _Delivery:
         left_out = tuple(str(error) for error in self._missing)
         if engine.names["type"] != _CALL:
             template = engine.plan.agent_receipt
-            return Done("done", {} if template is None else plain(template.render(engine.names)), left_out)
+            receipt = {} if template is None else plain(template.render(engine.names))
+            return Done("done", receipt, left_out, engine.asked)
         receipt = plain(engine.plan.receipt.render(engine.names))
         record = engine.names[RECORD]
         if record.get("duplicate") or RECORD in engine.skipped:
             outcome = "duplicate"
         else:
             outcome = "updated" if receipt.get("new") is False else "created"
-        return Done(outcome, receipt, left_out)
+        return Done(outcome, receipt, left_out, engine.asked)
 
 
 class Engine:
@@ -211,6 +214,7 @@ class Engine:
         self.plan = plan
         self.names = {**names, "login": access.login}
         self.skipped: set[str] = set()
+        self.asked = False
         self._access = access
         self._memory = memory
         self._scrub = scrub
@@ -268,7 +272,9 @@ class Engine:
         """
         alone = renewed = False
         while True:
-            answer = cast("Answer", (yield self.request(step, alone=alone)))
+            request = self.request(step, alone=alone)
+            self.asked = True
+            answer = cast("Answer", (yield request))
             verdict, result = self._judge(step, answer)
             together = answer.shared is not None and answer.shared.count > 1
             if verdict.means is Means.TOKEN and self._access.lifetime is not None and not renewed:
