@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from pydantic import SecretStr
@@ -15,19 +15,24 @@ from tests.adapters.raw import closed_port
 from worker import __version__, app
 from worker.observe.health import ListenError
 from worker.settings import BrokerSettings, HttpSettings, Settings, SinkSettings, VicidialSettings
+from worker.settings.tree import CrmSettings
+
+Kind = Literal["webhook", "queue", "crm"]
+CRM: dict[str, Any] = {"preset": "hubspot", "token": "pat-na1-secret-password"}
 
 
-def chosen(*, kind: Literal["webhook", "queue"] = "webhook", http_port: int = 0) -> Settings:
+def chosen(*, kind: Kind = "webhook", http_port: int = 0) -> Settings:
+    url = SecretStr("http://127.0.0.1:1/") if kind == "webhook" else None
     return Settings(
         broker=BrokerSettings(url=SecretStr(f"amqp://127.0.0.1:{closed_port()}/")),
         vicidial=VicidialSettings(url="http://127.0.0.1:1/", user="u", password=SecretStr("secret-password")),
-        sink=SinkSettings(kind=kind, url=SecretStr("http://127.0.0.1:1/") if kind == "webhook" else None),
+        sink=SinkSettings(kind=kind, url=url, crm=CrmSettings(**CRM) if kind == "crm" else CrmSettings()),
         http=HttpSettings(host="127.0.0.1", port=http_port),
     )
 
 
-@pytest.mark.parametrize("kind", ["webhook", "queue"])
-async def test_a_worker_is_put_together_without_a_broker(kind: Literal["webhook", "queue"]) -> None:
+@pytest.mark.parametrize("kind", get_args(Kind))
+async def test_a_worker_is_put_together_without_a_broker(kind: Kind) -> None:
     async with app.assemble(chosen(kind=kind)) as worker:
         assert not worker.ready()
         status = worker.status()

@@ -9,8 +9,9 @@ from simulators.crms.__main__ import names, stand_in
 from simulators.crms.base import CrmStandIn
 from simulators.crms.hubspot import HubSpotStandIn
 from simulators.crms.salesforce import SalesforceStandIn
+from tests.adapters.raw import closed_port
 from tests.crm.deliver import settings_for
-from worker.check import Finding, Level
+from worker.check import Finding, Level, run
 from worker.check.crm import check_crm
 
 
@@ -86,3 +87,16 @@ async def test_a_check_that_can_not_be_written_says_where() -> None:
         own = {**crm.settings(), "key": ""}
         findings = await found({**own, "version": "{{"})
     assert findings["crm"].level is Level.FAILED
+
+
+async def test_the_whole_check_looks_at_the_crm_too() -> None:
+    broker = {"url": f"amqp://127.0.0.1:{closed_port()}/"}
+    async with HubSpotStandIn() as crm:
+        crm.prepare()
+        settings = settings_for(crm.settings(), broker=broker)
+        dialer = settings.vicidial.model_copy(update={"url": f"http://127.0.0.1:{closed_port()}/"})
+        all_of_them = [each async for each in run(settings.model_copy(update={"vicidial": dialer}))]
+    levels = {finding.name: finding.level for finding in all_of_them}
+    assert (levels["sink"], levels["crm"]) == (Level.OK, Level.OK)
+    assert (levels["broker"], levels["dialer"]) == (Level.FAILED, Level.FAILED)
+    assert all_of_them[0].text == "complete; the sink is a crm"
