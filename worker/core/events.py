@@ -111,10 +111,18 @@ _TOO_DEEP = f"arrays and objects are nested more than {MAX_DEPTH} deep"
 
 def parse_object(body: bytes, what: str = "the body") -> dict[str, Any]:
     """Parse a JSON object. Raises `InvalidEvent`, whose text calls the body `what`."""
+    data = parse_json(body, what)
+    if not isinstance(data, dict):
+        raise InvalidEvent(f"{what} is not a JSON object but {name_of(data)}")
+    return data
+
+
+def parse_json(body: bytes, what: str = "the body") -> object:
+    """Parse a JSON value. Raises `InvalidEvent`, whose text calls the body `what`."""
     if len(body) > MAX_BODY:
         raise InvalidEvent(f"{what} has {len(body)} bytes; the limit is {MAX_BODY}")
     try:
-        data = _JSON.decode(body.decode().removeprefix("\ufeff"))
+        data: object = _JSON.decode(body.decode().removeprefix("\ufeff"))
         if b"\\ud" in body or b"\\uD" in body:
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -126,9 +134,11 @@ def parse_object(body: bytes, what: str = "the body") -> dict[str, Any]:
     except ValueError as error:
         problem, _, _ = str(error).partition("; use sys.")  # Python's hint on long numbers
         raise InvalidEvent(f"{what} is not JSON: {problem}") from error
-    if not isinstance(data, dict):
-        raise InvalidEvent(f"{what} is not a JSON object but {name_of(data)}")
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_too_deep(data):
+    if (
+        isinstance(data, dict | list)
+        and body.count(b"[") + body.count(b"{") > MAX_DEPTH
+        and _is_too_deep(data)
+    ):
         raise InvalidEvent(_TOO_DEEP)
     return data
 
@@ -139,7 +149,7 @@ def name_of(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _is_too_deep(data: dict[str, Any]) -> bool:
+def _is_too_deep(data: dict[str, Any] | list[Any]) -> bool:
     level: list[Any] = [data]
     for _ in range(MAX_DEPTH):
         level = [
