@@ -4,6 +4,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -89,6 +90,15 @@ def test_a_batch_that_is_refused_as_a_whole_is_sent_again_one_by_one() -> None:
         run(batch_answer(ok({}, 400), 0, 2), batch_answer(ok({}, 400), 0, 1))
 
 
+def test_a_duplicate_in_a_whole_batch_is_looked_for_one_by_one() -> None:
+    steps = [step.model_dump(exclude_none=True) for step in batched().preset.on_call]
+    rule = {"status": 409, "means": "duplicate", "take": {"id": "{{ body.id }}"}}
+    compiled = preset(on_call=steps, answers=[rule], receipt={"id": "{{ record.id }}"})
+    alone = batch_answer(ok({"id": "7"}, 409), 0, 1)
+    talk = Talk({"record": [batch_answer(ok({"id": "8"}, 409), 0, 2), alone]}, compiled)
+    assert talk.run() == Done("duplicate", {"id": "7"})
+
+
 def test_a_whole_batch_may_be_partial_busy_or_in_trouble() -> None:
     rule = {"status": 207, "means": "partial"}
     steps = [{**batched().preset.on_call[0].model_dump(exclude_none=True), "answers": [rule]}]
@@ -162,15 +172,17 @@ async def test_a_full_batch_does_not_wait() -> None:
 async def test_a_batch_is_sent_when_nobody_adds_to_it_and_at_the_latest_after_its_wait() -> None:
     crm = Crm()
     loop = asyncio.get_running_loop()
-    begun = loop.time()
-    await crm.send(request("a", wait="200ms"))
-    assert loop.time() - begun < 0.15
+    begun, asked = loop.time(), request("a")
+    assert asked.batch is not None
+    long = replace(asked, batch=replace(asked.batch, wait=timedelta(seconds=10)))
+    await crm.send(long)
+    assert loop.time() - begun < 9
     tasks = []
     for _ in range(40):  # one each 5 ms
         tasks.append(asyncio.create_task(crm.send(request("b", wait="100ms", max=1000))))
         await asyncio.sleep(0.005)
     await asyncio.gather(*tasks)
-    assert len(crm.bodies) >= 3
+    assert len(crm.bodies) >= 1 + 2
 
 
 async def test_what_differs_in_more_than_its_items_is_not_sent_together() -> None:

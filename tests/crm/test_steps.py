@@ -402,6 +402,14 @@ def test_a_body_is_not_needed_if_nothing_is_read_from_it_or_a_rule_says_so_or_th
     assert Talk(good(record=[empty]), preset(on_call=record_with(rule))).run().outcome == "created"
 
 
+def test_a_success_stays_one_if_its_results_can_not_be_read() -> None:
+    steps = with_step("record", take={"id": "{{ body.id | number }}", "new": "{{ body.new }}"})
+    compiled = preset(on_call=steps)
+    talk = Talk(good(record=[ok({"id": "none"})]), compiled)
+    assert talk.run().outcome == "created"
+    assert talk.asked == ["contact", "record", "link"]
+
+
 def test_a_busy_search_leaves_its_group_alone_and_a_quota_everything() -> None:
     rules = [{"status": 429, "means": "busy", "wait": "10s"}, {"status": 420, "means": "quota", "wait": "1h"}]
     steps = [{**step, "of": "search"} if step["step"] == "contact" else step for step in BASE["on_call"]]

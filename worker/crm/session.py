@@ -1,5 +1,6 @@
 """One CRM, as the settings describe it: its preset, its login, its client, and what is remembered of it."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ from worker.settings import Settings
 
 SHORTEST_TOKEN = 12
 """In characters; a shorter result of a login is an id, and no secret."""
+TOKENS = 8
+"""The tokens of so many logins are never shown: an answer that comes late may repeat an old one."""
 
 _T = TypeVar("_T")
 _Talk = Generator[HttpRequest | Renew, Answer | Access, _T]
@@ -50,7 +53,7 @@ class CrmSession:
             refused_wait: After a refused login, nobody logs in for so long.
             reread: Returns the values of the preset's settings as their files hold them now, None if they
                 can't be read.
-            on_secret: Called with each secret that a log may not show.
+            on_secret: Called with each secret that is read again, as no log may show it.
         """
         self.plan = make_plan(preset.preset, preset.get, preset.tables)
         self.memory = memory
@@ -61,7 +64,8 @@ class CrmSession:
         self._reread = reread
         self._refused = False
         self._on_secret = on_secret
-        self.scrub = Scrubber(self._secrets(preset.settings))
+        self._tokens: deque[str] = deque(maxlen=TOKENS)
+        self.scrub = Scrubber(self._secrets())
 
     def names(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the templates may use of a payload. Raises `MappingFailed`."""
@@ -135,9 +139,12 @@ class CrmSession:
     async def _log_in(self) -> Access:
         names = {"settings": self._compiled.settings}
         access = await self._hold(log_in(self.plan, names, self.memory, scrub=self.scrub.beginning))
-        for value in access.login.values():
-            if isinstance(value, str) and len(value) >= SHORTEST_TOKEN:
-                self._learn(value)
+        self._tokens += [
+            value
+            for value in access.login.values()
+            if isinstance(value, str) and len(value) >= SHORTEST_TOKEN and "://" not in value
+        ]
+        self.scrub = Scrubber([*self._secrets(), *self._tokens])
         return access
 
     def refresh(self) -> None:
@@ -149,8 +156,9 @@ class CrmSession:
         if settings is not None and settings != self._compiled.settings:
             self._compiled = replace(self._compiled, settings=settings)
             self._logins.forget()
-            for secret in self._secrets(settings):
-                self._learn(secret)
+            self.scrub.learn(*self._secrets())
+            for secret in self._secrets():
+                self._on_secret(secret)
 
     @contextmanager
     def _noting_refusals(self) -> Iterator[None]:
@@ -160,12 +168,8 @@ class CrmSession:
             self._refused = self._refused or error.kind is FailureKind.REFUSED
             raise
 
-    def _learn(self, secret: str) -> None:
-        self.scrub.learn(secret)
-        self._on_secret(secret)
-
-    def _secrets(self, settings: Mapping[str, Any]) -> list[str]:
-        declared = self._compiled.preset.settings
+    def _secrets(self) -> list[str]:
+        declared, settings = self._compiled.preset.settings, self._compiled.settings
         values = [settings.get(name) for name, each in declared.items() if each.secret]
         return [value for value in values if isinstance(value, str) and value]
 

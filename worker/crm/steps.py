@@ -40,6 +40,8 @@ DEFAULT_LIFETIME = timedelta(hours=1)
 
 _CALL = "call.enriched"
 _NO_CONTENT = 204
+_OF_ONE = (Means.BAD, Means.DUPLICATE)
+"""What the answer to a whole batch can only mean of some of its items."""
 _MAY_FAIL = (DeliveryUnavailable, DeliveryRejected, MappingFailed)
 _TROUBLE = {Means.BUSY: FailureKind.BUSY, Means.QUOTA: FailureKind.BUSY, Means.RETRY: FailureKind.OUTAGE}
 
@@ -281,7 +283,7 @@ class Engine:
                 self._access = cast("Access", (yield Renew(self._access)))
                 self.names["login"] = self._access.login
                 renewed = True
-            elif verdict.means is Means.BAD and verdict.whole and together:
+            elif verdict.means in _OF_ONE and verdict.whole and together:
                 alone = True
             else:
                 return answer, verdict, result
