@@ -115,7 +115,7 @@ async def assemble(
 ) -> AsyncIterator[Worker]:
     """Assemble a worker, and close its HTTP sessions at the end, but not `tracing`.
 
-    `on_password` is called with each password that is read from its file again, also with a CRM's.
+    `on_password` is called with each password that is read from its file again, and each secret of a CRM.
     """
     topology = build_topology(settings)
     publisher = BrokerPublisher(tracing=tracing)

@@ -99,6 +99,25 @@ def test_a_duplicate_in_a_whole_batch_is_looked_for_one_by_one() -> None:
     assert talk.run() == Done("duplicate", {"id": "7"})
 
 
+@pytest.mark.parametrize(
+    "reply", [batch_answer(ok({}, 500), 0, 2), DeliveryUnavailable("lost"), batch_answer(ok({}), 0, 2)]
+)
+def test_what_failed_in_a_batch_is_sent_alone_next_time(reply: Any) -> None:
+    """One of the items may be why, and must not take the others with it again and again."""
+    talk = Talk({"record": [reply]}, batched())
+    with pytest.raises(DeliveryUnavailable) as caught:
+        talk.run()
+    again = Talk({"record": [ok({"results": [{"id": "2"}]})]}, batched(), progress=caught.value.progress)
+    assert again.run().receipt == {"id": "2"}
+    assert [request.batch.max for request in again.requests if request.batch] == [1]
+
+
+def test_a_batch_that_came_too_early_stays_one() -> None:
+    with pytest.raises(DeliveryUnavailable) as caught:
+        run(batch_answer(ok({}, 429), 0, 2))
+    assert caught.value.progress is None
+
+
 def test_a_whole_batch_may_be_partial_busy_or_in_trouble() -> None:
     rule = {"status": 207, "means": "partial"}
     steps = [{**batched().preset.on_call[0].model_dump(exclude_none=True), "answers": [rule]}]

@@ -28,14 +28,12 @@ from worker.core.errors import (
 )
 from worker.crm.answers import Answer
 from worker.crm.memory import Memory
+from worker.crm.progress import MAX_PROGRESS, Progress
 from worker.crm.steps import (
-    MAX_PROGRESS,
     Access,
     Done,
     checked_address,
     log_in,
-    read_progress,
-    write_progress,
 )
 
 FOUND = ok({"id": "501"})
@@ -206,7 +204,7 @@ def test_before_the_record_is_written_nothing_is_delivered() -> None:
     with pytest.raises(DeliveryUnavailable) as caught:
         talk.run()
     assert not caught.value.delivered
-    assert read_progress("example", caught.value.progress) == {"contact": {"id": "501"}}
+    assert Progress.read("example", caught.value.progress).results == {"contact": {"id": "501"}}
 
 
 def test_a_search_that_found_nothing_is_made_again() -> None:
@@ -232,22 +230,22 @@ def test_the_record_counts_as_done_even_if_it_has_no_results() -> None:
     [None, "", "{", "[]", "7", '{"crm":"e"}', '{"crm":"e","steps":7}', '{"crm":"e","steps":{"a":7}}'],
 )
 def test_progress_that_can_not_be_read_is_none(progress: str | None) -> None:
-    assert read_progress("e", progress) == {}
+    assert Progress.read("e", progress) == Progress()
 
 
 def test_progress_of_another_crm_is_none() -> None:
-    written = write_progress("other", {"record": {"id": "1"}})
-    assert read_progress("other", written) == {"record": {"id": "1"}}
-    assert read_progress("example", written) == {}
+    done = Progress({"record": {"id": "1"}})
+    assert Progress.read("other", done.written("other")) == done
+    assert Progress.read("example", done.written("other")) == Progress()
 
 
 def test_progress_is_bounded_and_keeps_the_record_before_all() -> None:
     results = {"a": {"id": "x" * 900}, "b": {"id": "b"}, "record": {"id": "9" * 300}}
-    written = write_progress("example", results)
+    written = Progress(results).written("example")
     assert written is not None
     assert len(written.encode()) <= MAX_PROGRESS
-    assert read_progress("example", written).keys() == {"record", "b"}
-    assert write_progress("example", {}) is None
+    assert Progress.read("example", written).results.keys() == {"record", "b"}
+    assert Progress().written("example") is None
 
 
 # --- steps that can be done without ---------------------------------------------------------------
@@ -290,7 +288,7 @@ def test_a_refused_login_is_not_passed_over() -> None:
 def test_what_fails_for_good_after_the_record_makes_no_dead_letter(answer: Any) -> None:
     with pytest.raises(DeliveryIncomplete) as caught:
         Talk(good(link=[answer])).run()
-    assert read_progress("example", caught.value.progress).keys() == {"contact", "record"}
+    assert Progress.read("example", caught.value.progress).results.keys() == {"contact", "record"}
 
 
 # --- what answers mean ----------------------------------------------------------------------------
@@ -454,7 +452,7 @@ def test_a_login_that_can_not_be_renewed_ends_the_delivery() -> None:
     talk = Talk(good(record=[ok({}, 401)], renew=[SinkLoginRefused("wrong key")]), access=access("s1"))
     with pytest.raises(SinkLoginRefused, match="wrong key") as caught:
         talk.run()
-    assert read_progress("example", caught.value.progress) == {"contact": {"id": "501"}}
+    assert Progress.read("example", caught.value.progress).results == {"contact": {"id": "501"}}
 
 
 def login(answers: list[Any], **changes: Any) -> Access:

@@ -18,6 +18,7 @@ from worker.crm.compiled import CompiledPreset, variables
 from worker.crm.expressions import LeftOut, Names, Template
 from worker.crm.memory import Memory
 from worker.crm.plan import make_plan
+from worker.crm.progress import Progress
 from worker.crm.steps import (
     Access,
     HttpRequest,
@@ -25,7 +26,6 @@ from worker.crm.steps import (
     carry_out,
     checked_address,
     log_in,
-    write_progress,
 )
 
 NO_LOGIN_URL: Final = "https://crm.example"
@@ -127,7 +127,7 @@ def rehearse(
     try:
         names = variables(payload, preset)
         access = stage.log_in(names, real=real_login)
-        written = None if progress is None else write_progress(preset.preset.crm, progress)
+        written = None if progress is None else Progress(progress).written(preset.preset.crm)
         conversation = carry_out(
             stage.plan, names, access, stage.memory, progress=written, now=lambda: stage.now
         )

@@ -31,9 +31,8 @@ from worker.crm.answers import Answer, Verdict, apply_rule, as_duration, judge, 
 from worker.crm.memory import Memory
 from worker.crm.plan import RECORD, Compiled, CompiledBatch, CompiledLogin, CompiledStep, Names, Plan
 from worker.crm.preset import Means
+from worker.crm.progress import Progress
 
-MAX_PROGRESS = 1024
-"""In bytes."""
 EXCERPT = 500
 """How much of the CRM's reason is shown, in characters."""
 DEFAULT_LIFETIME = timedelta(hours=1)
@@ -132,18 +131,17 @@ def carry_out(
     if not steps:
         return Done("skipped", {}, asked=False)
     engine = Engine(plan, names, access, memory, scrub=scrub, now=now)
-    return (yield from _Delivery(engine, steps, read_progress(plan.crm, progress)).run())
+    return (yield from _Delivery(engine, steps, Progress.read(plan.crm, progress)).run())
 
 
 class _Delivery:
     """The steps for one event, and how far they got."""
 
-    def __init__(
-        self, engine: "Engine", steps: Iterable[CompiledStep], results: dict[str, dict[str, Any]]
-    ) -> None:
+    def __init__(self, engine: "Engine", steps: Iterable[CompiledStep], progress: Progress) -> None:
         self._engine = engine
         self._steps = steps
-        self._results = results
+        self._results = dict(progress.results)
+        engine.alone = progress.alone
         self._missing: list[ProcessingError] = []
 
     def run(self) -> Conversation:
@@ -179,7 +177,8 @@ class _Delivery:
         raise self._with_progress(DeliveryIncomplete(f"delivered, but not all of it: {error}")) from error
 
     def _with_progress(self, error: ProcessingError) -> ProcessingError:
-        error.progress = write_progress(self._engine.plan.crm, self._results)
+        progress = Progress(self._results, alone=self._engine.alone)
+        error.progress = progress.written(self._engine.plan.crm)
         return error
 
     def _done(self) -> Done:
@@ -217,6 +216,8 @@ class Engine:
         self.names = {**names, "login": access.login}
         self.skipped: set[str] = set()
         self.asked = False
+        self.alone = False
+        """Whether an item of a batch is sent alone."""
         self._access = access
         self._memory = memory
         self._scrub = scrub
@@ -272,11 +273,15 @@ class Engine:
         A request whose login is no longer valid is sent once more with a new one, and one that failed as a
         part of a batch once more alone.
         """
-        alone = renewed = False
+        alone, renewed = self.alone, False
         while True:
             request = self.request(step, alone=alone)
             self.asked = True
-            answer = cast("Answer", (yield request))
+            try:
+                answer = cast("Answer", (yield request))
+            except DeliveryUnavailable as error:
+                self.alone = self.alone or (step.batch is not None and error.kind is FailureKind.OUTAGE)
+                raise
             verdict, result = self._judge(step, answer)
             together = answer.shared is not None and answer.shared.count > 1
             if verdict.means is Means.TOKEN and self._access.lifetime is not None and not renewed:
@@ -286,6 +291,7 @@ class Engine:
             elif verdict.means in _OF_ONE and verdict.whole and together:
                 alone = True
             else:
+                self.alone = self.alone or (step.batch is not None and verdict.means is Means.RETRY)
                 return answer, verdict, result
 
     def request(self, step: CompiledStep, *, alone: bool = False) -> HttpRequest:
@@ -481,29 +487,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-# --- progress
-
-
-def write_progress(crm: str, results: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Write the results of finished steps, as many as there is space for, that of `record` before all."""
-    kept: dict[str, Any] = {}
-    written = None
-    for name in sorted(results, key=lambda each: each != RECORD):
-        text = json.dumps({"crm": crm, "steps": {**kept, name: results[name]}}, separators=(",", ":"))
-        if len(text) <= MAX_PROGRESS:
-            kept[name] = results[name]
-            written = text
-    return written
-
-
-def read_progress(crm: str, written: str | None) -> dict[str, dict[str, Any]]:
-    """Read what `write_progress` wrote; empty if it is another CRM's, or can't be read."""
-    try:
-        read = json.loads(written or "{}")
-        if read["crm"] != crm:
-            return {}
-        return {str(name): plain(results) for name, results in read["steps"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
