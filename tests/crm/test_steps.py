@@ -408,6 +408,15 @@ def test_a_success_stays_one_if_its_results_can_not_be_read() -> None:
     assert talk.asked == ["contact", "record", "link"]
 
 
+def test_a_receipt_or_a_row_that_can_not_be_read_fails_nothing_that_is_done() -> None:
+    number = "{{ 'x' | number }}"
+    learn = {"table": "owners", "key": number, "value": "{{ user.id }}"}
+    parts = {"tables": {"owners": {}}, "receipt": {"id": number}, "agent_receipt": {"id": number}}
+    compiled = preset(on_agent=[{**BASE["on_agent"][0], "learn": learn}], **parts)
+    assert Talk(good(), compiled).run() == Done("created", {})
+    assert Talk({"user": [ok({"id": "77"})]}, compiled, kind=AGENT).run() == Done("done", {})
+
+
 def test_a_busy_search_leaves_its_group_alone_and_a_quota_everything() -> None:
     rules = [{"status": 429, "means": "busy", "wait": "10s"}, {"status": 420, "means": "quota", "wait": "1h"}]
     steps = [{**step, "of": "search"} if step["step"] == "contact" else step for step in BASE["on_call"]]

@@ -97,18 +97,18 @@ def apply_rule(rule: CompiledRule, status: int, reading: Names) -> Verdict | Non
     """Return what a rule says of an answer, None if it does not fit; `reading` has the answer's names."""
     if rule.statuses and not any(status in each for each in rule.statuses):
         return None
-    if rule.when is not None and not _read(rule.when, reading):
+    if rule.when is not None and not read_template(rule.when, reading):
         return None
-    say = _read(rule.say, reading)
+    say = read_template(rule.say, reading)
     return Verdict(
         rule.means,
-        as_duration(_read(rule.wait, reading)),
+        as_duration(read_template(rule.wait, reading)),
         None if say is None else str(say),
         {} if rule.take is None else (rule.take.render(reading) or {}),
     )
 
 
-def _read(template: Compiled | None, reading: Names) -> Any:
+def read_template(template: Compiled | None, reading: Names) -> Any:
     """Return what a template reads of an answer, None if the answer is not as the template expects it.
 
     A strange header in the answer to a write must not fail the delivery that it confirms.

@@ -27,7 +27,16 @@ from worker.core.errors import (
     SinkLoginRefused,
 )
 from worker.core.scrub import printable
-from worker.crm.answers import Answer, Verdict, apply_rule, as_duration, judge, own_result, plain
+from worker.crm.answers import (
+    Answer,
+    Verdict,
+    apply_rule,
+    as_duration,
+    judge,
+    own_result,
+    plain,
+    read_template,
+)
 from worker.crm.memory import Memory
 from worker.crm.plan import RECORD, Compiled, CompiledBatch, CompiledLogin, CompiledStep, Names, Plan
 from worker.crm.preset import Means
@@ -185,10 +194,9 @@ class _Delivery:
         engine = self._engine
         left_out = tuple(str(error) for error in self._missing)
         if engine.names["type"] != _CALL:
-            template = engine.plan.agent_receipt
-            receipt = {} if template is None else plain(template.render(engine.names))
+            receipt = plain(read_template(engine.plan.agent_receipt, engine.names))
             return Done("done", receipt, left_out, engine.asked)
-        receipt = plain(engine.plan.receipt.render(engine.names))
+        receipt = plain(read_template(engine.plan.receipt, engine.names))
         record = engine.names[RECORD]
         if record.get("duplicate") or RECORD in engine.skipped:
             outcome = "duplicate"
@@ -246,9 +254,8 @@ class Engine:
             self._memory.keep(step.cache.name, str(key), results, time_to_live)
         if step.learn is not None:
             names = {**self.names, step.name: results}
-            self.plan.tables.learn(
-                step.learn.table, step.learn.key.render(names), step.learn.value.render(names)
-            )
+            key, value = (read_template(each, names) for each in (step.learn.key, step.learn.value))
+            self.plan.tables.learn(step.learn.table, key, value)
         return results
 
     def _request_results(self, step: CompiledStep) -> _Talk:
@@ -257,15 +264,8 @@ class Engine:
             self._raise(step, answer, verdict)
         if verdict.wait is not None:
             self._memory.pause(None, verdict.wait)
-        taken = verdict.results or self._taken(step, answer.names(self.names, result))
+        taken = verdict.results or read_template(step.take, answer.names(self.names, result))
         return plain(taken) | ({"duplicate": True} if verdict.means is Means.DUPLICATE else {})
-
-    def _taken(self, step: CompiledStep, reading: Names) -> Mapping[str, Any] | None:
-        """Return the results of a step, None if the answer is not as expected: what is done stays done."""
-        try:
-            return None if step.take is None else step.take.render(reading)
-        except MappingFailed:
-            return None
 
     def ask(self, step: CompiledStep) -> _Talk:
         """Send a step's request. Return the answer, the verdict, and the result of the item in a batch.
