@@ -39,8 +39,8 @@ async def test_what_is_missing_is_named_with_what_to_do() -> None:
     assert findings["sink"].level is Level.OK
     missing = findings["crm"]
     assert (missing.level, missing.text) == (Level.FAILED, "something that it needs is missing")
-    assert missing.advice[0].startswith("the unique property on calls: the CRM answered 404")
-    assert missing.advice[0].endswith("; run `crm-sync crm prepare`, or correct `sink.crm.key`")
+    what, answered = "the unique property on calls", "the CRM answered 404"
+    assert missing.advice[0] == f"{what}: {answered}; run `crm-sync crm prepare`, or correct `sink.crm.key`"
 
 
 async def test_a_key_that_is_refused_says_which_right_is_missing_and_never_the_key() -> None:

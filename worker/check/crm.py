@@ -29,7 +29,7 @@ async def check_crm(settings: Settings) -> AsyncGenerator[Finding]:
             yield Finding.of("sink", f"{title}: {error}", problems=[_ADVICE[error.kind]])
             return
         host = urlsplit(engine.url).netloc
-        entered = "logged in" if crm.plan.login is not None else "it has no login of its own"
+        entered = "logged in" if crm.plan.login is not None else "the key goes with each request"
         yield Finding.of("sink", f"{title} at {host}: {entered}")
         if crm.plan.check:
             yield await _check_each(crm, engine)
@@ -58,7 +58,9 @@ async def _problem(crm: CrmSession, engine: Engine, check: CompiledCheck) -> str
             return None
     except MappingFailed as error:
         return f"{error}; {check.otherwise}"
-    said = f" ({crm.scrub.beginning(verdict.say)[:200]})" if verdict.say else ""
+    # What is not there is what the check looks for, and no mistake in the path as in a delivery.
+    told = verdict.say if answer.status != 404 else None
+    said = f" ({crm.scrub.beginning(told)[:200]})" if told else ""
     if verdict.means in _LATER:
         return f"the CRM answered {answer.status}{said}; try again later"
     return f"the CRM answered {answer.status}{said}; {check.otherwise}"
