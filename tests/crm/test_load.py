@@ -219,7 +219,7 @@ def test_each_source_of_a_setting_counts_and_the_secrets_are_masked(
     (tmp_path / "secrets" / "sink__crm__token").write_text("from-the-folder\n", encoding="utf-8")
     monkeypatch.setenv("CRM_SYNC_SECRETS_DIR", str(tmp_path / "secrets"))
     monkeypatch.setenv("CRM_SYNC_SINK__CRM__REGION", "GB")
-    monkeypatch.setenv("CRM_SYNC_SINK__CRM__TABLES", "{t: {NO: 1}}")
+    monkeypatch.setenv("CRM_SYNC_SINK__CRM__TABLES", "{owners: {NO: 1}}")
     text = f"""
         sink:
           crm:
@@ -238,7 +238,7 @@ def test_each_source_of_a_setting_counts_and_the_secrets_are_masked(
     assert shown["sink.crm.owners"] == ('{"0100": 5, "NO": "6"}', str(config))
     assert shown["sink.crm.level"] == ("10", str(config))
     assert shown["sink.crm.unlogged"] == ("-", "default")
-    assert shown["sink.crm.tables"] == ('{"t": {"NO": 1}}', "CRM_SYNC_SINK__CRM__TABLES")
+    assert shown["sink.crm.tables"] == ('{"owners": {"NO": 1}}', "CRM_SYNC_SINK__CRM__TABLES")
     assert "from-the-folder" in settings.secrets()
     assert "GB" not in settings.secrets()
     ready = compiled(settings.sink.crm, settings.vicidial.url)
@@ -322,3 +322,16 @@ def test_only_a_crm_needs_its_template_language() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "False"
+
+
+def test_an_unknown_key_and_a_wrong_row_hide_no_mistake_in_a_template(preset: str) -> None:
+    own = yaml.safe_load(Path(preset).read_text(encoding="utf-8"))
+    own["on_call"][0] |= {"bodyy": 1, "of": "none", "body": {"a": "{{ call.staus }}"}}
+    Path(preset).write_text(yaml.safe_dump(own), encoding="utf-8")
+    with pytest.raises(SettingsError) as error:
+        compiled(CrmSettings.model_validate({"preset": preset, "token": "t"}), "https://dialer.example/x.php")
+    assert [each.removeprefix("sink.crm.preset: ").partition(":")[0] for each in error.value.problems] == [
+        "on_call.record.bodyy",
+        "on_call.record.of",
+        "on_call.record.body.a",
+    ]

@@ -2,6 +2,7 @@
 """Where presets come from: files, what they extend, and the fields and rows of the settings."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
     assert re.match(r"hubspott: no such preset; known are .*hubspot", mistakes("hubspott")[0])
 
 
+def test_a_document_that_aliases_or_levels_make_large_is_named(tmp_path: Path) -> None:
+    doubled = "\n".join(f"  {b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefg"))
+    many, deep, endless = (tmp_path / f"{name}.yaml" for name in "abc")
+    many.write_text(f"tables:\n  a: &a [1, 2, 3]\n{doubled}", encoding="utf-8")
+    deep.write_text("headers: " + "[" * 5000, encoding="utf-8")
+    endless.write_text("tables: &a {a: *a}", encoding="utf-8")
+    said = [mistakes(str(path))[0].removeprefix(f"{path}: ") for path in (many, deep, endless)]
+    assert said == [
+        "has more than 100000 values, with those that aliases repeat",
+        "is nested more than 100 levels deep",
+        "is nested more than 100 levels deep",
+    ]
+
+
+def test_rows_of_a_table_that_nobody_looks_up_are_a_mistake(tmp_path: Path) -> None:
+    own = write(tmp_path, **OWN)
+    assert mistakes(own, {"statuss": {"A": 1}}) == [
+        "sink.crm.tables.statuss: the preset has no such table; known are status"
+    ]
+
+
 def test_a_preset_may_extend_another_one_beside_it(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", **OWN)
     own = write(
@@ -121,11 +143,13 @@ def test_rows_and_fields_of_the_settings_win(tmp_path: Path) -> None:
         "list[0].new.deep": "{{ call.status }}",
         "list[1]": "appended",
         "d.e[0]": 1,
+        "d.f": "{{ call.status | table('new') }}",
     }
     preset = read_preset(write(tmp_path, **OWN), {"status": {"A": "mine"}, "new": {"x": 1}}, fields)
     assert preset.tables == {"status": {"A": "mine", "B": "b", "*": None}, "new": {"x": 1}}
     body = preset.on_call[1].body
-    assert body == {"list": [{"a.b": 9, "new": {"deep": "{{ call.status }}"}}, "appended"], "d": {"e": [1]}}
+    assert body["list"] == [{"a.b": 9, "new": {"deep": "{{ call.status }}"}}, "appended"]
+    assert body["d"] == {"e": [1], "f": "{{ call.status | table('new') }}"}
 
 
 def test_fields_of_a_record_that_is_a_form_are_set_in_the_form(tmp_path: Path) -> None:

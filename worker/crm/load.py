@@ -32,13 +32,7 @@ def compiled(crm: CrmSettings, dialer: str, *, placeholders: bool = False) -> Co
     Raises:
         SettingsError: The preset or its settings can't be used; every mistake is named.
     """
-    preset, values, problems = _chosen(crm, {}, placeholders=placeholders)
-    if problems or preset is None:
-        raise SettingsError(problems)
-    try:
-        return compile_preset(preset, values, dialer=urlsplit(dialer).hostname or "")
-    except PresetError as error:
-        raise SettingsError([f"{CRM}preset: {problem}" for problem in error.problems]) from error
+    return _checked(crm, {}, urlsplit(dialer).hostname or "", placeholders=placeholders)
 
 
 def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
@@ -47,19 +41,28 @@ def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
     Raises:
         SettingsError: The preset or its settings can't be used; every mistake is named.
     """
-    preset, values, problems = _chosen(crm, origins)
-    if preset is not None:
-        try:
-            compile_preset(preset, values)
-        except PresetError as error:
-            problems += [f"{CRM}preset: {problem}" for problem in error.problems]
-    if problems or preset is None:
-        raise SettingsError(problems)
+    ready = _checked(crm, origins)
     own = {
-        name: SecretStr(value) if preset.settings[name].secret and value is not None else value
-        for name, value in values.items()
+        name: SecretStr(value) if ready.preset.settings[name].secret and value is not None else value
+        for name, value in ready.settings.items()
     }
     return crm.model_copy(update=own)
+
+
+def _checked(
+    crm: CrmSettings, origins: Origins, dialer: str = "", *, placeholders: bool = False
+) -> CompiledPreset:
+    """Compile the preset. Raise `SettingsError` with all that is wrong with it and its settings."""
+    preset, values, problems = _chosen(crm, origins, placeholders=placeholders)
+    ready = None
+    if preset is not None:
+        try:
+            ready = compile_preset(preset, values, dialer=dialer)
+        except PresetError as error:
+            problems += [f"{CRM}preset: {problem}" for problem in error.problems]
+    if problems or ready is None:
+        raise SettingsError(problems)
+    return ready
 
 
 def _chosen(

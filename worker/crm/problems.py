@@ -31,6 +31,26 @@ def explained(error: ValidationError, data: Any) -> Iterator[str]:
             yield f"{place}: {_SAID.get(problem['type'], said)}" if place else said
 
 
+def without_unknown(error: ValidationError, data: Any) -> Any:
+    """Return a preset as written without the keys that no preset has."""
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        if problem["type"] == "extra_forbidden":
+            *way, name = problem["loc"]
+            data = _without(data, way, name)
+    return data
+
+
+def _without(data: Any, way: list[int | str], name: int | str) -> Any:
+    """Return a copy without one key; what aliases share is not changed."""
+    if not way:
+        return {key: value for key, value in data.items() if key != name}
+    part, *rest = way
+    inner = _without(data[part], rest, name)
+    if isinstance(data, list) and isinstance(part, int):
+        return [*data[:part], inner, *data[part + 1 :]]
+    return {**data, part: inner}
+
+
 def _keys() -> list[str]:
     found = [each for each in vars(models).values() if isinstance(each, type) and issubclass(each, BaseModel)]
     return sorted({name for model in found for name in model.model_fields})

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from worker.crm.compiled import PresetError
 from worker.crm.preset import Preset
-from worker.crm.problems import explained
+from worker.crm.problems import explained, without_unknown
 from worker.crm.shape import shape_problems
-from worker.settings.types import NamedTwice, read_typed_yaml
+from worker.settings.types import read_typed_yaml, yaml_problem
 
 LARGEST: Final = 512 * 1024
 """Of a preset's file, in bytes."""
@@ -69,7 +69,11 @@ def parse_preset(
     try:
         preset = Preset.model_validate(data)
     except ValidationError as error:
-        return None, [*problems, *explained(error, data)]
+        problems += explained(error, data)
+        try:  # what is wrong with the rest is named at once, too
+            preset = Preset.model_validate(without_unknown(error, data))
+        except ValidationError:
+            return None, problems
     return preset, [*problems, *shape_problems(preset)]
 
 
@@ -91,8 +95,13 @@ def read_merged(
 def _changed(
     data: dict[str, Any], tables: Mapping[str, Any], fields: Mapping[str, Any], problems: list[str]
 ) -> dict[str, Any]:
+    known = {**(data.get("tables") or {}), **_table_settings(data)}
     for table, rows in tables.items():
-        if isinstance(rows, dict):
+        used = re.search(rf"table\(\W*{re.escape(table)}\W", str(fields))  # by a field of the settings
+        if table not in known and used is None:
+            names = ", ".join(known) or "none"
+            problems.append(f"sink.crm.tables.{table}: the preset has no such table; known are {names}")
+        elif isinstance(rows, dict):
             data["tables"] = merged(data.get("tables") or {}, {table: rows})
         else:
             problems.append(f"sink.crm.tables.{table}: must be a mapping of rows")
@@ -102,6 +111,12 @@ def _changed(
         except ValueError as error:
             problems.append(f"sink.crm.fields: {path}: {error}")
     return data
+
+
+def _table_settings(data: dict[str, Any]) -> dict[str, Any]:
+    declared = data.get("settings")
+    found = declared.items() if isinstance(declared, dict) else ()
+    return {name: each for name, each in found if isinstance(each, dict) and each.get("type") == "table"}
 
 
 def _read_chain(name: str) -> dict[str, Any]:
@@ -152,10 +167,7 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         data = read_typed_yaml(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) if isinstance(error, NamedTwice) else "not YAML"
-        raise PresetError([f"{name}: {said}{line}"]) from error
+        raise PresetError([f"{name}: {yaml_problem(error)}"]) from error
     if not isinstance(data, dict):
         raise PresetError([f"{name}: is no mapping"])
     return data

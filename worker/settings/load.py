@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from worker.settings.show import explain
 from worker.settings.tree import PREFIX, Settings, leaves
-from worker.settings.types import NamedTwice, read_typed_yaml, read_yaml
+from worker.settings.types import read_typed_yaml, read_yaml, yaml_problem
 
 SECRETS_DIR = PREFIX + "SECRETS_DIR"
 CRM = "sink.crm."
@@ -137,10 +137,7 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, UnicodeError) as error:
         problems.append(f"--config {path}: can't be read: {getattr(error, 'strerror', None) or 'not UTF-8'}")
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        said = getattr(error, "problem", None) if isinstance(error, NamedTwice) else "not YAML"
-        problems.append(f"--config {path}: {said}{line}")
+        problems.append(f"--config {path}: {yaml_problem(error)}")
     else:
         if isinstance(data, dict):
             return _flattened(data, read_typed_yaml(text), problems)

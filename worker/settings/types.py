@@ -304,8 +304,21 @@ def query_values(url: str) -> Iterator[str]:
 # --- YAML -----------------------------------------------------------------------------------------
 
 
-class NamedTwice(yaml.MarkedYAMLError):
-    """A name stands twice in one mapping, so that one of its values would be lost without a word."""
+MOST_YAML = 100_000
+"""Values of one document, each alias counted as what it stands for: few lines can make very many."""
+DEEPEST_YAML = 100
+"""Levels of one document."""
+
+
+class UnusableYaml(yaml.MarkedYAMLError):
+    """A document that is YAML, but can't be used; `problem` says why without any of its values."""
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """Return what is wrong with a document, and in which line, without any of its values."""
+    mark = getattr(error, "problem_mark", None)
+    said = error.problem if isinstance(error, UnusableYaml) else "not YAML"
+    return f"{said} in line {mark.line + 1}" if mark else f"{said}"
 
 
 class _AsWritten(yaml.SafeLoader):
@@ -313,11 +326,11 @@ class _AsWritten(yaml.SafeLoader):
 
     @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Insist on names that differ."""
+        """Insist on names that differ: else one of two values is lost without a word."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise NamedTwice(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
+                raise UnusableYaml(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
 
@@ -353,7 +366,7 @@ def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever stands there
     YAML 1.1 takes `0100` for 64, `12:30` for 750 and `no` for false. A setting is text until its own type
     parses it, as it is in a variable.
     """
-    return yaml.load(text, Loader=_AsWritten)  # noqa: S506 - a kind of SafeLoader
+    return _loaded(text, _AsWritten)
 
 
 def read_typed_yaml(text: str) -> Any:  # noqa: ANN401
@@ -361,4 +374,23 @@ def read_typed_yaml(text: str) -> Any:  # noqa: ANN401
 
     What a CRM gets has types, and a table's keys, such as the dialer's statuses, are text: `NO` and `0100`.
     """
-    return yaml.load(text, Loader=_Typed)  # noqa: S506 - a kind of SafeLoader
+    return _loaded(text, _Typed)
+
+
+def _loaded(text: str, loader: type[yaml.SafeLoader]) -> Any:  # noqa: ANN401
+    try:
+        data = yaml.load(text, Loader=loader)  # noqa: S506 - a kind of SafeLoader
+    except RecursionError as error:
+        raise UnusableYaml(problem=f"is nested more than {DEEPEST_YAML} levels deep") from error
+    left = [(data, 0)]
+    count = 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if depth > DEEPEST_YAML:
+            raise UnusableYaml(problem=f"is nested more than {DEEPEST_YAML} levels deep")
+        if count > MOST_YAML:
+            raise UnusableYaml(problem=f"has more than {MOST_YAML} values, with those that aliases repeat")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left += [(each, depth + 1) for each in inner]
+    return data
