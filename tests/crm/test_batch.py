@@ -66,12 +66,20 @@ def test_without_keys_results_are_in_order() -> None:
         run(batch_answer(ok(body), 1, 3), match=None)
 
 
-@pytest.mark.parametrize("body", [{"results": [{"key": "other", "id": "1"}]}, {"results": 7}, {}, [1]])
+@pytest.mark.parametrize(
+    "body", [{"results": [{"key": "other", "id": "1"}]}, {"results": 7}, {"results": [7]}, {}, [1]]
+)
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_item_without_a_result_is_tried_again(body: Any, count: int) -> None:
     with pytest.raises(DeliveryUnavailable, match="no result for this item") as caught:
         run(batch_answer(ok(body), 0, count))
     assert caught.value.kind is FailureKind.OUTAGE
+
+
+@pytest.mark.parametrize("text", ["<html>", '{"results": [{"id": NaN}]}'])
+def test_an_answer_that_is_no_json_leaves_the_outcome_unknown(text: str) -> None:
+    with pytest.raises(DeliveryUnavailable, match="its body is no JSON, so that the outcome is unknown"):
+        run(batch_answer(Answer.read(200, {}, text), 0, 1))
 
 
 def test_an_item_that_failed_alone_is_rejected_with_its_own_reason() -> None:

@@ -369,6 +369,20 @@ def test_a_wait_is_a_duration_or_seconds(wait: str, expected: float) -> None:
     assert caught.value.retry_after == timedelta(seconds=expected)
 
 
+@pytest.mark.parametrize(("asked", "expected"), [("2 minutes", 120), ("1", 10), ("soon", 10)])
+def test_a_longer_wait_that_the_answer_asks_for_wins_over_the_rules(asked: str, expected: float) -> None:
+    compiled = preset(on_call=record_with({"status": 429, "means": "busy", "wait": "10s"}))
+    with pytest.raises(DeliveryUnavailable) as caught:
+        Talk(good(record=[Answer.read(429, {"Retry-After": asked}, "")]), compiled).run()
+    assert caught.value.retry_after == timedelta(seconds=expected)
+
+
+@pytest.mark.parametrize("key", [".", ".."])
+def test_a_part_of_a_path_can_not_name_another_address(key: str) -> None:
+    with pytest.raises(MappingFailed, match=r"record\.path has a part that is \. or \.\."):
+        Talk(good()).run(call_id=key)
+
+
 def test_the_crms_reason_is_scrubbed_and_short() -> None:
     compiled = preset(on_call=record_with({"status": 400, "means": "bad", "say": "{{ body.why }}"}))
     with pytest.raises(DeliveryRejected) as caught:

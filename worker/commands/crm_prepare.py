@@ -41,7 +41,7 @@ async def _prepare(settings: Settings, *, yes: bool) -> None:
     async with open_crm(settings) as crm:
         steps = crm.plan.prepare
         if not steps:
-            say(f"{crm.plan.title} needs no preparation")
+            say(f"{crm.plan.title}: the API can prepare nothing; `crm-sync check` says what is missing")
             return
         try:
             engine = await crm.engine()

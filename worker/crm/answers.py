@@ -5,7 +5,7 @@ The rules of the step come first, then those of the preset, then `judge_status`.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from worker.crm.preset import Means
 from worker.settings.types import parse_duration
 
 LONGEST_WAIT = timedelta(days=7)
+"""Also of the life of a login."""
 _TRY_AGAIN = frozenset({408, 425})
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -53,7 +54,7 @@ class Answer:
         """Parse the text, if it is JSON."""
         headers = {name.lower(): value for name, value in headers.items()}
         try:
-            return cls(status, headers, text, json.loads(text))
+            return cls(status, headers, text, json.loads(text, parse_constant=_refuse_constant))
         except (ValueError, RecursionError):
             return cls(status, headers, text, None, is_json=False)
 
@@ -67,6 +68,11 @@ class Answer:
             "result": result,
         }
         return {**names, **own}
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse what Python reads and JSON does not have, such as NaN."""
+    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def apply_rule(rule: CompiledRule, status: int, reading: Names) -> Verdict | Non
         rule.means,
         as_duration(read_template(rule.wait, reading)),
         None if say is None else str(say),
-        {} if rule.take is None else (rule.take.render(reading) or {}),
+        read_template(rule.take, reading) or {},
     )
 
 
@@ -127,8 +133,16 @@ def judge(rules: Iterable[CompiledRule], answer: Answer, names: Names, *, now: f
     reading = answer.names(names)
     for rule in rules:
         if (verdict := apply_rule(rule, answer.status, reading)) is not None:
-            return verdict
+            return _waiting_as_asked(verdict, answer, now)
     return judge_status(answer, now=now)
+
+
+def _waiting_as_asked(verdict: Verdict, answer: Answer, now: float) -> Verdict:
+    """Return a verdict with the answer's own `Retry-After`, if that is longer than the rule's wait."""
+    asked = retry_after(answer.headers.get("retry-after"), now)
+    if asked is None or verdict.means not in (Means.BUSY, Means.QUOTA):
+        return verdict
+    return replace(verdict, wait=max(asked, verdict.wait or asked))
 
 
 def judge_status(answer: Answer, *, now: float) -> Verdict:
@@ -171,10 +185,12 @@ def own_result(batch: CompiledBatch, answer: Answer, names: Names) -> Any:
 
 def _divide(batch: CompiledBatch, answer: Answer, names: Names, by_key: dict[str, Any]) -> list[Any]:
     reading = answer.names(names)
-    lists = [each.render(reading) for each in (batch.results, batch.errors) if each is not None]
+    lists = [read_template(each, reading) for each in (batch.results, batch.errors)]
     results = [result for found in lists if isinstance(found, list) for result in found]
+    if not all(isinstance(result, dict) for result in results):
+        return []  # an answer that can't be divided says nothing of any item
     for result in results if batch.match is not None else ():
-        key = None if batch.match is None else batch.match.render(answer.names(names, result))
+        key = read_template(batch.match, answer.names(names, result))
         if key is not None:
             by_key.setdefault(str(key), result)
     return results

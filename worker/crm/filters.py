@@ -14,12 +14,13 @@ import uuid as uuids
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
+
+from worker.core.retry_after import retry_after
 
 NAMESPACE: Final = uuids.UUID("5f1d7c52-6f0b-5a3e-9d0c-2b1c7c0f9a64")
 """Of the UUIDs that are made from texts. It never changes, or repeats would be new records."""
@@ -460,20 +461,13 @@ PURE: Final[Mapping[str, Filter]] = {
 
 
 def seconds_until(now: Callable[[], datetime]) -> Filter:
-    """Make the filter that reads a Retry-After header: whole seconds from now, null if it is neither."""
+    """Make the filter that reads a Retry-After header; null if it can't be read."""
 
     @_null_safe
     def seconds_until(value: Any) -> float | None:
-        """Return the seconds until a time, which is given in seconds or as an HTTP date."""
-        written = str(value).strip()
-        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", written):
-            return float(written)
-        try:
-            until = parsedate_to_datetime(written)
-        except ValueError:
-            return None
-        until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-        return max((until - now()).total_seconds(), 0.0)
+        """Return the seconds that a header such as Retry-After asks to wait, at most an hour."""
+        wait = retry_after(str(value), now().timestamp())
+        return None if wait is None else wait.total_seconds()
 
     return seconds_until
 

@@ -48,6 +48,7 @@ DEFAULT_LIFETIME = timedelta(hours=1)
 
 _CALL = "call.enriched"
 _NO_CONTENT = 204
+_NO_JSON = "its body is no JSON, so that the outcome is unknown"
 _OF_ONE = (Means.BAD, Means.DUPLICATE)
 """What the answer to a whole batch can only mean of some of its items."""
 _MAY_FAIL = (DeliveryUnavailable, DeliveryRejected, MappingFailed)
@@ -298,6 +299,8 @@ class Engine:
         """Render the request of a step."""
         request = step.request
         path = _text(request.path.render(self.names), f"{step.name}.path")
+        if not {".", ".."}.isdisjoint(path.partition("?")[0].split("/")):
+            raise MappingFailed(f"{step.name}.path has a part that is . or .., which is no name")
         batch = step.batch
         if batch is not None and alone:
             batch = replace(batch, max=1)
@@ -344,13 +347,14 @@ class Engine:
             return self._judge_item(step.batch, answer, verdict)
         has_to_be_json = step.take is not None and not verdict.by_rule and answer.status != _NO_CONTENT
         if has_to_be_json and not answer.is_json:
-            return Verdict(Means.RETRY, say="its body is no JSON, so that the outcome is unknown"), None
+            return Verdict(Means.RETRY, say=_NO_JSON), None
         return verdict, None
 
     def _judge_item(self, batch: CompiledBatch, answer: Answer, whole: Verdict) -> tuple[Verdict, Any]:
         result = own_result(batch, answer, self.names)
         if result is None:
-            return Verdict(Means.RETRY, say="it has no result for this item of the batch", whole=False), None
+            say = "it has no result for this item of the batch" if answer.is_json else _NO_JSON
+            return Verdict(Means.RETRY, say=say, whole=False), None
         reading = answer.names(self.names, result)
         for rule in batch.each:
             if (verdict := apply_rule(rule, answer.status, reading)) is not None:
