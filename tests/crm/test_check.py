@@ -10,7 +10,7 @@ from simulators.crms.base import CrmStandIn
 from simulators.crms.hubspot import HubSpotStandIn
 from simulators.crms.salesforce import SalesforceStandIn
 from tests.adapters.raw import closed_port
-from tests.crm.deliver import settings_for
+from tests.crm.delivering import settings_for
 from worker.check import Finding, Level, run
 from worker.check.crm import check_crm
 

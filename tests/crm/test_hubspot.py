@@ -7,8 +7,17 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.hubspot import HubSpotStandIn
-from tests.crm.attempts import Clock, delivered, incomplete, rejected, session_at, sink_at, unavailable
-from tests.crm.delivering import agent, call
+from tests.crm.delivering import (
+    Clock,
+    agent,
+    call,
+    delivered,
+    incomplete,
+    rejected,
+    session_at,
+    sink_at,
+    unavailable,
+)
 from worker.core.errors import FailureKind
 from worker.crm.preset import Means
 from worker.crm.sink import CrmSink

@@ -8,8 +8,7 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.pipedrive import PipedriveStandIn
-from tests.crm.deliver import settings_for
-from tests.crm.delivering import again, agent, call, sink_into
+from tests.crm.delivering import again, agent, call, settings_for, sink_into
 from worker.check import Level
 from worker.check.crm import check_crm
 from worker.core.errors import DeliveryIncomplete, DeliveryRejected, DeliveryUnavailable, FailureKind

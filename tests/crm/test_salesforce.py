@@ -7,8 +7,7 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.salesforce import SalesforceStandIn
-from tests.crm.attempts import Clock, delivered, incomplete, rejected, sink_at, unavailable
-from tests.crm.delivering import agent, call
+from tests.crm.delivering import Clock, agent, call, delivered, incomplete, rejected, sink_at, unavailable
 from worker.core.errors import FailureKind, SinkLoginRefused
 from worker.crm.sink import CrmSink
 

@@ -7,7 +7,7 @@ import pytest
 
 from simulators.crms.hubspot import TOKEN, HubSpotStandIn
 from simulators.crms.salesforce import CLIENT_SECRET, SalesforceStandIn
-from tests.crm.deliver import worker_for
+from tests.crm.delivering import worker_for
 from worker.core.errors import DeliveryUnavailable, FailureKind, SinkLoginRefused
 
 OTHER = "V2201405090000012345"

@@ -8,7 +8,7 @@ import pytest
 
 from simulators.crms.__main__ import names, stand_in
 from simulators.crms.base import CrmStandIn
-from tests.crm.deliver import AGENT, Worker, worker_for
+from tests.crm.delivering import AGENT, Worker, worker_for
 from worker.core.errors import DeliveryUnavailable, FailureKind
 from worker.core.ports import Receipt
 from worker.crm.sink import KeyedLock

@@ -8,9 +8,7 @@ from datetime import timedelta
 import pytest
 
 from simulators.crms.zoho import KEY, ZohoStandIn
-from tests.crm.attempts import Clock, session_at
-from tests.crm.deliver import settings_for
-from tests.crm.delivering import again, agent, call, sink_into
+from tests.crm.delivering import Clock, again, agent, call, session_at, settings_for, sink_into
 from worker.check import Level
 from worker.check.crm import check_crm
 from worker.core.errors import DeliveryIncomplete, DeliveryRejected, DeliveryUnavailable, FailureKind
