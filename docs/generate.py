@@ -29,7 +29,15 @@ from worker.observe.metrics import Metrics
 from worker.settings import BrokerCommandSettings, Settings
 from worker.settings.load import SECRETS_DIR
 from worker.settings.tree import LONGEST_DRAIN, PREFIX, leaves
-from worker.settings.types import LONGEST_REQUEST, Delays, Duration, DurationOrNone, RequestTimeout, Statuses
+from worker.settings.types import (
+    LONGEST_REQUEST,
+    MOST_NODES,
+    Delays,
+    Duration,
+    DurationOrNone,
+    RequestTimeout,
+    Statuses,
+)
 
 FOLDER = Path(__file__).parent
 _BY = "Made by `python -m docs.generate`; don't edit it here."
@@ -67,6 +75,10 @@ characters as `%XX`: in a password `/` as `%2F`, `@` as `%40`, `#` as `%23`, `?`
 **file with a secret** is UTF-8 text of at most 64 KiB; a byte order mark before it and line breaks behind it
 are not part of the secret.
 
+`broker.url` is one address, or several of one cluster: a list in YAML, text with commas between them, or a
+file with a line for each. They have the same virtual host. [Deployment](deploy.md#2-a-broker) says how they
+are used.
+
 The query of `broker.url` may contain `heartbeat` and `timeout` (whole seconds, 1 to 600), `name`, `auth`
 (`plain` or `external`) and, for `amqps://`, `cafile`, `capath`, `certfile`, `keyfile` and `no_verify_ssl` (0
 or 1).
@@ -87,7 +99,7 @@ _MORE = {
 }
 _UNSET = "unset"
 _BOUNDS = {
-    "broker.url": "`amqp://` or `amqps://`, one host",
+    "broker.url": f"`amqp://` or `amqps://`, one host each, at most {MOST_NODES} addresses",
     "broker.namespace": "1 to 100 letters, digits, dots, dashes and underscores",
     "drain": f"longer than 0, at most {format_delay(LONGEST_DRAIN)}",
     "retry.delays": "at least one, each longer than the one before it, and at least 100ms",
@@ -107,11 +119,12 @@ _DURATIONS: tuple[tuple[Any, str, str], ...] = (
     (Statuses, "a list of texts", ""),
 )
 
-_WORDS: dict[type, str] = {
+_WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     str: "text",
     SecretStr: "text, a secret",
+    tuple[SecretStr, ...]: "a list of addresses, a secret",
     dict[str, Any]: "a mapping",
     ZoneInfo: "a time zone's IANA name",
 }
@@ -233,10 +246,14 @@ def _shown(value: object) -> str:
     elif isinstance(value, timedelta):
         value = format_delay(value) if value else "0"
     elif isinstance(value, tuple):
-        value = ",".join(format_delay(each) for each in value)
+        value = ",".join(_in_list(each) for each in value)
     elif isinstance(value, frozenset):
         value = ",".join(sorted(value, key=lambda each: (each == "", each)))
     return f"`{str(value).replace('NAMESPACE', '<namespace>')}`"
+
+
+def _in_list(value: timedelta | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else format_delay(value)
 
 
 # --- metrics --------------------------------------------------------------------------------------

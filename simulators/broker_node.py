@@ -171,19 +171,22 @@ class PrivateBroker:
         await asyncio.shield(self.stop())
 
     async def _open(self, ready_within: float) -> None:
+        self._keeper = keeper = _start_keeper()
+        self.folder = await asyncio.to_thread(_first_line, keeper)
+        self.port, self._epmd_port, self._distribution_port = free_ports(3)
+        self._write_files()
+        await self._start_epmd(ready_within)
+        self._server = self._spawn(str(self._binary))
+        await self._ready(ready_within)
+
+    async def _start_epmd(self, within: float) -> None:
         epmd = find_epmd()
         if epmd is None:
             raise BrokerStartError(
                 "Erlang's port mapper `epmd` is not on the PATH nor beside Erlang, so no node can start."
             )
-        self._keeper = keeper = _start_keeper()
-        self.folder = await asyncio.to_thread(_first_line, keeper)
-        self.port, self._epmd_port, self._distribution_port = free_ports(3)
-        self._write_files()
         self._epmd = self._spawn(epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1")
-        await self._listening(self._epmd_port, ready_within)
-        self._server = self._spawn(str(self._binary))
-        await self._ready(ready_within)
+        await self._listening(self._epmd_port, within)
 
     def _write_files(self) -> None:
         for name in ("home", "data", "log", "conf.d"):

@@ -85,7 +85,7 @@ class Worker:
             version=__version__,
             started_at=self.started_at,
             consuming=state.consuming,
-            broker=Broker(connections=state.connections, last_error=state.last_error),
+            broker=Broker(node=state.node, connections=state.connections, last_error=state.last_error),
             circuit_breakers={each.name: _breaker(each) for each in self.breakers.status()},
             dialer=self._dialer(),
             in_flight=self.breakers.in_work,

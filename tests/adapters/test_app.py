@@ -24,7 +24,7 @@ CRM: dict[str, Any] = {"preset": "hubspot", "token": "pat-na1-secret-password"}
 def chosen(*, kind: Kind = "webhook", http_port: int = 0) -> Settings:
     url = SecretStr("http://127.0.0.1:1/") if kind == "webhook" else None
     return Settings(
-        broker=BrokerSettings(url=SecretStr(f"amqp://127.0.0.1:{closed_port()}/")),
+        broker=BrokerSettings(url=(SecretStr(f"amqp://127.0.0.1:{closed_port()}/"),)),
         vicidial=VicidialSettings(url="http://127.0.0.1:1/", user="u", password=SecretStr("secret-password")),
         sink=SinkSettings(kind=kind, url=url, crm=CrmSettings(**CRM) if kind == "crm" else CrmSettings()),
         http=HttpSettings(host="127.0.0.1", port=http_port),

@@ -118,7 +118,7 @@ def test_the_stories_show_every_kind_of_envelope_and_ending() -> None:
 
 def test_what_is_deleted_from_a_given_broker_is_all_that_the_worker_declares() -> None:
     settings = BrokerCommandSettings.model_construct(
-        broker=BrokerSettings(namespace="n", url=SecretStr("amqp://127.0.0.1/")),
+        broker=BrokerSettings(namespace="n", url=(SecretStr("amqp://127.0.0.1/"),)),
         sink=SinkNames(),
         retry=RetrySettings.model_validate({"delays": list(RETRY_DELAYS)}),
         vicidial=DialerWaits.model_validate({"ready_within": READY_WITHIN}),

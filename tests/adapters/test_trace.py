@@ -558,6 +558,13 @@ async def test_spans_left_at_the_stop_reach_the_collector_with_the_services_name
     assert len(span.resource["service.instance.id"]) == 36
 
 
+async def test_a_broker_of_several_nodes_is_not_named(collector: Collector) -> None:
+    await export_one(OpenTelemetryTracing.open(None))
+    (span,) = collector.spans
+    assert span.attributes["messaging.system"] == "rabbitmq"
+    assert "server.address" not in span.attributes
+
+
 async def test_opentelemetrys_variables_describe_the_service(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,7 +216,7 @@ class Bench:
 
     def make_supervisor(self) -> Supervisor:
         return Supervisor(
-            SecretStr(self.url),
+            [SecretStr(self.url)],
             self.topology,
             self.publisher,
             self.make_consumer,
@@ -264,7 +264,7 @@ async def open_bench(url: str, namespace: str, *tiers: timedelta) -> AsyncIterat
 
 def settings_for(url: str, namespace: str, *tiers: timedelta) -> BrokerCommandSettings:
     return BrokerCommandSettings(
-        broker=BrokerSettings(url=SecretStr(url), namespace=namespace),
+        broker=BrokerSettings(url=(SecretStr(url),), namespace=namespace),
         sink=SinkNames(kind="queue"),
         retry=RetrySettings(delays=tiers or (SHORT, LONG)),
     )

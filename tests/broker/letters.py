@@ -137,7 +137,7 @@ def settings_for(broker_url: str, namespace: str, monkeypatch: pytest.MonkeyPatc
 async def open_letters(settings: BrokerCommandSettings) -> AsyncIterator[Letters]:
     """Declare the topology of a namespace and give what acts on its dead letters."""
     topology = build_topology(settings)
-    async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
+    async with await aio_pika.connect(settings.broker.url[0].get_secret_value()) as connection:
         await declare(connection, topology)
         publisher = BrokerPublisher()
         _ = await publisher.attach(connection)

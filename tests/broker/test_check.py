@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import aio_pika
 import pytest
 import yaml
+from pydantic import SecretStr
 from rich.console import Console
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
@@ -33,6 +34,7 @@ from worker.check.webhook import about_answer, about_end, check_webhook
 from worker.cli import app
 from worker.commands import check as command
 from worker.commands import terminal
+from worker.rabbitmq.connection import address
 from worker.rabbitmq.topology import build_topology, declare
 from worker.settings import Settings, load
 from worker.settings.show import InForce
@@ -109,7 +111,7 @@ async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDiale
 
 async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, namespace: str) -> None:
     settings = load(Settings)
-    async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
+    async with await aio_pika.connect(settings.broker.url[0].get_secret_value()) as connection:
         await declare(connection, build_topology(settings))
         topology = (await findings())["topology"]
         assert topology == Finding.of("topology", "all 20 exchanges and queues are as the settings want them")
@@ -447,6 +449,31 @@ async def test_nobody_is_there(environment: pytest.MonkeyPatch, free_port: int) 
     assert "hush-hush" not in str(found)
 
 
+async def test_each_node_that_cant_be_reached_is_named(
+    environment: pytest.MonkeyPatch, broker_url: str, free_port: int
+) -> None:
+    gone = f"amqp://guest:hush-hush@127.0.0.1:{free_port}/"
+    refusing = broker_url.replace("guest:guest", "guest:hush-hush")
+    environment.setenv("CRM_SYNC_BROKER__URL", f"{gone},{refusing},{broker_url}")
+    found = await findings()
+    assert levels(found)["broker"] == "warning"
+    assert f"at {address(SecretStr(broker_url))}, logged in" in found["broker"].text
+    first, second = found["broker"].advice
+    assert first.startswith(f"127.0.0.1:{free_port}: the broker can't be reached")
+    assert "the broker refused the login" in second
+    assert levels(found)["alarms"] == "ok"
+    assert "hush-hush" not in str(found)
+
+
+async def test_no_node_can_be_reached(environment: pytest.MonkeyPatch, free_port: int) -> None:
+    urls = [f"amqp://guest:hush-hush@127.0.0.{n}:{free_port}/" for n in (1, 2)]
+    environment.setenv("CRM_SYNC_BROKER__URL", ",".join(urls))
+    found = (await findings())["broker"]
+    assert found.level is Level.FAILED
+    assert all(f"127.0.0.{n}:{free_port}: the broker can't be reached" in found.text for n in (1, 2))
+    assert "hush-hush" not in str(found)
+
+
 async def test_the_broker_refuses_the_login(environment: pytest.MonkeyPatch, broker_url: str) -> None:
     environment.setenv("CRM_SYNC_BROKER__URL", broker_url.replace("guest:guest", "guest:hush-hush"))
     environment.setenv("CRM_SYNC_SINK__KIND", "queue")
@@ -461,7 +488,7 @@ async def test_the_outbound_exchange(environment: pytest.MonkeyPatch, namespace:
     found = await findings()
     assert found["sink"] == Finding.of("sink", f"exchange {namespace}.enriched is missing; run declares it")
     settings = load(Settings)
-    async with await aio_pika.connect(settings.broker.url.get_secret_value()) as connection:
+    async with await aio_pika.connect(settings.broker.url[0].get_secret_value()) as connection:
         await declare(connection, build_topology(settings))
     assert (await findings())["sink"].text == f"exchange {namespace}.enriched exists"
 

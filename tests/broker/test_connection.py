@@ -9,14 +9,24 @@ import pamqp.commands
 import pamqp.frame
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from simulators.broker_node import PrivateBroker, free_ports
 from tests.adapters.raw import Connection, RawServer
-from tests.broker.bench import AGENTS, CALLS, Bench, ack, closed_breakers, eventually, open_bench
+from tests.broker.bench import AGENTS, CALLS, WITHIN, Bench, ack, closed_breakers, eventually, open_bench
+from worker.core.errors import PublishError
 from worker.core.events import EventType, Inbound
 from worker.core.pipeline import Outcome
 from worker.core.ports import Disposition
-from worker.rabbitmq.connection import BROKER_ERRORS, connect
+from worker.rabbitmq.connection import (
+    BROKER_ERRORS,
+    NEXT_AFTER,
+    Nodes,
+    NoNodeError,
+    address,
+    connect,
+    explain,
+)
 from worker.rabbitmq.consumer import Consumer
 from worker.rabbitmq.message import Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher
@@ -90,7 +100,7 @@ async def test_a_channel_that_the_broker_closes(bench: Bench) -> None:
     await bench.publish(b"rude")
     stop = asyncio.Event()
     supervisor = Supervisor(
-        SecretStr(bench.url), bench.topology, bench.publisher, make_consumer, 5, bench.account
+        [SecretStr(bench.url)], bench.topology, bench.publisher, make_consumer, 5, bench.account
     )
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: len(bodies(bench)) == 11)
@@ -129,7 +139,7 @@ async def test_a_broker_that_goes_away_and_comes_back(node: PrivateBroker, lonel
 async def test_a_stop_while_the_broker_is_away_is_quick(bench: Bench) -> None:
     (port,) = free_ports(1)
     url = SecretStr(f"amqp://guest:guest@127.0.0.1:{port}/")
-    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account)
+    supervisor = Supervisor([url], bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account)
     stop = asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: supervisor.state.last_error)
@@ -168,13 +178,13 @@ async def test_a_handshake_that_breaks_off_is_a_broker_that_is_away(
         monkeypatch.setattr(asyncio, "open_connection", opened_late)
     async with RawServer(lambda connection: half_open(connection, said)) as server:
         with pytest.raises(BROKER_ERRORS):
-            async with connect(SecretStr(f"amqp://guest:guest@127.0.0.1:{server.port}/"), "it"):
+            async with connect(Nodes([SecretStr(f"amqp://guest:guest@127.0.0.1:{server.port}/")]), "it"):
                 pass
 
 
 async def test_a_refused_login_is_explained_without_the_password(bench: Bench) -> None:
     url = SecretStr(bench.url.replace("guest:guest", "guest:Wrong-Secret-1"))
-    supervisor = Supervisor(url, bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account)
+    supervisor = Supervisor([url], bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account)
     stop = asyncio.Event()
     task = asyncio.create_task(supervisor.run(stop))
     await eventually(lambda: supervisor.state.last_error)
@@ -196,7 +206,7 @@ async def test_another_topology_ends_it_and_names_the_difference(bench: Bench) -
 
 async def test_what_a_library_raises_for_a_connection_that_is_gone_is_no_bug_of_ours(broker_url: str) -> None:
     async def use_what_is_gone() -> None:
-        async with connect(SecretStr(broker_url), "gone") as connection:
+        async with connect(Nodes([SecretStr(broker_url)]), "gone") as connection:
             assert connection.transport is not None
             await connection.transport.connection.close()
             _ = await connection.channel()
@@ -207,5 +217,87 @@ async def test_what_a_library_raises_for_a_connection_that_is_gone_is_no_bug_of_
 
 async def test_an_error_of_ours_passes_as_it_is_while_the_connection_stands(broker_url: str) -> None:
     with pytest.raises(RuntimeError, match="a bug of ours"):
-        async with connect(SecretStr(broker_url), "well"):
+        async with connect(Nodes([SecretStr(broker_url)]), "well"):
             raise RuntimeError("a bug of ours")
+
+
+async def silent(connection: Connection) -> None:
+    """Take the connection, and never answer: what a node does that hangs."""
+    await asyncio.sleep(60)
+
+
+def closed() -> SecretStr:
+    (port,) = free_ports(1)
+    return SecretStr(f"amqp://guest:Hush-Pass-1@127.0.0.1:{port}/")
+
+
+class TestSeveralNodes:
+    async def test_the_next_one_is_tried_and_is_then_the_first(self, broker_url: str) -> None:
+        """One is not there, one hangs."""
+        async with RawServer(silent) as hanging:
+            hung = SecretStr(f"amqp://guest:guest@127.0.0.1:{hanging.port}/")
+            gone, good = closed(), SecretStr(broker_url)
+            skipped: list[tuple[SecretStr, Exception]] = []
+            nodes = Nodes([gone, hung, good], lambda *each: skipped.append(each))
+            began = asyncio.get_running_loop().time()
+            async with connect(nodes, "it") as connection:
+                assert f":{connection.url.port}/" in broker_url
+            assert asyncio.get_running_loop().time() - began < NEXT_AFTER + WITHIN
+        assert [url for url, _ in skipped] == [gone, hung]
+        assert nodes.order == (good, gone, hung)
+
+    async def test_none_can_be_used(self) -> None:
+        gone = [closed(), closed()]
+        with pytest.raises(NoNodeError) as caught:
+            async with connect(Nodes(gone), "it"):
+                pass
+        assert all(address(url) in explain(caught.value) for url in gone)
+        assert explain(caught.value).count("can't be reached") == 2
+        assert "Hush-Pass-1" not in str(caught.value)
+
+    async def test_one_whose_connection_is_lost_goes_to_the_end(self, broker_url: str) -> None:
+        good, gone = SecretStr(broker_url), closed()
+        nodes = Nodes([good, gone])
+
+        async def lose_both() -> None:
+            async with connect(nodes, "one"), connect(nodes, "two") as connection:
+                assert nodes.order == (good, gone)
+                assert connection.transport is not None
+                await connection.transport.connection.close()
+                _ = await connection.channel()
+
+        with pytest.raises(ConnectionError):
+            await lose_both()
+        assert nodes.order == (gone, good)
+
+    async def test_one_that_no_longer_answers_goes_to_the_end(self, broker_url: str) -> None:
+        good, gone = SecretStr(broker_url), closed()
+        nodes = Nodes([good, gone])
+        with pytest.raises(TimeoutError):
+            async with connect(nodes, "it"):
+                raise TimeoutError
+        assert nodes.order == (gone, good)
+
+    async def test_any_other_error_leaves_the_order(self, broker_url: str) -> None:
+        good, gone = SecretStr(broker_url), closed()
+        nodes = Nodes([good, gone])
+        with pytest.raises(PublishError):
+            async with connect(nodes, "it"):
+                raise PublishError("the queue is full")
+        assert nodes.order == (good, gone)
+
+    async def test_the_worker_names_the_one_that_it_uses_and_those_that_it_skips(self, bench: Bench) -> None:
+        gone = closed()
+        nodes = [gone, SecretStr(bench.url)]
+        with capture_logs() as lines:
+            supervisor = Supervisor(
+                nodes, bench.topology, BrokerPublisher(), bench.make_consumer, 5, bench.account
+            )
+            stop = asyncio.Event()
+            task = asyncio.create_task(supervisor.run(stop))
+            await eventually(lambda: supervisor.state.consuming)
+            stop.set()
+            await task
+        assert supervisor.state.node == address(nodes[1])
+        found = [(line["event"], line["broker"]) for line in lines if "broker" in line]
+        assert found == [("broker_node_unreachable", address(gone)), ("consuming", address(nodes[1]))]

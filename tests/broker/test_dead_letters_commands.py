@@ -347,7 +347,7 @@ async def test_trouble_with_the_broker_is_a_sentence(
     assert absent.exit_code == 1
     assert "start the worker or run crm-sync topology first" in absent.stderr
     secret = "hush-hush"
-    url = settings.broker.url.get_secret_value()
+    url = settings.broker.url[0].get_secret_value()
     monkeypatch.setenv("CRM_SYNC_BROKER__URL", url.replace("guest:guest", f"guest:{secret}"))
     refused = await command("replay", "--all")
     assert refused.exit_code == 1

@@ -76,6 +76,18 @@ async def test_declaring_twice_changes_nothing(connection: AbstractConnection, t
     assert [standing.exists for standing in await inspect(connection, topology)] == [True] * everything
 
 
+async def test_a_command_uses_the_first_node_that_works(topology: Topology, broker_url: str) -> None:
+    """One is not there."""
+    url = f"amqp://guest:hush-hush@127.0.0.1:1/,{broker_url}"
+    code, _, said = await crm_sync(CRM_SYNC_BROKER__URL=url)
+    assert (code, said) == (0, "")
+    gone = ",".join(f"amqp://guest:hush-hush@127.0.0.{n}:1/" for n in (1, 2))
+    code, _, said = await crm_sync(CRM_SYNC_BROKER__URL=gone)
+    assert code == 1
+    assert "the broker at 127.0.0.1:1, 127.0.0.2:1: none of its nodes can be used; 127.0.0.1:1: the" in said
+    assert "hush-hush" not in said
+
+
 async def test_what_is_bound_arrives(connection: AbstractConnection, topology: Topology) -> None:
     await declare(connection, topology)
     async with connection.channel(on_return_raises=True) as channel:

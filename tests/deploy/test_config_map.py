@@ -43,7 +43,7 @@ def test_what_an_overlay_gives_loads_with_its_secrets(
     assert settings.sink.kind == ("queue" if name == "queue" else "webhook")
     assert settings.vicidial.method == "POST"
     assert settings.vicidial.password.get_secret_value() == PASSWORD
-    assert settings.broker.url.get_secret_value() == SECRETS["broker__url"]
+    assert settings.broker.url[0].get_secret_value() == SECRETS["broker__url"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -110,7 +110,7 @@ def test_the_secrets_files_are_what_the_worker_reads(
         monkeypatch.setenv(name, value)
     settings = load(Settings)
     assert settings.vicidial.password.get_secret_value() == "dialer-pw"
-    assert urlsplit(settings.broker.url.get_secret_value()).password == "broker-pw"
+    assert urlsplit(settings.broker.url[0].get_secret_value()).password == "broker-pw"
     assert settings.sink.signing_secret is not None
 
 

@@ -31,10 +31,12 @@ def problems(load_these: Loader, *args: object, **settings: object) -> list[str]
 
 
 def leaf(settings: Settings, path: str) -> Any:  # noqa: ANN401 - whatever the setting is
-    """Follow a path such as `broker.url`."""
+    """Follow a path such as `broker.url`; of a single address return that."""
     value: Any = settings
     for name in path.split("."):
         value = getattr(value, name)
+    if isinstance(value, tuple) and len(value) == 1:
+        (value,) = value
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 

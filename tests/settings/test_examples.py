@@ -60,7 +60,7 @@ def paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def test_an_example_loads_as_it_is(example: Path, tmp_path: Path) -> None:
     settings = load_text(example.read_text(encoding="utf-8"), tmp_path)
     assert settings.sink.kind == example.stem
-    assert settings.broker.url.get_secret_value() == SECRETS["broker-url"]
+    assert settings.broker.url[0].get_secret_value() == SECRETS["broker-url"]
     assert settings.vicidial.password.get_secret_value() == SECRETS["vicidial-password"]
 
 

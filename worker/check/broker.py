@@ -7,7 +7,7 @@ import asyncio
 import re
 import secrets
 import shlex
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from worker.check.finding import Finding
 from worker.core.errors import PublishError
-from worker.rabbitmq.connection import BROKER_ERRORS, address, connect, explain
+from worker.rabbitmq.connection import BROKER_ERRORS, Nodes, address, addresses, connect, explain, node
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import (
     DELIVERY_LIMIT,
@@ -48,18 +48,33 @@ _NAME = "crm-sync check"
 async def check_broker(settings: Settings) -> AsyncGenerator[Finding]:
     """Connect and log in, try the permissions, compare the topology with the settings, and publish."""
     topology = build_topology(settings)
+    urls = settings.broker.url
+    working, unusable = await _try_each(urls) if len(urls) > 1 else (urls, [])
+    nodes = Nodes(working or urls)
     try:
-        async with connect(settings.broker.url, _NAME) as connection:
-            yield about_version(*_server(connection), address(settings.broker.url))
+        async with connect(nodes, _NAME) as connection:
+            yield about_version(*_server(connection), node(connection)).with_warnings(unusable)
             yield await check_permissions(connection, settings)
             yield await _check_topology(connection, topology)
-        async with connect(
-            settings.broker.url, _NAME
-        ) as connection:  # an alarm blocks a connection that has published
+        async with connect(nodes, _NAME) as connection:  # an alarm blocks a connection that has published
             yield await _check_alarms(connection, topology)
     except BROKER_ERRORS as error:
-        where = address(settings.broker.url)
-        yield Finding.of("broker", f"{where}: {explain(error)}", problems=_advice(error))
+        yield Finding.of("broker", f"{addresses(urls)}: {explain(error)}", problems=_advice(error))
+
+
+async def _try_each(urls: Sequence[SecretStr]) -> tuple[list[SecretStr], list[str]]:
+    """Connect to each address, all at the same time; return those that work, and a line for each other."""
+
+    async def failure(url: SecretStr) -> str | None:
+        try:
+            async with connect(Nodes([url]), _NAME):
+                return None
+        except BROKER_ERRORS as error:
+            return f"{address(url)}: {explain(error)}"
+
+    failures = await asyncio.gather(*map(failure, urls))
+    working = [url for url, found in zip(urls, failures, strict=True) if found is None]
+    return working, [found for found in failures if found is not None]
 
 
 def _server(connection: AbstractConnection) -> tuple[str, str]:
@@ -130,7 +145,7 @@ async def check_queue(settings: Settings) -> AsyncGenerator[Finding]:
     """Check whether the outbound exchange exists, or would be declared."""
     name = build_topology(settings).outbound_exchange
     try:
-        async with connect(settings.broker.url, _NAME) as connection:
+        async with connect(Nodes(settings.broker.url), _NAME) as connection:
             found = await exists(connection, Exchange(name, "topic"))
     except BROKER_ERRORS as error:
         yield Finding.of("sink", f"exchange {name}: {explain(error)}", problems=_advice(error))
@@ -163,7 +178,7 @@ async def check_permissions(connection: AbstractConnection, settings: Settings) 
     nothing has: the answer is a refusal, or that there is no such thing. Which operation needs which
     permission: https://www.rabbitmq.com/docs/access-control#authorisation
     """
-    user, vhost = _login(settings.broker.url)
+    user, vhost = _login(settings.broker.url[0])
     namespace = settings.broker.namespace
     others = _outside_namespace(settings)
     lacking = [

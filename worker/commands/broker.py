@@ -10,7 +10,7 @@ import typer
 import uvloop
 
 from worker.commands.common import stop_with
-from worker.rabbitmq.connection import BROKER_ERRORS, SILENT, address, explain, is_being_cancelled
+from worker.rabbitmq.connection import BROKER_ERRORS, SILENT, addresses, explain, is_being_cancelled
 from worker.settings import BrokerCommandSettings
 
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ def talk_to_broker(
     except asyncio.CancelledError:
         stop_with("stopped")
     except BROKER_ERRORS as error:
-        stop_with(f"the broker at {address(settings.broker.url)}: {explain(error)}")
+        stop_with(f"the broker at {addresses(settings.broker.url)}: {explain(error)}")
 
 
 async def _until_signal(work: Callable[[asyncio.Event], Awaitable[_T]], *, careful: bool) -> _T:

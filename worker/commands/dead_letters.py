@@ -20,7 +20,7 @@ from worker.commands.terminal import err, progress, say
 from worker.core.errors import PublishError, Reason
 from worker.core.events import EventType
 from worker.core.scrub import printable
-from worker.rabbitmq.connection import connect
+from worker.rabbitmq.connection import Nodes, connect
 from worker.rabbitmq.dead_letters import (
     HOLD_AT_MOST,
     UNKNOWN,
@@ -307,7 +307,7 @@ async def browse_or_exit(
 ) -> AsyncIterator[DeadLetters]:
     """Browse the dead letters on a connection of their own; exit if there is no queue of them."""
     name = build_topology(settings).dead_letters
-    async with connect(settings.broker.url, "crm-sync dead-letters") as connection:
+    async with connect(Nodes(settings.broker.url), "crm-sync dead-letters") as connection:
         try:
             async with browse(connection, name, at_most) as letters:
                 yield letters
@@ -348,7 +348,7 @@ def settle_all(
     async def work(stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
             if publisher is not None:
-                connected = connect(settings.broker.url, "crm-sync replay")
+                connected = connect(Nodes(settings.broker.url), "crm-sync replay")
                 _ = await publisher.attach(await stack.enter_async_context(connected))
             while await _settle_more(settings, run, act, stop):
                 pass

@@ -22,7 +22,7 @@ from worker.core.errors import InvalidEvent, PublishError
 from worker.core.events import EventType
 from worker.core.scrub import printable
 from worker.rabbitmq.bulk_publish import BadLine, BulkPublisher, check_event, publish_event, read_lines
-from worker.rabbitmq.connection import connect
+from worker.rabbitmq.connection import Nodes, connect
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import Exchange, exists
 from worker.settings import BrokerCommandSettings
@@ -149,7 +149,7 @@ def _publish_one(kind: EventType, fields: dict[str, Any], config: Path | None) -
     exchange = settings.broker.events_exchange
 
     async def work(_stop: asyncio.Event) -> str | None:
-        async with connect(settings.broker.url, "crm-sync publish") as connection:
+        async with connect(Nodes(settings.broker.url), "crm-sync publish") as connection:
             publisher = BrokerPublisher()
             try:
                 await _attach(publisher, connection, exchange)
@@ -181,7 +181,7 @@ def _publish_file(settings: BrokerCommandSettings, file: Path, from_line: int, c
         bulk = BulkPublisher(publisher, settings.broker.events_exchange, on_progress=on_progress)
 
         async def work(stop: asyncio.Event) -> str | None:
-            async with connect(settings.broker.url, "crm-sync publish") as connection:
+            async with connect(Nodes(settings.broker.url), "crm-sync publish") as connection:
                 try:
                     await _attach(publisher, connection, settings.broker.events_exchange)
                     await bulk.run(read_lines(descriptor, stop), from_line)

@@ -3,12 +3,13 @@
 import asyncio
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import typer
 import uvloop
+from pydantic import SecretStr
 
 from worker import app
 from worker.commands.common import fail, load_settings_or_exit, stop_with
@@ -38,7 +39,7 @@ def run(config: ConfigOption = None) -> None:
     traces = _tracing_or_exit()
     extra = [] if traces is None else [traces.add_ids]
     scrubber = log.configure(settings.log, settings.secrets(), extra=extra)
-    tracing = UNTRACED if traces is None else _open_or_exit(traces, settings.broker.url.get_secret_value())
+    tracing = UNTRACED if traces is None else _open_or_exit(traces, settings.broker.url)
     _tune_garbage_collection()
     try:
         uvloop.run(app.run(settings, on_password=scrubber.learn, tracing=tracing))
@@ -119,9 +120,13 @@ def _tracing_or_exit() -> "type[OpenTelemetryTracing] | None":
     raise typer.Exit(2)
 
 
-def _open_or_exit(kind: "type[OpenTelemetryTracing]", broker_url: str) -> Tracing:
-    """Begin to trace, or exit with status 2 if one of OpenTelemetry's variables can't be used."""
+def _open_or_exit(kind: "type[OpenTelemetryTracing]", broker_urls: Sequence[SecretStr]) -> Tracing:
+    """Begin to trace, or exit with status 2 if one of OpenTelemetry's variables can't be used.
+
+    The spans name the broker only if it has a single address.
+    """
+    broker = Server.of(broker_urls[0].get_secret_value()) if len(broker_urls) == 1 else None
     try:
-        return kind.open(Server.of(broker_url))
+        return kind.open(broker)
     except ValueError as error:
         stop_with(f"one of OpenTelemetry's variables can't be used: {error}", status=2)

@@ -271,7 +271,8 @@ def _about(url: str, status: Status) -> Iterator[str]:
     up = f", up {age(status.started_at)}" if status.started_at else ""
     yield f"worker   {status.version} at {url}{up}"
     state = "consuming" if status.consuming else "not consuming"
-    yield f"broker   {state}; connections since the start: {status.broker.connections}"
+    where = f" from {status.broker.node}" if status.broker.node and status.consuming else ""
+    yield f"broker   {state}{where}; connections since the start: {status.broker.connections}"
     dialer = status.dialer
     parts = [] if dialer.limit is None else [f"requests at one time: at most {dialer.limit:g}"]
     if dialer.refused is None:

@@ -9,7 +9,7 @@ from worker.commands.broker import talk_to_broker
 from worker.commands.common import load_or_exit, stop_with
 from worker.commands.options import ConfigOption
 from worker.commands.terminal import say, show_table
-from worker.rabbitmq.connection import connect
+from worker.rabbitmq.connection import Nodes, connect
 from worker.rabbitmq.topology import (
     Exchange,
     Queue,
@@ -50,7 +50,7 @@ def topology(
     declares = not (show or check)
 
     async def work(_stop: asyncio.Event) -> tuple[list[QueueState], list[QueueState], list[str]]:
-        async with connect(settings.broker.url, "crm-sync topology") as connection:
+        async with connect(Nodes(settings.broker.url), "crm-sync topology") as connection:
             before = await inspect(connection, wanted)
             differing = await differences(connection, wanted, missing=False)
             if declares and not differing:

@@ -17,6 +17,7 @@ class _Part(BaseModel):
 class Broker(_Part):
     """The connection to the broker."""
 
+    node: str | None = None
     connections: int = 0
     last_error: str | None = None
 

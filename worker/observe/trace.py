@@ -50,17 +50,15 @@ _propagator = TraceContextTextMapPropagator()
 class OpenTelemetryTracing(Tracing):
     """Opens spans that are exported to a collector."""
 
-    def __init__(self, provider: TracerProvider, broker: Server) -> None:
+    def __init__(self, provider: TracerProvider, broker: Server | None) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("crm-sync", __version__, schema_url=_SCHEMA)
-        self._messaging: dict[str, AttributeValue] = {
-            "messaging.system": "rabbitmq",
-            "server.address": broker.host,
-            "server.port": broker.port,
-        }
+        self._messaging: dict[str, AttributeValue] = {"messaging.system": "rabbitmq"}
+        if broker is not None:
+            self._messaging |= {"server.address": broker.host, "server.port": broker.port}
 
     @classmethod
-    def open(cls, broker: Server) -> Self:
+    def open(cls, broker: Server | None) -> Self:
         """Export to the collector that OpenTelemetry's variables name.
 
         Raises `ValueError` if one of them can't be used.

@@ -1,7 +1,7 @@
-"""One connection to the broker, and what its errors mean."""
+"""One connection to the broker, to one of its nodes, and what its errors mean."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -16,13 +16,20 @@ from worker.core.errors import PublishError
 from worker.rabbitmq import codec
 
 CONNECT_TIMEOUT = 10.0
+"""Seconds until a broker that has a single address must be connected to."""
+NEXT_AFTER = 3.0
+"""Seconds until the next of several addresses is tried."""
 CLOSE_TIMEOUT = 5.0
-HEARTBEAT = 6
-"""Seconds, if the address names none. aiormq gives a silent connection up after (6 + 1) * 3 of them.
+HEARTBEAT = 3
+"""Seconds, if the address names none. It is what decides how long a node that hangs holds the worker up.
 
-RabbitMQ's own proposal of 60 would leave a worker deaf for three minutes behind a network that drops packets;
-its documentation finds 5 to 20 s right for most.
+Both sides send a heartbeat at the latest after these 3 s. RabbitMQ gives a silent connection up after two to
+three of them (`rabbit_heartbeat.erl`), aiormq after `(HEARTBEAT + 1) * SILENT_HEARTBEATS`, 6 s, and looks
+each second. So neither minds a pause of 5 s on the other side. RabbitMQ's documentation finds 5 to 20 s right
+for most (https://www.rabbitmq.com/docs/heartbeats); but then 10 s could not be kept.
 """
+SILENT_HEARTBEATS = 1.5
+"""aiormq's own 3 would find a silent connection dead only after 12 s."""
 SILENT = "the broker fell silent: no heartbeat came"
 
 BROKER_ERRORS = (
@@ -38,26 +45,97 @@ BROKER_ERRORS = (
 """
 
 
+class NoNodeError(ConnectionError):
+    """None of several addresses can be connected to; the message says why, for each."""
+
+    def __init__(self, failures: Sequence[tuple[SecretStr, Exception]]) -> None:
+        reasons = [f"{address(url)}: {explain(error)}" for url, error in failures]
+        super().__init__(f"none of its nodes can be used; {'; '.join(reasons)}")
+
+
+class Nodes:
+    """The addresses of a broker's nodes, in the order in which to try them.
+
+    The first is the one that worked last; one that fails goes to the end.
+    """
+
+    def __init__(
+        self, urls: Iterable[SecretStr], on_skip: Callable[[SecretStr, Exception], None] = lambda *_: None
+    ) -> None:
+        """Use these addresses, at least one; `on_skip` is called with each that failed before one worked."""
+        self._order = list(urls)
+        self.on_skip = on_skip
+
+    @property
+    def order(self) -> tuple[SecretStr, ...]:
+        """The addresses, the next one to try first."""
+        return tuple(self._order)
+
+    def failed(self, url: SecretStr) -> None:
+        """Put an address to the end, unless another one has taken its place already."""
+        if self._order[0] is url:
+            self._order.append(self._order.pop(0))
+
+
 @asynccontextmanager
-async def connect(url: SecretStr, name: str) -> AsyncIterator[AbstractConnection]:
+async def connect(nodes: Nodes, name: str) -> AsyncIterator[aio_pika.Connection]:
     """Open one connection, shown on the broker under this name; closed at the end, within a deadline.
 
-    Raises one of `BROKER_ERRORS`. From then on pamqp reads messages with `codec`, in the whole process.
+    The nodes are tried in turn, each once. Raises one of `BROKER_ERRORS`; if there are several nodes and none
+    can be used, `NoNodeError`. From then on pamqp reads messages with `codec`, in the whole process.
     """
+    url, connection = await _open_first(nodes, name)
+    try:
+        with loss_named(connection):
+            yield connection
+    except BaseException as error:
+        if _is_gone(connection) or isinstance(error, TimeoutError):
+            nodes.failed(url)
+        raise
+    finally:
+        await _close(connection)
+
+
+async def _open_first(nodes: Nodes, name: str) -> tuple[SecretStr, aio_pika.Connection]:
+    """Connect to the first node that can be connected to."""
+    if len(nodes.order) == 1:
+        return nodes.order[0], await _open(nodes.order[0], name, CONNECT_TIMEOUT)
+    failures: list[tuple[SecretStr, Exception]] = []
+    for url in nodes.order:
+        try:
+            connection = await _open(url, name, NEXT_AFTER)
+        except BROKER_ERRORS as error:
+            nodes.failed(url)
+            failures.append((url, error))
+        else:
+            for skipped in failures:
+                nodes.on_skip(*skipped)
+            return url, connection
+    raise NoNodeError(failures)
+
+
+async def _open(url: SecretStr, name: str, within: float) -> aio_pika.Connection:
     codec.install()
+    aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = SILENT_HEARTBEATS  # type: ignore[assignment]
     target = URL(url.get_secret_value())
     if "heartbeat" not in target.query:
         target = target.update_query(heartbeat=HEARTBEAT)
     connection = aio_pika.Connection(target, client_properties={"connection_name": name})
     try:
-        try:
-            await connection.connect(CONNECT_TIMEOUT)
-        except StopAsyncIteration as error:  # aiormq's, if the broker closed before the client read a word
-            raise ConnectionError("the connection was closed during the handshake") from error
-        with loss_named(connection):
-            yield connection
-    finally:
+        await connection.connect(within)
+    except BaseException as error:
         await _close(connection)
+        if isinstance(
+            error, StopAsyncIteration
+        ):  # aiormq's, if the broker closed before the client read a word
+            raise ConnectionError("the connection was closed during the handshake") from error
+        raise
+    return connection
+
+
+def _is_gone(connection: AbstractConnection) -> bool:
+    """Return whether a connection that was open has ended."""
+    return connection.transport is None or connection.transport.connection.is_closed
 
 
 @contextmanager
@@ -66,8 +144,7 @@ def loss_named(connection: AbstractConnection) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        transport = connection.transport
-        if transport is not None and not transport.connection.is_closed:
+        if not _is_gone(connection):
             raise
         raise ConnectionError("the connection was lost") from error
 
@@ -102,6 +179,16 @@ def address(url: SecretStr) -> str:
     except ValueError:
         port = None
     return f"{parts.hostname}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
+
+
+def addresses(urls: Iterable[SecretStr]) -> str:
+    """Return the host and port of each of a broker's nodes, for a person."""
+    return ", ".join(map(address, urls))
+
+
+def node(connection: aio_pika.Connection) -> str:
+    """Return the host and port of the node that a connection goes to, for a person."""
+    return address(SecretStr(str(connection.url)))
 
 
 def explain(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,14 @@ from worker.core.errors import PublishError
 from worker.rabbitmq.connection import (
     BROKER_ERRORS,
     SILENT,
+    Nodes,
     address,
+    addresses,
     connect,
     explain,
     is_being_cancelled,
     loss_named,
+    node,
 )
 from worker.rabbitmq.consumer import Consumer, ConsumerFailedError, Observer
 from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
@@ -53,6 +56,8 @@ class BrokerState:
     """What is known of the connection from outside."""
 
     consuming: bool = False
+    node: str | None = None
+    """The host and port that it is connected to, or was last."""
     connections: int = 0
     last_error: str | None = None
     consumer: Consumer | None = None
@@ -68,7 +73,7 @@ class Supervisor:
 
     def __init__(
         self,
-        url: SecretStr,
+        urls: Iterable[SecretStr],
         topology: Topology,
         publisher: BrokerPublisher,
         make_consumer: Callable[[], Consumer],
@@ -78,7 +83,7 @@ class Supervisor:
         longest_wait_once_connected: float = LONGEST_WAIT_ONCE_CONNECTED,
         count_every: float = COUNT_EVERY,
     ) -> None:
-        self._url = url
+        self._nodes = Nodes(urls, self._report_skipped)
         self._topology = topology
         self._publisher = publisher
         self._make_consumer = make_consumer
@@ -113,10 +118,10 @@ class Supervisor:
 
     async def _run_session(self, stop: asyncio.Event) -> None:
         async with (
-            connect(self._url, "crm-sync consumer") as consuming,
-            connect(self._url, "crm-sync publisher") as publishing,
+            connect(self._nodes, "crm-sync consumer") as consuming,
+            connect(self._nodes, "crm-sync publisher") as publishing,
         ):
-            self._connected = True
+            self._connected, self.state.node = True, node(consuming)
             await self._declare(publishing)
             _ = await self._publisher.attach(publishing)
             await self._until_it_takes_messages(stop)
@@ -159,7 +164,10 @@ class Supervisor:
         self._consumed_from = asyncio.get_running_loop().time()
         if self.state.connections > 1:
             self._observer.reconnected()
-        _log.info("consuming", broker=address(self._url), queues=list(self._topology.work_queues.values()))
+        _log.info("consuming", broker=self.state.node, queues=list(self._topology.work_queues.values()))
+
+    def _report_skipped(self, url: SecretStr, error: Exception) -> None:
+        _log.warning("broker_node_unreachable", broker=address(url), error=explain(error))
 
     async def _count(self, connection: AbstractConnection, consumer: Consumer) -> None:
         """Report how many messages are in the queues for as long as this connection serves."""
@@ -199,7 +207,7 @@ class Supervisor:
         event = "broker_connection_lost" if self._connected else "broker_unreachable"
         _log.warning(
             "settling_failed" if isinstance(error, PublishError) else event,
-            broker=address(self._url),
+            broker=self.state.node if self._connected else addresses(self._nodes.order),
             error=self.state.last_error,
             next_try_seconds=round(wait, 1),
         )

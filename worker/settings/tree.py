@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -31,7 +32,7 @@ from worker.settings.types import (
     Statuses,
     Table,
     Zone,
-    checked_broker_url,
+    checked_broker_urls,
     checked_url,
     passwords,
     path_segments,
@@ -39,6 +40,7 @@ from worker.settings.types import (
     read_secret,
     required,
     secret_or_file,
+    split_addresses,
     users,
     visible,
 )
@@ -70,12 +72,12 @@ class BrokerSettings(_Section):
     """RabbitMQ."""
 
     url_file: Path | None = Field(None, description="A file that holds the broker's address.")
-    url: Annotated[SecretStr, secret_or_file(None)] = Field(
+    url: Annotated[tuple[SecretStr, ...], BeforeValidator(split_addresses), secret_or_file(None)] = Field(
         default=None,
         validate_default=True,
         description=(
-            "The broker's address, `amqp://` or `amqps://` (TLS, verified). For a cluster: a name that stands"
-            " for all its nodes, or a load balancer's, not the name of one node."
+            "The broker's address, `amqp://` or `amqps://` (TLS, verified). For a cluster: the addresses of"
+            " its nodes, tried in turn, or one that stands for all of them."
         ),
     )
     namespace: str = Field("crm-sync", description="The prefix of all exchanges' and queues' names.")
@@ -92,8 +94,8 @@ class BrokerSettings(_Section):
 
     @field_validator("url")
     @classmethod
-    def _check_url(cls, value: SecretStr) -> SecretStr:
-        return SecretStr(checked_broker_url(value.get_secret_value()))
+    def _check_url(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        return tuple(map(SecretStr, checked_broker_urls([url.get_secret_value() for url in value])))
 
     @field_validator("namespace")
     @classmethod
@@ -111,9 +113,10 @@ class BrokerSettings(_Section):
 
     @override
     def secrets(self) -> Iterator[str]:
-        """Yield the password: the rest of the address may be shown."""
-        password = urlsplit(self.url.get_secret_value()).password or ""
-        yield from (password, unquote(password))
+        """Yield the passwords: the rest of the addresses may be shown."""
+        for url in self.url:
+            password = urlsplit(url.get_secret_value()).password or ""
+            yield from (password, unquote(password))
 
 
 class DialerWaits(_Section):

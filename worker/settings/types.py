@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ LONGEST_REQUEST = timedelta(minutes=2)
 """An event makes up to four requests to the dialer and one to the CRM, and settling it may wait for ten
 minutes: together that has to stay below the 30 minutes after which RabbitMQ takes it for lost."""
 SHORTEST_DELAY = timedelta(milliseconds=100)
+MOST_NODES = 10
 LARGEST_SECRET = 64 * 1024
 """In bytes."""
 _AROUND = "\ufeff\r\n"
@@ -208,7 +209,7 @@ def checked_url(url: str, schemes: tuple[str, ...], example: str) -> str:
 
     No error repeats any of the address, as it can hold a password.
     """
-    url = url.strip("\ufeff \t\r\n")
+    url = url.strip(_BLANKS)
     for pattern, wrong in _WRONG:
         if re.search(pattern, url):
             raise ValueError(wrong)
@@ -247,6 +248,55 @@ def checked_broker_url(url: str) -> str:
     if parts.scheme == "amqp" and seen & _ONLY_TLS:
         raise ValueError(f"has {min(seen & _ONLY_TLS)} in its query, which is for amqps:// only")
     return url
+
+
+def split_addresses(value: object) -> object:
+    """Split text into addresses, at line breaks and at the commas before one; a list stays as it is.
+
+    A password may hold a comma, so that one is a separator only if an address follows, or nothing.
+    """
+    if isinstance(value, SecretStr):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    text = value.strip(_BLANKS)
+    return _parse_list(text) if text.startswith("[") else _BETWEEN_ADDRESSES.split(text)
+
+
+_BLANKS = "\ufeff \t\r\n"
+_BETWEEN_ADDRESSES = re.compile(r"[ \t]*[,\r\n][ \t\r\n]*(?=[A-Za-z][A-Za-z0-9+.-]*://|$)")
+
+
+def checked_broker_urls(urls: Sequence[str]) -> tuple[str, ...]:
+    """Return the addresses of a broker's nodes as `checked_broker_url` does. The error names each bad one.
+
+    They are nodes of one broker, so they agree in the virtual host.
+    """
+    if not 1 <= len(urls) <= MOST_NODES:
+        raise ValueError(f"must be 1 to {MOST_NODES} addresses")
+    checked: list[str] = []
+    wrong: list[str] = []
+    for number, url in enumerate(urls, 1):
+        try:
+            checked.append(_checked_node(url, checked))
+        except ValueError as error:
+            wrong.append(f"address {number} of {len(urls)} {error}" if len(urls) > 1 else str(error))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return tuple(checked)
+
+
+def _checked_node(url: str, others: Sequence[str]) -> str:
+    url = checked_broker_url(url)
+    if url in others:
+        raise ValueError("is there twice")
+    if others and _virtual_host(url) != _virtual_host(others[0]):
+        raise ValueError("names another virtual host than the one before it")
+    return url
+
+
+def _virtual_host(url: str) -> str:
+    return unquote(urlsplit(url).path[1:]) or "/"
 
 
 def _whole_number(most: int) -> tuple[Callable[[str], object], str]:
