@@ -478,6 +478,15 @@ def test_a_login_that_can_not_be_renewed_ends_the_delivery() -> None:
     assert Progress.read("example", caught.value.progress).results == {"contact": {"id": "501"}}
 
 
+def test_a_delivery_makes_at_most_one_new_login() -> None:
+    answers = good(contact=[ok({}, 401), ok({}, 401)], record=[ok({}, 401)], renew=[access("s2")])
+    talk = Talk(answers, access=access("s1"))
+    with pytest.raises(DeliveryUnavailable) as caught:
+        talk.run()
+    assert (caught.value.kind, talk.renewed) == (FailureKind.REFUSED, 1)
+    assert talk.asked == ["contact", "contact", "record"]
+
+
 def login(answers: list[Any], **changes: Any) -> Access:
     compiled = preset(login={**LOGIN, **changes})
     talk = Talk({"start": answers}, compiled)
@@ -506,6 +515,12 @@ def test_without_a_login_there_is_only_the_address() -> None:
 def test_a_login_that_is_refused_says_so_after_one_try(answer: Answer) -> None:
     with pytest.raises(SinkLoginRefused, match="the login is refused: the CRM answered 4"):
         login([answer])
+
+
+@pytest.mark.parametrize("body", [{"t": None}, {"t": ["tok"]}, {"t": "tok\r\nX-Evil: 1"}, []])
+def test_a_login_without_a_token_that_can_be_used_is_refused_and_makes_no_dead_letter(body: Any) -> None:
+    with pytest.raises(SinkLoginRefused, match="the login can't be made: the answer has"):
+        login([ok(body)])
 
 
 @pytest.mark.parametrize(("status", "kind"), [(500, FailureKind.OUTAGE), (429, FailureKind.BUSY)])

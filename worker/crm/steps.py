@@ -228,6 +228,7 @@ class Engine:
         self.alone = False
         """Whether an item of a batch is sent alone."""
         self._access = access
+        self._renewed = False
         self._memory = memory
         self._scrub = scrub
         self._now = now
@@ -271,10 +272,10 @@ class Engine:
     def ask(self, step: CompiledStep) -> _Talk:
         """Send a step's request. Return the answer, the verdict, and the result of the item in a batch.
 
-        A request whose login is no longer valid is sent once more with a new one, and one that failed as a
-        part of a batch once more alone.
+        A request whose login is no longer valid is sent once more with a new one, of which there is one in a
+        delivery, and a request that failed as a part of a batch is sent once more alone.
         """
-        alone, renewed = self.alone, False
+        alone = self.alone
         while True:
             request = self.request(step, alone=alone)
             self.asked = True
@@ -285,10 +286,10 @@ class Engine:
                 raise
             verdict, result = self._judge(step, answer)
             together = answer.shared is not None and answer.shared.count > 1
-            if verdict.means is Means.TOKEN and self._access.lifetime is not None and not renewed:
+            if verdict.means is Means.TOKEN and self._access.lifetime is not None and not self._renewed:
                 self._access = cast("Access", (yield Renew(self._access)))
                 self.names["login"] = self._access.login
-                renewed = True
+                self._renewed = True
             elif verdict.means in _OF_ONE and verdict.whole and together:
                 alone = True
             else:
@@ -452,6 +453,10 @@ def _login_steps(
 
 def _access(login: CompiledLogin, engine: Engine, url: str) -> Access:
     taken = plain(login.take.render(engine.names))
+    if all(value is None for value in taken.values()):
+        raise MappingFailed("the answer has nothing of what is taken from it, such as a token")
+    if not all(value.isprintable() for value in taken.values() if isinstance(value, str)):
+        raise MappingFailed("the answer has a line break or control character in a token")
     if login.url is not None:
         said = login.url.render({**engine.names, "login": taken})
         if said is not None:
