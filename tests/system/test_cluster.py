@@ -27,7 +27,7 @@ AGAIN_WITHIN = 10.0
 ELECTED_WITHIN = 30.0
 """The same if the node that hangs leads the queues: the others have to elect leaders first.
 
-On an idle machine that takes about 12 s, of which up to 5 go by in the broker: it answers a consumer that
+That takes 7 to 12 s. Up to 5 of them go by in the broker: it answers a consumer that
 asked before the election only then.
 """
 PACE = 0.02
