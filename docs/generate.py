@@ -25,7 +25,7 @@ from docs import crm_pages
 from worker.commands.asyncapi import as_yaml, asyncapi
 from worker.core.retry import format_delay
 from worker.core.transitions import TRANSITIONS, State, Transition, Wait
-from worker.observe.metrics import Metrics
+from worker.observe.metrics import Declared, IntakeMetrics, Metrics
 from worker.settings import BrokerCommandSettings, Settings
 from worker.settings.load import SECRETS_DIR
 from worker.settings.tree import LONGEST_DRAIN, PREFIX, leaves
@@ -35,6 +35,7 @@ from worker.settings.types import (
     Delays,
     Duration,
     DurationOrNone,
+    Paths,
     RequestTimeout,
     Statuses,
 )
@@ -59,7 +60,7 @@ A setting can be set in several ways. If more than one sets it, the first of the
 A secret can always be in a file of its own: the setting with `_file` after its name says which. To set it
 both directly and by a file, in the same place, is an error; of two places the first wins, whichever of the
 two ways it uses. Only the dialer's password and the secrets of a CRM's preset are read again while the worker
-runs, after a login was refused.
+runs, after a login was refused; and the intake's tokens and certificate, when their files change.
 
 `crm-sync check` and `crm-sync run` name everything that is wrong with the settings at once, before they open
 any connection, and exit with 2. An unknown name is an error, in the file and in the environment, so that a
@@ -84,7 +85,7 @@ The query of `broker.url` may contain `heartbeat` and `timeout` (whole seconds, 
 or 1).
 """
 
-_SECTIONS = ("broker", "vicidial", "sink", "retry", "circuit_breakers", "http", "log")
+_SECTIONS = ("broker", "vicidial", "sink", "retry", "circuit_breakers", "http", "intake", "log")
 """In the order of config/webhook.yaml."""
 _REQUIRED = {
     "vicidial.url": "required",
@@ -92,6 +93,7 @@ _REQUIRED = {
     "vicidial.password": "required",
     "sink.url": "required for `webhook`",
     "sink.crm.preset": "required for `crm`",
+    "intake.token_files": "required for `crm-sync intake`",
 }
 _MORE = {
     "sink.crm.preset": "[Into a CRM](crm/index.md) has a page for each, with the settings that it adds below"
@@ -117,12 +119,14 @@ _DURATIONS: tuple[tuple[Any, str, str], ...] = (
     (DurationOrNone, "a duration", ""),
     (Delays, "a list of durations", ""),
     (Statuses, "a list of texts", ""),
+    (Paths, "a list of paths", ""),
 )
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     str: "text",
+    Path: "a path",
     SecretStr: "text, a secret",
     tuple[SecretStr, ...]: "a list of addresses, a secret",
     dict[str, Any]: "a mapping",
@@ -270,13 +274,9 @@ mean, and what to do.
 def metrics_page() -> str:
     """Write the reference of the metrics."""
     declared = Metrics().declared
-    rows = [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} "
-        f"| {metric.sentence.replace('|', chr(92) + '|')} |"
-        for metric in declared
-    ]
+    own = [metric for metric in IntakeMetrics().declared if metric not in declared]
     buckets = groupby(
-        sorted((metric for metric in declared if metric.buckets), key=lambda each: each.buckets),
+        sorted((metric for metric in [*declared, *own] if metric.buckets), key=lambda each: each.buckets),
         key=lambda each: each.buckets,
     )
     bounds = [
@@ -287,14 +287,23 @@ def metrics_page() -> str:
         [
             f"<!-- {_BY} -->\n",
             _METRICS_INTRODUCTION,
-            "| metric | kind | labels | what it shows |",
-            "|---|---|---|---|",
-            *rows,
+            *_rows(declared),
+            "\nThose of `crm-sync intake`, which has `crm_sync_build_info` and those of the process, too:\n",
+            *_rows(own),
             "\nThe upper bounds of the histograms' buckets, in seconds:\n",
             *bounds,
             "",
         ]
     )
+
+
+def _rows(declared: list[Declared]) -> list[str]:
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} "
+        f"| {metric.sentence.replace('|', chr(92) + '|')} |"
+        for metric in declared
+    ]
+    return ["| metric | kind | labels | what it shows |", "|---|---|---|---|", *rows]
 
 
 # --- AsyncAPI -------------------------------------------------------------------------------------

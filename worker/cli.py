@@ -29,6 +29,11 @@ COMMANDS: Final = {
         "status",
         "Ask a running worker how it is: what is wrong, what to do, and the details.",
     ),
+    "intake": Place(
+        "intake",
+        "intake",
+        "Take events over HTTP until SIGTERM or Ctrl-C, and publish them to the events exchange.",
+    ),
     "publish": Place("publish", "app", "Publish events to the events exchange, as a telephony system would."),
     "topology": Place(
         "topology",

@@ -24,7 +24,7 @@ from worker.settings.types import parse_duration
 
 pytestmark = pytest.mark.verify
 
-FOLDERS = [*(f"overlays/{name}" for name in OVERLAYS), "rabbitmq", "monitoring"]
+FOLDERS = [*(f"overlays/{name}" for name in OVERLAYS), "rabbitmq", "monitoring", "intake"]
 VERSIONS = ("1.29", "1.33", kubernetes_validate.latest_version())
 """The oldest has all that is used here: `unhealthyPodEvictionPolicy`, `matchLabelKeys`."""
 
@@ -347,3 +347,36 @@ def test_production_is_watched() -> None:
     production = overlay("production")
     assert production.the("PodMonitor")
     assert production.the("PrometheusRule")["spec"]["groups"]
+
+
+# --- the intake -------------------------------------------------------------------------------------
+
+
+def test_the_intake_has_a_volume_for_its_spool_and_finds_what_it_is_given() -> None:
+    """What its variables name lies below what is mounted, and the spool is full before the volume is."""
+    intake = build(K8S / "intake")
+    spec = intake.the("Deployment", "crm-sync-intake")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate"), "one process has the spool"
+    assert given["CRM_SYNC_INTAKE__SPOOL"].startswith(f"{mounts['spool']}/")
+    for name in ("CRM_SYNC_BROKER__URL_FILE", "CRM_SYNC_INTAKE__TOKEN_FILES"):
+        assert given[name].startswith(f"{mounts['secrets']}/")
+    claim = intake.the("PersistentVolumeClaim", "crm-sync-intake")["spec"]["resources"]["requests"]["storage"]
+    assert claim == "1Gi"
+    assert int(given["CRM_SYNC_INTAKE__SPOOL_SIZE"]) < 1024
+    assert {
+        container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness", "readiness")
+    } == {"intake"}
+
+
+def test_all_of_the_intake_selects_its_pod_alone() -> None:
+    intake = build(K8S / "intake")
+    labels = intake.the("Deployment", "crm-sync-intake")["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        intake.the("Deployment", "crm-sync-intake")["spec"]["selector"]["matchLabels"],
+        intake.the("Service", "crm-sync-intake")["spec"]["selector"],
+        intake.the("NetworkPolicy", "crm-sync-intake")["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert selectors == [labels] * 3

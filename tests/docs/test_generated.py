@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from docs.generate import FOLDER, PAGES, Setting, settings_of
 from worker.crm.load import resolved
-from worker.observe.metrics import Metrics
-from worker.settings import Settings, SettingsError
+from worker.observe.metrics import IntakeMetrics, Metrics
+from worker.settings import IntakeCommandSettings, Settings, SettingsError
 from worker.settings.load import variables
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,8 @@ WORDS = {
     "a mapping": "{a: 1}",
     "a list of durations": "1s,2s",
     "a list of texts": "A,B",
+    "a list of paths": "/a,/b",
+    "a path": "/a",
     "a time zone's IANA name": "Europe/Berlin",
     "true or false": "no",
     "text": "http://x.example/",
@@ -84,6 +86,7 @@ def good_value(setting: Setting) -> object:
         "broker.namespace": "name",
         "vicidial.user": "name",
         "http.host": "127.0.0.1",
+        "intake.host": "127.0.0.1",
         "vicidial.source": "abc",
         "sink.signing_secret": "whsec_" + base64.b64encode(bytes(24)).decode(),
     }
@@ -107,6 +110,10 @@ def test_the_default_on_the_page_is_the_default(path: str) -> None:
     if path == "sink.crm.preset":
         with pytest.raises(SettingsError, match="is required"):
             resolved(Settings.model_validate(MINIMAL).sink.crm, {})
+    elif path == "intake.token_files":
+        with pytest.raises(ValidationError, match="is required"):
+            IntakeCommandSettings()
+        assert given(path, "") == Settings.model_validate(MINIMAL)
     elif shown.startswith("required"):
         tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(MINIMAL))
         section, _, name = path.rpartition(".")
@@ -171,18 +178,19 @@ def test_the_longest_drain_on_the_page_is_taken() -> None:
 
 def test_every_metric_that_is_exposed_is_on_the_page() -> None:
     page = (FOLDER / "metrics.md").read_text(encoding="utf-8")
-    metrics = Metrics()
+    processes = Metrics(), IntakeMetrics()
     rows = {
         match[1]: (match[2], re.findall(r"`(\w+)`", match[3]))
         for match in re.finditer(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", page, re.MULTILINE)
     }
     exposed = {
         family.name + ("_total" if family.type == "counter" else ""): family
+        for metrics in processes
         for family in metrics.registry.collect()
     }
     assert rows.keys() == exposed.keys()
     for name, (kind, _) in rows.items():
         assert kind == exposed[name].type
     assert rows["crm_sync_retries_total"] == ("counter", ["reason", "tier"])
-    for metric in metrics.declared:
+    for metric in [each for metrics in processes for each in metrics.declared]:
         assert rows[metric.name][1] == list(metric.labels)

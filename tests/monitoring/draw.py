@@ -192,7 +192,7 @@ async def run(broker_url: str, folder: Path) -> tuple[Run, str]:
     """Let calls end for some minutes, in which the dialer breaks down and heals. Return it with a caption."""
     async with system_at(broker_url, folder, "crm-sync", "--delay", "0.05") as system:
         worker = await system.start(**dict.fromkeys(_DEFAULTS))
-        async with watching(await worker.listening(), folder) as prometheus:
+        async with watching([await worker.listening()], folder) as prometheus:
             await eventually(lambda: prometheus.holds("crm_sync_consuming == 1"), 20)
             calling = asyncio.create_task(_keep_calling(system))
             await asyncio.sleep(_WARM)

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +104,12 @@ class _Server:
 
 
 @asynccontextmanager
-async def watching(port: int, folder: Path, rules: Path | None = None) -> AsyncIterator[Prometheus]:
-    """Run a Prometheus that scrapes a worker's port on this machine, and evaluates rules, each second."""
-    targets = {"job_name": "crm-sync", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+async def watching(
+    ports: Sequence[int], folder: Path, rules: Path | None = None
+) -> AsyncIterator[Prometheus]:
+    """Run a Prometheus that scrapes ports on this machine, and evaluates rules, each second."""
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    targets = {"job_name": "crm-sync", "static_configs": [{"targets": addresses}]}
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)] if rules else [],

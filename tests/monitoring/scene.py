@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+
 from tests.monitoring.prometheus import Prometheus, watching
 from tests.system.harness import Program, System, Worker, call_ended, eventually
 
@@ -17,6 +19,7 @@ RULES: Final = Path(__file__).parents[2] / "k8s" / "monitoring" / "alerts.yaml"
 PHONE: Final = "3125550187"
 AGENT: Final = "zoequinn"
 LEAD: Final = 70012345
+TOKEN: Final = "a-token_of-the-tests"
 _CALLS = 1000
 _AT_ONCE = 4
 _EVERY = 0.2
@@ -66,12 +69,29 @@ async def played(broker_url: str, folder: Path, namespace: str) -> AsyncIterator
     async with AsyncExitStack() as stack:
         async with system_at(broker_url, folder, namespace, "--delay", "0.05") as system:
             worker = await system.start(vicidial__ready_within="1s")
-            watch = watching(await worker.listening(), folder, RULES)
+            intake = _intake_of(system)
+            ports = [await worker.listening(), await intake.listening()]
+            watch = watching(ports, folder, RULES)
             scene = Scene(await stack.enter_async_context(watch), time.time())
-            await _Play(system, scene).all()
+            await _Play(system, scene, f"http://127.0.0.1:{ports[1]}").all()
             scene.exposition = (await worker.get("/metrics"))[1]
             scene.ended = time.time()
         yield scene
+
+
+def _intake_of(system: System) -> Worker:
+    """Start an intake in the same namespace; it ends with the workers."""
+    (system.folder / "token").write_text(TOKEN, encoding="utf-8")
+    settings = {
+        "CRM_SYNC_BROKER__URL": system.broker_url,
+        "CRM_SYNC_BROKER__NAMESPACE": system.namespace,
+        "CRM_SYNC_INTAKE__PORT": "0",
+        "CRM_SYNC_INTAKE__SPOOL": str(system.folder / "spool"),
+        "CRM_SYNC_INTAKE__TOKEN_FILES": str(system.folder / "token"),
+    }
+    intake = Worker(settings, system.folder, "intake")
+    system.workers.append(intake)
+    return intake
 
 
 async def end_some(system: System, calls: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -85,8 +105,8 @@ async def end_some(system: System, calls: list[dict[str, Any]], count: int) -> l
 class _Play:
     """What happens, one act after the other, while calls keep coming."""
 
-    def __init__(self, system: System, scene: Scene) -> None:
-        self._system, self._scene = system, scene
+    def __init__(self, system: System, scene: Scene, intake: str) -> None:
+        self._system, self._scene, self._intake = system, scene, intake
         self._calls: list[dict[str, Any]] = []
 
     async def all(self) -> None:
@@ -114,7 +134,18 @@ class _Play:
             self._note(onboarding)
             await self._system.publish(onboarding, "agent.onboarded")
             self._note(*await end_some(self._system, self._calls, _AT_ONCE))
+            await self._report(self._calls.pop())
             await asyncio.sleep(_EVERY)
+
+    async def _report(self, call: dict[str, Any]) -> None:
+        """Have the intake take a call, as VICIdial does."""
+        self._note(call)
+        query = {"token": TOKEN, "call_id": call["call_id"]}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self._intake}/vicidial/call-ended", params=query) as response,
+        ):
+            assert response.status == 200
 
     async def _some_are_buried(self) -> None:
         """Bury one that nobody can read, one that the dialer does not know, and one that the CRM refuses."""

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from tests.monitoring.dashboard import Panel, load, metrics_in, panels, queries
-from worker.observe.metrics import Metrics
+from worker.observe.metrics import IntakeMetrics, Metrics
 
 pytestmark = pytest.mark.verify
 
@@ -63,7 +63,7 @@ def test_each_query_asks_for_the_chosen_installation_only() -> None:
 
 def test_each_metric_is_on_the_dashboard_or_excused_and_there_is_no_other() -> None:
     asked = metrics_in(query.text for query in queries())
-    declared = {each.name for each in Metrics().declared}
+    declared = {each.name for each in (*Metrics().declared, *IntakeMetrics().declared)}
     shown = {name if name in declared else re.sub(f"({'|'.join(PARTS)})$", "", name) for name in asked}
     assert shown - declared == set()
     assert declared - shown == set(NOT_SHOWN)

@@ -17,9 +17,13 @@ pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="session"), pyt
 
 STAYS_ZERO: Final = {
     "Reconnects": "the broker is never away in this scene",
+    "Size of the spool": "the broker is never away in this scene",
+    "In the spool": "the broker is never away in this scene",
+    "Set aside": "nothing is damaged in this scene",
     "Records in the CRM": "the worker of this scene delivers to a webhook",
 }
 NEVER_THERE: Final = {
+    'crm_sync_intake_requests_total{status=~"5.."}': "the intake accepts everything in this scene",
     'crm_sync_retries_total{reason="unexpected"}': "there is no bug in this scene",
 }
 MOST_VALUES: Final = 12

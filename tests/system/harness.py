@@ -128,13 +128,13 @@ def crm_sync() -> list[str]:
 
 
 class Worker:
-    """One `crm-sync run`, its log in a file."""
+    """One `crm-sync run`, or `crm-sync intake`, its log in a file."""
 
-    def __init__(self, settings: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, settings: Mapping[str, str], folder: Path, command: str = "run") -> None:
         self.log_file = folder / f"worker-{uuid.uuid4().hex[:8]}.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*crm_sync(), "run"],
+                [*crm_sync(), command],
                 cwd=folder,
                 env=environment(settings),
                 stdout=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from datetime import timedelta
 from worker.check.broker import check_broker, check_queue
 from worker.check.dialer import check_dialer
 from worker.check.finding import Finding, Level, worst
+from worker.check.intake import check_intake
 from worker.check.webhook import check_webhook, is_secure
 from worker.settings import Settings
 
@@ -63,6 +64,8 @@ def _groups(settings: Settings, *, ping: bool) -> Iterator[_Group]:
         wanted = {"sink": True, "tls": is_secure(settings.sink), "ping": ping}
         subjects = tuple(subject for subject, is_wanted in wanted.items() if is_wanted)
         yield _Group(subjects, check_webhook(settings, ping=ping))
+    if settings.intake.token_files:
+        yield _Group(("intake",), check_intake(settings))
 
 
 def _check_crm(settings: Settings) -> AsyncGenerator[Finding]:

@@ -4,8 +4,9 @@ Adapters implement the protocols; `worker.app` plugs them in. A disposition is t
 inbound, as a value; acting on it is settling (`worker.rabbitmq.message`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -99,6 +100,8 @@ class Outgoing:
     message_id: str | None
     type: str | None
     content_type: str | None
+    headers: Mapping[str, str] | None = None
+    timestamp: datetime | None = None
 
 
 class Publisher(Protocol):

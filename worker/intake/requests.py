@@ -65,6 +65,8 @@ class Record:
     at: int = 0
     """When the request came, in seconds since 1970: the time of an event that names none."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    subject: str = field(default="", compare=False)
+    """The call id, or the agent's user, for the log; it is not kept in the spool."""
 
 
 def read_call(query: Mapping[str, str], now: datetime) -> Record:
@@ -150,7 +152,7 @@ def _percent_decoded(value: str) -> str:
         text = re.sub(r"\\(.)", r"\1", text[1:-1])
     try:
         return unquote_to_bytes(text).decode()
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise InvalidEvent("an attribute of the CloudEvent is not UTF-8 in percent-encoding") from error
 
 
@@ -158,7 +160,7 @@ def _record(body: bytes, content_type: str, headers: Mapping[str, str], now: dat
     """Check an event as the worker will, and its id as VICIdial will. Raises `InvalidEvent`."""
     event = decode(Inbound(body, routing_key="", first_seen=now, headers=headers, content_type=content_type))
     _check_subject(event)
-    return Record(event.id, str(event.type), body, content_type, int(now.timestamp()), headers)
+    return Record(event.id, str(event.type), body, content_type, int(now.timestamp()), headers, event.subject)
 
 
 def _check_subject(event: Event) -> None:

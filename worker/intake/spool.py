@@ -137,6 +137,16 @@ class Spool:
             await self._run(lambda: self._leave_behind(done, set_aside))
             self._show_filled()
 
+    async def check(self) -> None:
+        """Write to the disk and sync it, without adding a record. Raises `SpoolError`."""
+        if self.full:
+            raise SpoolError(f"the spool is full: {self._limit} bytes")
+        async with self._files:
+            try:
+                await self._run(self._touch)
+            except OSError as error:
+                raise SpoolError(f"the spool can't be written: {error.strerror or error}") from error
+
     # --- writing ------------------------------------------------------------------------------------
 
     async def _write_pending(self) -> None:
@@ -177,6 +187,11 @@ class Spool:
                 self._end_segment()  # what a file holds after a failed sync is not known
             raise
         segment.size += len(data)
+
+    def _touch(self) -> None:
+        os.write(self._lock, b"checked\n")
+        os.fsync(self._lock)
+        os.ftruncate(self._lock, 0)
 
     def _descriptor(self) -> int:
         """Return the descriptor of the last segment, of a new one if that is complete."""

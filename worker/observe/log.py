@@ -28,15 +28,19 @@ REPEATING = frozenset(
     {
         "broker_blocks_publishing",
         "broker_connection_lost",
+        "broker_takes_nothing",
         "broker_unreachable",
+        "feed_failed",
         "intake_failed",
+        "request_turned_away",
         "settling_failed",
         "settling_held_up",
     }
 )
 """Lines that say the same for as long as a fault lasts, so that one a minute is enough.
 
-No line about one event or request, or about a change, belongs here.
+No line about one event or request, or about a change, belongs here: except requests of anybody, who could
+flood the log with them.
 """
 
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")

@@ -47,13 +47,44 @@ _PROCESS = tuple(
 """What prometheus-client measures of the process, on Linux."""
 
 
-class Metrics:
-    """The worker's metrics, in a registry of their own."""
+class _Declaring:
+    """A registry of a process's metrics, and what was declared for it."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # no metric of its own for a counter's start
         self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
+
+    def _declare_process(self) -> None:
+        self._gauge("build_info", "1, with the version as a label.", "version").labels(__version__).set(1)
+        ProcessCollector(namespace=PREFIX, registry=self.registry)
+        self.declared += _PROCESS
+
+    def expose(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, sentence: str, *labels: str) -> Counter:
+        name = f"{PREFIX}_{name}_total"
+        self.declared.append(Declared(name, "counter", sentence, labels))
+        return Counter(name, sentence, labels, registry=self.registry)
+
+    def _gauge(self, name: str, sentence: str, *labels: str) -> Gauge:
+        name = f"{PREFIX}_{name}"
+        self.declared.append(Declared(name, "gauge", sentence, labels))
+        return Gauge(name, sentence, labels, registry=self.registry)
+
+    def _histogram(self, name: str, sentence: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        name = f"{PREFIX}_{name}"
+        self.declared.append(Declared(name, "histogram", sentence, labels, buckets))
+        return Histogram(name, sentence, labels, buckets=buckets, registry=self.registry)
+
+
+class Metrics(_Declaring):
+    """The worker's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._declare_events()
         self._declare_dialer()
         self._declare_sink()
@@ -168,25 +199,39 @@ class Metrics:
             "event_loop_lag_seconds",
             "The longest time in the last 15 s that the event loop was late: something kept it busy.",
         )
-        self._gauge("build_info", "1, with the version as a label.", "version").labels(__version__).set(1)
-        ProcessCollector(namespace=PREFIX, registry=self.registry)
-        self.declared += _PROCESS
+        self._declare_process()
 
-    def expose(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
 
-    def _counter(self, name: str, sentence: str, *labels: str) -> Counter:
-        name = f"{PREFIX}_{name}_total"
-        self.declared.append(Declared(name, "counter", sentence, labels))
-        return Counter(name, sentence, labels, registry=self.registry)
+class IntakeMetrics(_Declaring):
+    """The intake's metrics, in a registry of their own."""
 
-    def _gauge(self, name: str, sentence: str, *labels: str) -> Gauge:
-        name = f"{PREFIX}_{name}"
-        self.declared.append(Declared(name, "gauge", sentence, labels))
-        return Gauge(name, sentence, labels, registry=self.registry)
-
-    def _histogram(self, name: str, sentence: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        name = f"{PREFIX}_{name}"
-        self.declared.append(Declared(name, "histogram", sentence, labels, buckets))
-        return Histogram(name, sentence, labels, buckets=buckets, registry=self.registry)
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = self._counter(
+            "intake_requests", "Requests to the intake, by endpoint and HTTP status.", "endpoint", "status"
+        )
+        self.seconds = self._histogram(
+            "intake_request_seconds",
+            "Seconds from the headers of a request to its answer, by endpoint.",
+            _SECONDS,
+            "endpoint",
+        )
+        self.events = self._counter(
+            "intake_events",
+            "Events accepted, by type and by where they were safe first (broker, spool).",
+            "event_type",
+            "stored",
+        )
+        self.spool_events = self._gauge(
+            "intake_spool_events", "Events in the spool, which the broker has not confirmed yet."
+        )
+        self.spool_bytes = self._gauge("intake_spool_bytes", "Bytes in the folder of the spool.")
+        self.set_aside = self._counter(
+            "intake_set_aside",
+            "Lines of the spool that were set aside because they can't be published (unreadable, refused).",
+            "reason",
+        )
+        self.connected = self._gauge(
+            "intake_broker_available", "1 while the broker takes the intake's messages, else 0."
+        )
+        self._declare_process()

@@ -144,6 +144,8 @@ class BrokerPublisher:
             message_id=message.message_id,
             type=message.type,
             delivery_mode=DeliveryMode.PERSISTENT,
+            headers=None if message.headers is None else dict(message.headers),
+            timestamp=message.timestamp,
         )
         await self._publish(self._payloads, exchange, routing_key, full)
 

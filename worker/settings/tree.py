@@ -28,6 +28,7 @@ from worker.settings.types import (
     DurationOrNone,
     Exchange,
     Host,
+    Paths,
     RequestTimeout,
     Statuses,
     Table,
@@ -387,6 +388,30 @@ class CircuitBreakerSettings(_Section):
     )
 
 
+class IntakeSettings(_Section):
+    """The intake, which takes events over HTTP: only `crm-sync intake` and `crm-sync check` read this."""
+
+    host: Host = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8085, ge=0, le=65535, description="The port; 0: any free one, logged.")
+    token_files: Paths = Field(
+        (),
+        description="Files with a token each: who knows one may report events. Read again when they change.",
+    )
+    spool: Path = Field(
+        Path("/var/lib/crm-sync/intake"),
+        description="The folder of the events that the broker has not confirmed. One intake has it.",
+    )
+    spool_size: int = Field(
+        256, ge=1, le=1_000_000, description="The most that the spool may hold, in MiB; then 503."
+    )
+    rate: int = Field(200, ge=1, le=1_000_000, description="Requests a second from one address; then 429.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="The certificate with its chain, in PEM; unset: plain HTTP. Read again when it changes.",
+    )
+    tls_key: Path | None = Field(None, description="The certificate's key, in PEM.")
+
+
 class HttpSettings(_Section):
     """The health and metrics server."""
 
@@ -427,6 +452,31 @@ class BrokerCommandSettings(BaseModel):
         return sorted((found | words - {self.broker.namespace, *_OWN_WORDS}) - {""})
 
 
+class _OwnIntakeSettings(IntakeSettings):
+    """The intake's settings as the intake itself needs them."""
+
+    token_files: Paths = Field((), validate_default=True)
+
+    @field_validator("token_files")
+    @classmethod
+    def _check_tokens(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not value:
+            raise required("one file at least that holds a token")
+        return value
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("set both tls_certificate and tls_key, or none of them")
+        return self
+
+
+class IntakeCommandSettings(BrokerCommandSettings):
+    """What `crm-sync intake` needs."""
+
+    intake: _OwnIntakeSettings = Field(default={}, validate_default=True)
+
+
 class Settings(BrokerCommandSettings):
     """All settings of the worker."""
 
@@ -436,6 +486,7 @@ class Settings(BrokerCommandSettings):
     sink: SinkSettings = Field(default={}, validate_default=True)
     circuit_breakers: CircuitBreakerSettings = Field(default={}, validate_default=True)
     http: HttpSettings = Field(default={}, validate_default=True)
+    intake: IntakeSettings = Field(default={}, validate_default=True)
     max_in_flight: int = Field(64, ge=1, le=10_000, description="Events in work at one time.")
     drain: Duration = Field(
         timedelta(seconds=20), description="How long a stop waits for the events in work."

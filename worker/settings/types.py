@@ -72,6 +72,11 @@ def _parse_list(value: object) -> object:
         raise ValueError("has a bracket that does not fit; write a list as text with commas") from error
 
 
+def _parse_paths(value: object) -> object:
+    """Split a text at its commas, as `_parse_list` does; nothing is an empty list."""
+    return () if value == "" else _parse_list(value)
+
+
 def _ascending(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
     if not delays or list(delays) != sorted(set(delays)):
         raise ValueError("name at least one delay, each longer than the one before it, such as 5s,30s,2m")
@@ -132,6 +137,7 @@ Duration = Annotated[DurationOrNone, AfterValidator(_longer_than_nothing)]
 RequestTimeout = Annotated[Duration, AfterValidator(_within_a_request)]
 Delays = Annotated[tuple[Duration, ...], BeforeValidator(_parse_list), AfterValidator(_ascending)]
 Statuses = Annotated[frozenset[Annotated[str, AfterValidator(_status)]], BeforeValidator(_parse_list)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_parse_paths)]
 Zone = Annotated[ZoneInfo, BeforeValidator(parse_zone)]
 Exchange = Annotated[str, AfterValidator(_exchange)]
 Table = Annotated[dict[str, Any], BeforeValidator(_parse_table)]
