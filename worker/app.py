@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import structlog
 
 from worker import __version__
 from worker.core.breakers import BreakerStatus, CircuitBreakers
+from worker.core.fleet import Seat
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Sink
 from worker.core.retry import RetryPolicy
@@ -24,6 +27,7 @@ from worker.observe.metrics import Metrics
 from worker.observe.report import Reporter
 from worker.observe.status import Breaker, Broker, Dialer, Status
 from worker.rabbitmq.consumer import Consumer
+from worker.rabbitmq.fleet import Fleet
 from worker.rabbitmq.message import Settler
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.session import Supervisor
@@ -143,6 +147,7 @@ async def assemble(
             observer=reporter,
             tracing=tracing,
         )
+        seat = Seat(f"{socket.gethostname()[:100]}-{secrets.token_hex(4)}", settings.vicidial.max_concurrency)
         supervisor = Supervisor(
             settings.broker.url,
             topology,
@@ -150,6 +155,7 @@ async def assemble(
             make_consumer,
             settings.drain.total_seconds(),
             reporter,
+            fleet=Fleet(topology.board, seat, client.guard, alone=settings.vicidial.unshared_concurrency),
         )
         prober = Prober(client, changed)
         worker = Worker(supervisor, reporter, breakers, client, prober, clock, LoopLag(), datetime.now(UTC))

@@ -16,7 +16,7 @@ from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import CircuitOpen, EnrichmentUnavailable, FailureKind, FunctionRefused, LoginRefused
 from worker.vicidial.client import NO_AGENT, NO_CALL, Prober
-from worker.vicidial.guard import LOCK
+from worker.core.logins import LOCK
 
 
 @pytest.fixture

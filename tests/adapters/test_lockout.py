@@ -12,7 +12,8 @@ from simulators.dialer.logins import LOCK_AFTER, check_login
 from simulators.dialer.world import ApiUser
 from tests.clock import Clock
 from worker.core.errors import LoginRefused
-from worker.vicidial.guard import LOCK, LockoutGuard, Permit
+from worker.core.logins import LOCK
+from worker.vicidial.guard import LockoutGuard, Permit
 
 PROBE = 300.0
 SPAN = 900.0

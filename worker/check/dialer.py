@@ -10,6 +10,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from worker.check.finding import Finding, in_the_clear
+from worker.check.logins import sharing_logins
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
     EnrichmentRejected,
@@ -19,12 +20,13 @@ from worker.core.errors import (
     NotReady,
     ProcessingError,
 )
+from worker.core.logins import MOST_FAILURES
 from worker.settings import Settings, VicidialSettings
 from worker.settings.show import masked_address
 from worker.vicidial import client as dialer
 from worker.vicidial.client import NO_AGENT, NO_CALL
 from worker.vicidial.clock import LARGEST_SKEW, DialerTimes, Version
-from worker.vicidial.guard import DROPPED_BY_VICIDIAL, MOST_FAILURES
+from worker.vicidial.guard import DROPPED_BY_VICIDIAL
 
 NO_CAMPAIGN = "CRMSYNC0"
 """A campaign that no dialer has, and that none refuses to look for."""
@@ -58,7 +60,8 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
             yield Finding.of("dialer", str(error), problems=[advice])
             return
         now = time.time()
-        found = await _check_functions(client, chosen, version)
+        async with sharing_logins(settings, client.guard.lockout):
+            found = await _check_functions(client, chosen, version)
         yield found.with_warnings(about_waiting(max(seconds), settings.max_in_flight))
     yield check_clock(version, chosen, now)
 
@@ -91,6 +94,9 @@ async def _check_functions(
     text, warnings = describe(version, settings), about_settings(settings)
     if version.agent_api or urlsplit(settings.url).path.endswith(_AGENT_API):
         advice = "vicidial.url is the agent API; set it to the address of vicidial/non_agent_api.php"
+        return Finding.of("dialer", text, problems=[advice], warnings=warnings)
+    if client.guard.lockout.refusing and client.guard.lockout.ready_in() > 0:
+        advice = f"not tried, as the workers were refused: {client.guard.lockout.explain()}"
         return Finding.of("dialer", text, problems=[advice], warnings=warnings)
     answered, failures = await _try_each(_functions(client, settings))
     problems = [str(failure) for failure in failures if not failure.function.loss]
@@ -206,7 +212,7 @@ def about_settings(settings: VicidialSettings) -> list[str]:
     if settings.max_concurrency > MOST_FAILURES:
         advice.append(
             f"vicidial.max_concurrency is {settings.max_concurrency}: as many logins can fail at once when"
-            " the password is changed, and ten lock the API user; keep the sum over all workers below 10"
+            " the password is changed, and ten lock the API user; keep it below 10"
         )
     return advice
 

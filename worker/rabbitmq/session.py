@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,9 @@ from worker.rabbitmq.connection import (
     node,
 )
 from worker.rabbitmq.consumer import Consumer, ConsumerFailedError, Observer
+from worker.rabbitmq.fleet import Fleet
 from worker.rabbitmq.publisher import PUBLISH_TIMEOUT, BrokerPublisher
-from worker.rabbitmq.topology import Topology, declare, depths, differences
+from worker.rabbitmq.topology import Queue, Topology, declare, depths, differences, exists
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 10.0
@@ -71,7 +72,7 @@ class Supervisor:
     into every state.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part or a deadline of its own
         self,
         urls: Iterable[SecretStr],
         topology: Topology,
@@ -80,6 +81,7 @@ class Supervisor:
         drain: float,
         observer: Observer,
         *,
+        fleet: Fleet | None = None,
         longest_wait_once_connected: float = LONGEST_WAIT_ONCE_CONNECTED,
         count_every: float = COUNT_EVERY,
     ) -> None:
@@ -89,6 +91,7 @@ class Supervisor:
         self._make_consumer = make_consumer
         self._drain = drain
         self._observer = observer
+        self._fleet = fleet
         self._longest_wait_once_connected = longest_wait_once_connected
         self._count_every = count_every
         self._connected = False
@@ -122,6 +125,7 @@ class Supervisor:
             connect(self._nodes, "crm-sync publisher") as publishing,
         ):
             self._connected, self.state.node = True, node(consuming)
+            fresh = not await exists(publishing, Queue(self._topology.board))
             await self._declare(publishing)
             _ = await self._publisher.attach(publishing)
             await self._until_it_takes_messages(stop)
@@ -131,14 +135,44 @@ class Supervisor:
             counting = asyncio.create_task(self._count(consuming, consumer))
             publishing.close_callbacks.add(lambda _, error: consumer.fail(error))
             try:
-                await consumer.start(consuming)
-                self._report_consuming()
-                await _first(stop, consumer.failed)
+                async with self._sharing(publishing, consumer, fresh=fresh):
+                    await self._consume(consuming, consumer, stop)
             finally:
-                self.state.consuming = False
-                await consumer.stop(self._drain if stop.is_set() else min(self._drain, DRAIN_WHEN_BROKEN))
                 self._publisher.detach()
                 counting.cancel()
+
+    async def _consume(self, connection: AbstractConnection, consumer: Consumer, stop: asyncio.Event) -> None:
+        try:
+            await consumer.start(connection)
+            self._report_consuming()
+            await _first(stop, consumer.failed)
+        finally:
+            self.state.consuming = False
+            await consumer.stop(self._drain if stop.is_set() else min(self._drain, DRAIN_WHEN_BROKEN))
+
+    @asynccontextmanager
+    async def _sharing(
+        self, connection: AbstractConnection, consumer: Consumer, *, fresh: bool
+    ) -> AsyncIterator[None]:
+        """Share the dialer with the other workers until the events in work have ended."""
+        if self._fleet is None:
+            yield
+            return
+        attending = asyncio.create_task(self._attend(self._fleet, connection, consumer, fresh=fresh))
+        try:
+            yield
+        finally:
+            attending.cancel()
+            await asyncio.gather(attending, return_exceptions=True)
+            await self._fleet.leave(connection)
+
+    async def _attend(
+        self, fleet: Fleet, connection: AbstractConnection, consumer: Consumer, *, fresh: bool
+    ) -> None:
+        try:
+            await fleet.attend(connection, fresh=fresh)
+        except Exception as error:  # noqa: BLE001 - a bug of ours: begin anew
+            consumer.fail(error)
 
     async def _declare(self, connection: AbstractConnection) -> None:
         try:

@@ -64,6 +64,8 @@ class Topology:
     work_queues: dict[EventType, str]
     work_exchange: str
     dead_letters: str
+    board: str
+    """The queue of the message that all workers share: see `worker.core.fleet`."""
     outbound_exchange: str
     tiers: dict[timedelta, str]
     exchanges: tuple[Exchange, ...]
@@ -91,7 +93,11 @@ def build_topology(settings: BrokerCommandSettings) -> Topology:
     delays = sorted({*settings.retry.delays, look_again.often, look_again.later})
     tiers = {delay: f"{namespace}.retry.{format_delay(delay)}" for delay in delays}
     exchanges = [Exchange(events, "topic", ours=False), Exchange(work, "direct"), Exchange(dead, "fanout")]
-    queues = [Queue(dead, {"x-delivery-limit": _NO_LIMIT})]
+    board = f"{namespace}.dialer"
+    queues = [
+        Queue(dead, {"x-delivery-limit": _NO_LIMIT}),
+        Queue(board, {"x-max-length": 1, "x-overflow": "drop-head", "x-delivery-limit": _NO_LIMIT}),
+    ]
     bindings = [Binding(dead, dead)]
     for kind, name in work_queues.items():
         queues.append(Queue(name, _to(dead) | {"x-delivery-limit": DELIVERY_LIMIT}))
@@ -105,7 +111,7 @@ def build_topology(settings: BrokerCommandSettings) -> Topology:
         queues.append(Queue(f"{namespace}.enriched"))
         bindings.append(Binding(outbound, f"{namespace}.enriched", "#"))
     return Topology(
-        work_queues, work, dead, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
+        work_queues, work, dead, board, outbound, tiers, tuple(exchanges), tuple(queues), tuple(bindings)
     )
 
 

@@ -157,7 +157,18 @@ class VicidialSettings(DialerWaits):
     )
     timeout: RequestTimeout = Field(timedelta(seconds=10), description="The timeout of one request.")
     max_concurrency: int = Field(
-        8, ge=1, le=1000, description="The most requests at one time; fewer while the dialer is slow."
+        8,
+        ge=1,
+        le=1000,
+        description="The most requests at one time, of all workers of the namespace together; fewer while the"
+        " dialer is slow.",
+    )
+    unshared_concurrency: int = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="The most requests at one time of one worker that may not use the queue"
+        " `<namespace>.dialer`, by which the workers share `max_concurrency`.",
     )
     timezone: Zone | None = Field(
         None, description="The dialer's IANA time zone; unset: its present offset, from `version`."

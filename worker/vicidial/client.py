@@ -43,7 +43,7 @@ from worker.vicidial.answers import (
     undecodable,
 )
 from worker.vicidial.clock import DialerTimes, Version, read_version
-from worker.vicidial.guard import DROPPED_BY_VICIDIAL, Guard, LockoutGuard
+from worker.vicidial.guard import DROPPED_BY_VICIDIAL, Guard, LockoutGuard, slow_hash
 
 _LONGEST_LINE, _MOST_HEADERS = 32 * 1024, 256
 """Limits of an answer's head; generous, as a site may add headers of its own."""
@@ -96,7 +96,8 @@ class DialerClient:
         self._session = session
         password = settings.password.get_secret_value()
         reread = None if settings.password_file is None else self._reread_password
-        lockout = LockoutGuard(breakers.refused_probe.total_seconds(), password, reread, clock)
+        fingerprint = slow_hash(f"crm-sync {settings.url} {settings.user}".encode())
+        lockout = LockoutGuard(breakers.refused_probe.total_seconds(), password, reread, clock, fingerprint)
         self.guard = Guard(breakers, lockout, max_concurrency=settings.max_concurrency, clock=clock)
         self._tracing = tracing
         self._server = Server.of(settings.url, shown=True)

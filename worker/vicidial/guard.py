@@ -25,8 +25,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import Literal
 
 import structlog
 
@@ -41,6 +42,8 @@ from worker.core.errors import (
     LoginRefused,
     NotReady,
 )
+from worker.core.fleet import Needs, Round
+from worker.core.logins import LOCK, LONGER, MOST_FAILURES, Login, Logins
 from worker.core.transitions import State
 from worker.vicidial.limiter import LONGEST_WAIT, AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
@@ -48,18 +51,8 @@ _log = structlog.get_logger()
 
 # --- the login lockout guard
 
-MOST_FAILURES = 9
-"""The most failed logins in 15 minutes; one more locks the user."""
-LOCK = 15 * 60 * 1.02
-"""Seconds for which a refused password is not sent again, and in which failed logins are counted.
-
-VICIdial's 15 minutes and 18 s more: it records logins in whole seconds, and may count one a while after we
-stopped waiting for its answer.
-"""
 DROPPED_BY_VICIDIAL = re.compile(r"[^-_0-9a-zA-Z]")
 """What VICIdial drops from a user or password before it compares it, and before it repeats it in an error."""
-_LONGER = 2.1
-"""The factor between two waits without a password file: 5 minutes, then 10.5, then `LOCK`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +62,7 @@ class Permit:
     lone: bool
     """Whether this is the lone try after a refusal."""
     admitted: float
-    password: bytes
+    password: str
     """The fingerprint of the password that is sent."""
 
 
@@ -82,8 +75,9 @@ class LockoutGuard:
     `refused_probe`, and with another password or after 15 minutes if there is a file. Between two good logins
     no 15 minutes hold ten failed ones. `docs/politeness.md` has the rules one by one.
 
-    It knows only its own process, as that page says too. If logins are refused and every answer is lost, that
-    can't be distinguished from an outage.
+    Through `news` and `learn` it shares what it knows with the other workers (`worker.core.fleet`); then
+    `may_try` says whose turn the next try is. If logins are refused and every answer is lost, that can't be
+    distinguished from an outage.
 
     Every permit that `admit` returns must come back, through one of `accepted`, `refused` and `unanswered`.
     The first report counts and later ones are ignored, so a `finally` may report `unanswered` for every
@@ -96,6 +90,7 @@ class LockoutGuard:
         password: str,
         read_password: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        fingerprint: Callable[[str], str] | None = None,
     ) -> None:
         """Start with nothing refused.
 
@@ -105,29 +100,49 @@ class LockoutGuard:
             read_password: Reads the file again and returns the password to send from now on. Raises
                 `ValueError`. None if there is no file.
             clock: Returns the time in seconds.
+            fingerprint: Returns the keyed hash of a password. By default the key is this process's own.
         """
-        self._refused_probe = self._without_file = refused_probe
+        self._refused_probe = refused_probe
         self._read_password = read_password
         self._clock = clock
-        self._key = secrets.token_bytes(16)
+        self._hash = fingerprint or partial(keyed_hash, secrets.token_bytes(16))
         self._password = self._fingerprint(password)
         self._unreadable = ""
         self._under_way: set[Permit] = set()
-        # When each login ended that may have failed since the last good one, as far as they matter.
-        self._failures: deque[float] = deque(maxlen=MOST_FAILURES)
-        self._refused_passwords: dict[bytes, float] = {}
-        self.message: str | None = None
+        self._logins = Logins()
+        self._news = deque[Login](maxlen=_MOST_NEWS)
+        self._told: tuple[Login, ...] = ()
+        self._ahead = 0.0
+        self.may_try = True
+        """Whether the next try after a refusal is this worker's; another one's, if not."""
+        self.on_news: Callable[[], None] = lambda: None
+        """Called after each login that the other workers should know of."""
+
+    @property
+    def message(self) -> str | None:
         """The dialer's answer to the latest refused login; None if no refusal stands."""
-        self._tried_at = 0.0
+        return self._logins.message
 
     @property
     def refusing(self) -> bool:
         """Whether a refusal stands."""
         return self.message is not None
 
+    @property
+    def tries(self) -> bool:
+        """Whether the lone try is under way, or could be sent now if it is this worker's turn."""
+        if not self.refusing:
+            return False
+        return any(permit.lone for permit in self._under_way) or self._wait_alone() == 0
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a login ended that the other workers should know of."""
+        return bool(self._news)
+
     def admit(self) -> Permit:
         """Return a permit to send one request now. Raises `LoginRefused` if nothing may be sent now."""
-        if self.refusing and (self.next_try_in() > 0 or self._under_way):
+        if self.refusing and self.ready_in() > 0:
             raise LoginRefused(self.explain())
         permit = Permit(self.refusing, self._clock(), self._password)
         self._under_way.add(permit)
@@ -138,52 +153,41 @@ class LockoutGuard:
 
         An unreadable answer does not show that: report it as `unanswered`.
         """
-        if not self._ended(permit):
-            return
-        # The dialer restarted its count at this login: what ended before it was sent no longer counts.
-        while self._failures and self._failures[0] < permit.admitted:
-            self._failures.popleft()
-        if permit.lone:
-            self.message = None
-            self._refused_passwords.clear()
-            self._without_file = self._refused_probe
+        self._report(permit, "accepted")
 
     def refused(self, permit: Permit, message: str) -> None:
         """Report that the dialer refused the login. `message` is shown to operators, without secrets."""
-        if not self._ended(permit):
-            return
-        now = self._clock()
-        self._failures.append(now)
-        self._refused_passwords[permit.password] = now
-        if permit.lone:
-            self._without_file = min(_LONGER * self._without_file, LOCK)
-        if not self.refusing or permit.lone:
-            self._tried_at = now
-        self.message = message
+        self._report(permit, "refused", message)
 
     def unanswered(self, permit: Permit) -> None:
         """Report an outage, timeout or cancellation; it counts as a failed login while a refusal stands."""
-        if not self._ended(permit) or not self.refusing:
-            return
-        now = self._clock()
-        self._failures.append(now)
-        if permit.lone:
-            self._tried_at = now
-            if permit.password in self._refused_passwords:
-                self._refused_passwords[permit.password] = now
+        self._report(permit, "unanswered")
+
+    def news(self, now: float) -> tuple[Login, ...]:
+        """Return what the other workers don't know yet of this one's logins; `now` is the Unix time."""
+        self._ahead, self._told = now - self._clock(), tuple(self._news)
+        return tuple(login.shifted(self._ahead) for login in self._told)
+
+    def learn(self, logins: Logins) -> None:
+        """Take over what all workers know together, with the latest `news` of this one; in Unix time."""
+        self._logins = logins.shifted(-self._ahead)
+        self._news = deque((each for each in self._news if each not in self._told), self._news.maxlen)
+        for login in self._news:
+            self._logins = self._logins.after(login)
 
     def next_try_in(self) -> float:
         """Return the seconds until the next try is due, with the password that its file holds now."""
         if not self.refusing:
             return 0.0
-        now = self._clock()
-        due = self._tried_at + self._refused_probe
+        now, known = self._clock(), self._logins
         if self._read_password is None:
-            due = self._tried_at + self._without_file
+            due = known.tried_at + min(
+                LONGER**known.tries * self._refused_probe, max(LOCK, self._refused_probe)
+            )
         else:
-            due = max(due, self._file_allows_at(self._read_password, now))
-        if len(self._failures) == MOST_FAILURES:
-            due = max(due, self._failures[0] + LOCK)
+            due = max(known.tried_at + self._refused_probe, self._file_allows_at(self._read_password, now))
+        if len(known.failures) == MOST_FAILURES:
+            due = max(due, known.failures[0] + LOCK)
         return max(0.0, due - now)
 
     def _file_allows_at(self, read_password: Callable[[], str], now: float) -> float:
@@ -193,22 +197,24 @@ class LockoutGuard:
         except ValueError as error:
             self._unreadable = f"; the password file: {error}"
             return now + 1.0
-        self._refused_passwords = {
-            password: at
-            for password, at in self._refused_passwords.items()
-            if at + LOCK > now or password == self._password
-        }
-        return self._refused_passwords.get(self._password, -math.inf) + LOCK
+        return self._logins.passwords.get(self._password, -math.inf) + LOCK
 
     def ready_in(self) -> float:
-        """Return the seconds until `admit` may succeed; an estimate while requests are under way."""
+        """Return the seconds until `admit` may succeed; an estimate while requests are under way.
+
+        The turn of this worker comes at an unknown time, too.
+        """
+        wait = self._wait_alone()
+        return wait if self.may_try or not self.refusing else max(wait, 1.0)
+
+    def _wait_alone(self) -> float:
         wait = self.next_try_in()
         return max(wait, 1.0) if self.refusing and self._under_way else wait
 
     def explain(self) -> str:
         """Return for an operator what was refused, and when the next try is due."""
         wait = self.next_try_in()
-        refused_at = self._refused_passwords.get(self._password, -math.inf)
+        refused_at = self._logins.passwords.get(self._password, -math.inf)
         same = self._read_password is not None and refused_at + LOCK > self._clock()
         why = "; the file still holds the password that was refused" if same else ""
         return f"{self.message}{why}{self._unreadable}; {self._next_try(wait)}"
@@ -218,17 +224,50 @@ class LockoutGuard:
             return f"next try in {_in_words(wait)}"
         if any(permit.lone for permit in self._under_way):
             return "the next try is under way"
-        return "next try when the requests under way have ended"
+        if self._under_way:
+            return "next try when the requests under way have ended"
+        return "the workers agree on which of them makes the next try"
 
-    def _ended(self, permit: Permit) -> bool:
+    def _report(
+        self, permit: Permit, outcome: Literal["accepted", "refused", "unanswered"], message: str = ""
+    ) -> None:
         if permit not in self._under_way:
-            return False
+            return
         self._under_way.remove(permit)
-        return True
+        if outcome == "accepted" and not permit.lone and not self._logins.failures:
+            return  # nothing to learn, as nearly always
+        login = Login(outcome, permit.admitted, self._clock(), permit.password, permit.lone, message)
+        known = self._logins.after(login)
+        if known == self._logins:
+            return
+        self._logins = known
+        self._news.append(login)
+        self.on_news()
 
-    def _fingerprint(self, password: str) -> bytes:
-        sent = DROPPED_BY_VICIDIAL.sub("", password).encode()
-        return hashlib.blake2b(sent, key=self._key, digest_size=16).digest()
+    def _fingerprint(self, password: str) -> str:
+        return self._hash(DROPPED_BY_VICIDIAL.sub("", password))
+
+
+_MOST_NEWS = 64
+"""Logins that are kept for the other workers, the latest; a round a second takes them."""
+
+
+def keyed_hash(key: bytes, password: str) -> str:
+    """Return the fingerprint of a password for this process."""
+    return hashlib.blake2b(password.encode(), key=key, digest_size=16).hexdigest()
+
+
+def slow_hash(salt: bytes) -> Callable[[str], str]:
+    """Return a function for fingerprints that other workers can compare, and nobody can easily guess from.
+
+    The latest few are remembered, as each takes some 50 ms.
+    """
+
+    @lru_cache(maxsize=16)
+    def fingerprint(password: str) -> str:
+        return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=16).hex()
+
+    return fingerprint
 
 
 def _in_words(seconds: float) -> str:
@@ -293,7 +332,48 @@ class Guard:
     @property
     def limit(self) -> int:
         """How many requests may be under way now."""
-        return self._limit.limit
+        return min(self._limit.limit, self._limiter.share)
+
+    # --- as a `worker.core.fleet.Participant`
+
+    @property
+    def on_news(self) -> Callable[[], None]:
+        """Called when the other workers should soon know what happened here."""
+        return self.lockout.on_news
+
+    @on_news.setter
+    def on_news(self, called: Callable[[], None]) -> None:
+        self.lockout.on_news = called
+
+    def needs(self, now: float) -> Needs:
+        """Return what this worker brings to a round of all workers; `now` is the Unix time."""
+        return Needs(
+            self._limiter.busy, self._limiter.take_peak(), self.lockout.tries, self.lockout.news(now)
+        )
+
+    def lower(self, share: int) -> None:
+        """Have no more requests under way than this from now on, if the share is larger."""
+        self._limiter.share = min(self._limiter.share, share)
+
+    def take(self, played: Round) -> None:
+        """Learn what all workers know, then use this worker's share."""
+        was_refusing = self.lockout.refusing
+        self.lockout.learn(played.board.logins)
+        self.lockout.may_try = played.may_try
+        if self.lockout.refusing and not was_refusing:
+            wait = timedelta(seconds=self.lockout.next_try_in())
+            self.breakers.login_refused(LoginRefused(self.lockout.explain()), wait)
+        elif was_refusing and not self.lockout.refusing:
+            self.breakers.dialer.probe_now()
+        self._limiter.share = played.share
+
+    def leave(self) -> None:
+        """Send nothing until the next round."""
+        self._limiter.share, self.lockout.may_try = 0, False
+
+    def be_alone(self, share: int) -> None:
+        """Go on with this share, by what this worker alone knows."""
+        self._limiter.share, self.lockout.may_try = share, True
 
     @property
     def refusal(self) -> str | None:

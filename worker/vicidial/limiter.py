@@ -204,7 +204,7 @@ class ConcurrencyLimiter:
     """Lets at most `limit.limit` requests go at one time; the others wait in order of arrival.
 
     The limit may change at any time. A higher one takes effect at the next release; under a lower one nobody
-    gets a slot until enough have ended.
+    gets a slot until enough have ended. So may the `share` of this worker, below which the limit stays.
 
     Optional requests leave one slot to the needed ones if there are two or more. An optional request that
     is overdue no longer counts when a needed one waits: together they may exceed the limit, but never `most`.
@@ -220,10 +220,10 @@ class ConcurrencyLimiter:
     ) -> None:
         """Make it; `longest_wait` and `overdue` are in seconds."""
         self._limit = limit
-        self._most = most
+        self._most = self._share = most
         self._longest_wait = longest_wait
         self._overdue_after = overdue
-        self._busy = self._optional = 0
+        self._busy = self._optional = self._peak = 0
         self._overdue = set[object]()
         self._numbers = itertools.count()
         self._waiting_needed = deque[_Waiter]()
@@ -233,6 +233,22 @@ class ConcurrencyLimiter:
     def busy(self) -> int:
         """How many slots are in use."""
         return self._busy
+
+    @property
+    def share(self) -> int:
+        """How many slots this worker has of those that all workers share; by default all."""
+        return self._share
+
+    @share.setter
+    def share(self, share: int) -> None:
+        self._share = share
+        self._let_in()
+
+    def take_peak(self) -> int:
+        """Return how many slots would have been used at one time since the last call, had all been free."""
+        peak, self._peak = self._peak, 0
+        self._note_peak()
+        return peak
 
     @contextlib.asynccontextmanager
     async def slot(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
@@ -261,6 +277,7 @@ class ConcurrencyLimiter:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = (-1 if first else next(self._numbers), turn)
         line.insert(0 if first else len(line), waiter)
+        self._note_peak()
         self._let_in()  # a needed one may overtake the optional ones that wait
         try:
             async with asyncio.timeout(self._longest_wait):
@@ -284,14 +301,19 @@ class ConcurrencyLimiter:
             raise
 
     def _is_free(self, *, optional: bool) -> bool:
-        limit = self._limit.limit
+        limit = min(self._limit.limit, self._share)
         if optional:
             return self._busy < limit and self._optional < max(1, limit - 1)
-        return self._busy < self._most and self._busy - len(self._overdue) < limit
+        most = min(self._most, self._share)
+        return self._busy < most and self._busy - len(self._overdue) < limit
 
     def _enter(self, *, optional: bool) -> None:
         self._busy += 1
         self._optional += optional
+        self._note_peak()
+
+    def _note_peak(self) -> None:
+        self._peak = max(self._peak, self._busy + len(self._waiting_needed) + len(self._waiting_optional))
 
     def _leave(self, *, optional: bool) -> None:
         self._busy -= 1

@@ -1,0 +1,60 @@
+"""What `crm-sync check` knows of refused logins from the workers, and they from it."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from worker.core.fleet import Needs, Round, Seat
+from worker.rabbitmq.connection import BROKER_ERRORS, connect
+from worker.rabbitmq.fleet import Fleet
+from worker.rabbitmq.topology import Queue, build_topology, exists
+from worker.settings import Settings
+from worker.vicidial.guard import LockoutGuard
+
+
+class _Visitor:
+    """A `worker.core.fleet.Participant` that exchanges the logins, and has no place of its own."""
+
+    def __init__(self, lockout: LockoutGuard) -> None:
+        self.on_news: Callable[[], None] = lambda: None
+        self._lockout = lockout
+
+    def needs(self, now: float) -> Needs:
+        return Needs(0, 0, self._lockout.tries, self._lockout.news(now))
+
+    def take(self, played: Round) -> None:
+        self._lockout.learn(played.board.logins)
+        self._lockout.may_try = played.may_try
+
+    def lower(self, share: int) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
+
+    def be_alone(self, share: int) -> None:
+        pass
+
+
+@asynccontextmanager
+async def sharing_logins(settings: Settings, lockout: LockoutGuard) -> AsyncIterator[None]:
+    """Learn which logins the workers had refused, and tell them of ours. Without a broker, do neither."""
+    topology = build_topology(settings)
+    seat = Seat(f"check-{secrets.token_hex(4)}", 0)
+    fleet = Fleet(topology.board, seat, _Visitor(lockout), alone=0)
+
+    async def visit(*, stay: bool) -> bool:
+        with suppress(*BROKER_ERRORS):
+            async with connect(settings.broker.url, "crm-sync check") as connection:
+                if await exists(connection, Queue(topology.board)):
+                    await fleet.visit(connection, stay=stay)
+                    return True
+        return False
+
+    known = await visit(stay=False)
+    claimed = known and lockout.tries and await visit(stay=True)
+    try:
+        yield
+    finally:
+        if known and (claimed or lockout.has_news):
+            await visit(stay=False)

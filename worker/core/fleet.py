@@ -1,0 +1,221 @@
+"""The board that all workers of a namespace share, so that together they are one client of the dialer.
+
+The broker keeps one message with the board. A worker takes it once a second, plays one *round* with it and
+puts it back; no other worker can take it meanwhile. In a round a worker adds the logins that ended since its
+last one, learns those of the others, and gets its share of the requests that all of them may have under way.
+
+The shares of all never exceed the limit: a worker raises its own only by what no other one holds, and lowers
+it before it says so. A worker that plays no round for `EXPIRE` seconds, by the clock of the one who looks,
+is no member any more. As nobody knows how its requests ended, they count as failed logins until a good one:
+what has failed and what may be under way make no ten together.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from worker.core.logins import MOST_FAILURES, Login, Logins
+
+EXPIRE = 5.0
+"""Seconds without a round after which a worker's share goes to the others."""
+TURNS = 2.0
+"""Seconds for which the same workers have a share if there are more workers than requests."""
+MOST_MEMBERS = 200
+LONGEST_BOARD = 64 * 1024
+"""Bytes of a board at most; a longer message is none of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One worker on the board."""
+
+    seq: int
+    """Counts its rounds."""
+    granted: int
+    """How many requests it may have under way."""
+    wanted: int
+    """How many it could use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What all workers know together. All its times are Unix times."""
+
+    version: int = 0
+    members: dict[str, Member] = field(default_factory=dict)
+    logins: Logins = field(default_factory=Logins)
+    trier: str | None = None
+    """The member that may make the lone try after a refused login."""
+
+    def encode(self) -> bytes:
+        """Return the body of a message."""
+        members = {name: [each.seq, each.granted, each.wanted] for name, each in self.members.items()}
+        document = {
+            "version": self.version,
+            "members": members,
+            "logins": self.logins.to_dict(),
+            "trier": self.trier,
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> "Board":
+        """Read what `encode` returned. Raises `ValueError` for anything else."""
+        if len(body) > LONGEST_BOARD:
+            raise ValueError("the board is too long")
+        try:
+            found = json.loads(body)
+            members = {
+                str(name): Member(int(seq), max(0, int(granted)), max(0, int(wanted)))
+                for name, (seq, granted, wanted) in [*found["members"].items()][:MOST_MEMBERS]
+            }
+            logins = Logins.from_dict(found["logins"])
+            trier = None if found["trier"] is None else str(found["trier"])
+            board = cls(int(found["version"]), members, logins, trier)
+        except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError("this is no board") from error
+        if not all(map(math.isfinite, (logins.tried_at, *logins.failures, *logins.passwords.values()))):
+            raise ValueError("the board has a time that is none")
+        return board
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a worker brings to a round."""
+
+    busy: int
+    """How many requests it has under way."""
+    wanted: int
+    """How many it had use for since its last round."""
+    tries: bool
+    """Whether it has a lone try under way, or could make one now."""
+    news: tuple[Login, ...]
+    """The logins that ended since its last round, in Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The outcome of a round, which holds once the board is back."""
+
+    board: Board
+    share: int
+    may_try: bool
+
+
+class Participant(Protocol):
+    """The part of a worker that sends requests to the dialer, as a round sees it."""
+
+    on_news: Callable[[], None]
+    """Called when a round should be played soon."""
+
+    def needs(self, now: float) -> Needs:
+        """Return what this worker brings to a round."""
+
+    def lower(self, share: int) -> None:
+        """Have no more requests under way than this from now on, if it has a larger share."""
+
+    def take(self, played: Round) -> None:
+        """Go by the outcome of the round that `needs` was called for."""
+
+    def leave(self) -> None:
+        """Send nothing more, as this worker takes part no longer, or not yet."""
+
+    def be_alone(self, share: int) -> None:
+        """Go on without the others, with this share."""
+
+
+class Seat:
+    """One worker's place at the board: plays its rounds. Pure; nothing here waits or sends."""
+
+    def __init__(self, name: str, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take part under this name, which no other worker has; `most` requests are for all together."""
+        self.name = name
+        self._most = most
+        self._clock = clock
+        self._seq = 0
+        self._played_at = -math.inf
+        self._seen: dict[str, tuple[int, float]] = {}
+        self.last = Board()
+        """The board as it was when this worker put it back last."""
+
+    def play(self, board: Board, needs: Needs, now: float) -> Round:
+        """Play one round with the board; `now` is the Unix time."""
+        board = self._without_lost(board, now)
+        logins = _after_all(board.logins, needs.news)
+        others = {name: each for name, each in board.members.items() if name != self.name}
+        mine = Member(0, 0, max(1, min(needs.wanted, self._most)))
+        most = self._most
+        if logins.failures:  # until a good login shows that they don't count
+            most = min(most, max(1, MOST_FAILURES - len(logins.failures)))
+        shares = _divide(others | {self.name: mine}, most, now)
+        free = most - sum(each.granted for each in others.values())
+        share = max(0, min(shares[self.name], free))
+        self._seq += 1
+        mine = replace(mine, seq=self._seq, granted=max(share, needs.busy))
+        trier = None if board.trier == self.name else board.trier
+        if trier is None and needs.tries:
+            trier = self.name
+        played = Board(board.version + 1, others | {self.name: mine}, logins, trier)
+        return Round(played, share, trier == self.name)
+
+    def leave(self, board: Board, needs: Needs, now: float) -> Board:
+        """Return the board without this worker, but with its news.
+
+        What it has under way may yet fail.
+        """
+        board = self._without_lost(board, now)
+        logins = _after_all(board.logins, needs.news)
+        tried = board.trier == self.name and needs.tries
+        if needs.busy or tried:
+            logins = logins.in_doubt(max(needs.busy, tried), now, lone=tried)
+        others = {name: each for name, each in board.members.items() if name != self.name}
+        return Board(board.version + 1, others, logins, None if board.trier == self.name else board.trier)
+
+    def is_stale(self, board: Board) -> bool:
+        """Return whether a later board was seen: this one was lost for a while with its holder."""
+        return board.version < self.last.version
+
+    def _without_lost(self, board: Board, now: float) -> Board:
+        """Return the board without the members that have played no round for a while.
+
+        What they had under way may have failed.
+        """
+        clock = self._clock()
+        if clock - self._played_at >= EXPIRE:
+            self._seen = {}  # this worker was away itself, as in an alarm: the others have to be watched anew
+        self._played_at = clock
+        seen = {}
+        for name, member in board.members.items():
+            seq, since = self._seen.get(name, (member.seq, clock))
+            seen[name] = (member.seq, since if seq == member.seq else clock)
+        self._seen = seen
+        logins, trier, members = board.logins.no_later_than(now), board.trier, dict(board.members)
+        for name, member in board.members.items():
+            if name != self.name and clock - seen[name][1] >= EXPIRE:
+                del members[name]
+                logins = logins.in_doubt(max(member.granted, trier == name), now, lone=trier == name)
+        return Board(board.version, members, logins, trier if trier in members else None)
+
+
+def _divide(members: dict[str, Member], most: int, now: float) -> dict[str, int]:
+    """Return the fair share of each: evenly, and what one has no use for goes to the others."""
+    names = sorted(members)
+    if len(names) > most:
+        first = int(now / TURNS) * most % len(names)
+        names = (names[first:] + names[:first])[:most]
+    shares = dict.fromkeys(members, 0)
+    left = most
+    while left > 0 and (hungry := [name for name in names if shares[name] < members[name].wanted]):
+        for name in hungry[:left]:
+            shares[name] += 1
+        left -= len(hungry[:left])
+    return shares
+
+
+def _after_all(logins: Logins, news: Iterable[Login]) -> Logins:
+    for login in news:
+        logins = logins.after(login)
+    return logins
