@@ -23,7 +23,7 @@ from tests.clock import Clock
 from tests.system.harness import Program
 from tests.tools import skip_without
 
-QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched")
+QUEUES = ("call-ended", "agent-onboarded", "dead-letters", "enriched", "dialer")
 EXCHANGES = ("events", "work", "dead-letters", "enriched")
 TIERS = (
     "50ms",

@@ -15,8 +15,8 @@ from tests.adapters.raw import until
 from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import CircuitOpen, EnrichmentUnavailable, FailureKind, FunctionRefused, LoginRefused
-from worker.vicidial.client import NO_AGENT, NO_CALL, Prober
 from worker.core.logins import LOCK
+from worker.vicidial.client import NO_AGENT, NO_CALL, Prober
 
 
 @pytest.fixture

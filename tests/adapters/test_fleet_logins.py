@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -15,7 +16,9 @@ from tests.clock import Clock
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import LoginRefused
 from worker.core.fleet import Board, Needs, Seat
-from worker.vicidial.guard import Guard, LockoutGuard, keyed_hash
+from worker.vicidial.guard import Guard, LockoutGuard, Permit, keyed_hash
+
+pytestmark = pytest.mark.verify
 
 SPAN = 900.0
 MOST = 8
@@ -109,22 +112,20 @@ class Simulated:
                 break
             self.under_way += 1
             self.fleet.waiting -= 1
-            self.fleet.after(
-                self.fleet.rng.uniform(0.01, 0.2), lambda p=permit, w=self.password: self.end(p, w)
-            )
+            self.fleet.after(self.fleet.rng.uniform(0.01, 0.2), partial(self.end, permit, self.password))
         self.fleet.after(0.02 if not self.lockout.refusing else 1.0, self.send)
 
-    def end(self, permit: object, password: str) -> None:
+    def end(self, permit: Permit, password: str) -> None:
         good = self.fleet.dialer.log_in(password)
         self.under_way -= 1
         if self.over:
             return
         if good:
             self.answered += 1
-            self.lockout.accepted(permit)  # type: ignore[arg-type] - a Permit
+            self.lockout.accepted(permit)
         else:
             self.fleet.waiting += 1
-            self.lockout.refused(permit, "no")  # type: ignore[arg-type] - a Permit
+            self.lockout.refused(permit, "no")
 
     def kill(self) -> None:
         """End at once: the place on the board is left as it is."""
@@ -216,13 +217,13 @@ def test_a_password_that_changes_under_load_never_makes_ten_failed_logins(seed: 
                 simulation.restart(in_order=False)
             case 2 | 3:
                 simulation.check()
-            case 4:
+            case _:
                 simulation.start()
                 simulation.workers.pop(0).stop()
         if rng.random() < 0.1:
             simulation.file = rng.choice(["wrong", "mistyped", "old"])
     first = len(simulation.dialer.failures)
-    assert 1 <= first
+    assert first >= 1
     simulation.file = "new"
     simulation.run(35 * 60.0)
     print(f"seed {seed}: {simulation.dialer.most_in_15_minutes} failed logins in 15 minutes")  # noqa: T201

@@ -148,7 +148,7 @@ async def test_a_try_that_meets_requests_from_before_waits_for_them(dialer: Stan
         lockout = scene.client.guard.lockout
         slow, refused = lockout.admit(), lockout.admit()
         lockout.refused(refused, "Login incorrect")
-        lockout._refused_passwords.clear()  # noqa: SLF001 - as if 15 minutes had passed
+        lockout._logins.passwords.clear()  # noqa: SLF001 - as if 15 minutes had passed
         scene.breakers.dialer.failed(FailureKind.REFUSED, "Login incorrect")
         await asyncio.sleep(0.2)
         assert dialer.served == 0

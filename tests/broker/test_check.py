@@ -97,7 +97,7 @@ async def test_all_is_well(environment: pytest.MonkeyPatch, dialer: StandInDiale
     assert all(finding.level is Level.OK and not finding.advice for finding in found.values()), found
     assert worst(found.values()) is Level.OK
     assert "logged in; " in found["broker"].text
-    assert found["topology"].text == "20 of 20 exchanges and queues missing, which run declares"
+    assert found["topology"].text == "21 of 21 exchanges and queues missing, which run declares"
     assert found["alarms"].text == "none; the broker accepts messages"
     assert found["dialer"].text.startswith("VICIdial 2.14-")
     assert found["dialer"].text.endswith(
@@ -114,7 +114,7 @@ async def test_the_topology_stands_or_differs(environment: pytest.MonkeyPatch, n
     async with await aio_pika.connect(settings.broker.url[0].get_secret_value()) as connection:
         await declare(connection, build_topology(settings))
         topology = (await findings())["topology"]
-        assert topology == Finding.of("topology", "all 20 exchanges and queues are as the settings want them")
+        assert topology == Finding.of("topology", "all 21 exchanges and queues are as the settings want them")
         async with connection.channel() as channel:
             await channel.queue_delete(f"{namespace}.retry.5s")
             await channel.declare_queue(f"{namespace}.retry.5s", durable=True)

@@ -164,7 +164,7 @@ async def test_each_difference_of_a_queue_is_named(
 ) -> None:
     name = f"{namespace}.call-ended"
     await make(connection, name, **there)
-    topology = Topology({}, "", "", "", {}, (), (Queue(name, wanted),), ())
+    topology = Topology({}, "", "", "", "", {}, (), (Queue(name, wanted),), ())
     found = await differences(connection, topology)
     classic = (
         "x-queue-type is not set, wanted quorum"  # some versions say what a classic queue is, some don't
@@ -179,7 +179,7 @@ async def test_an_exclusive_queue_is_named(
     connection: AbstractConnection, broker_url: str, namespace: str
 ) -> None:
     name = f"{namespace}.call-ended"
-    topology = Topology({}, "", "", "", {}, (), (Queue(name),), ())
+    topology = Topology({}, "", "", "", "", {}, (), (Queue(name),), ())
     async with await aio_pika.connect(broker_url) as other:
         await make(other, name, durable=False, exclusive=True)
         (found,) = await differences(connection, topology)
@@ -194,14 +194,14 @@ async def test_each_difference_of_an_exchange_is_named(
         await channel.declare_exchange(
             name, "fanout", internal=True, arguments={"alternate-exchange": "elsewhere"}
         )
-    ours = Topology({}, "", "", "", {}, (Exchange(name, "direct"),), (), ())
+    ours = Topology({}, "", "", "", "", {}, (Exchange(name, "direct"),), (), ())
     assert set(await differences(connection, ours)) == {
         f"exchange {name}: type is fanout, wanted direct",
         f"exchange {name}: durable is false, wanted true",
         f"exchange {name}: internal is true, wanted false",
         f"exchange {name}: alternate-exchange is elsewhere, wanted not set",
     }
-    theirs = Topology({}, "", "", "", {}, (Exchange(name, "direct", ours=False),), (), ())
+    theirs = Topology({}, "", "", "", "", {}, (Exchange(name, "direct", ours=False),), (), ())
     assert await differences(connection, theirs) == []
 
 
@@ -247,12 +247,12 @@ async def test_the_command_declares_and_shows(topology: Topology, namespace: str
     assert f"{namespace}.call-ended\t0\t0\tcreated\n" in stdout
     assert f"{namespace}.call-ended\t{namespace}.work\tcall.ended\n" in stdout
     assert f"{namespace}.dead-letters\tx-queue-type=quorum x-delivery-limit=2147483647\n" in stdout
-    assert stdout.endswith("16 created, 0 exist already, bindings declared\n")
+    assert stdout.endswith("17 created, 0 exist already, bindings declared\n")
     status, stdout, _ = await crm_sync()
-    assert (status, stdout.splitlines()[-1]) == (0, "0 created, 16 exist already, bindings declared")
+    assert (status, stdout.splitlines()[-1]) == (0, "0 created, 17 exist already, bindings declared")
     assert await crm_sync("--check") == (
         0,
-        "all 16 exchanges and queues are as the settings want them\n",
+        "all 17 exchanges and queues are as the settings want them\n",
         "",
     )
 

@@ -33,6 +33,7 @@ DEFAULTS = {
     "vicidial.method": "GET",
     "vicidial.timeout": 10 * SECONDS,
     "vicidial.max_concurrency": 8,
+    "vicidial.unshared_concurrency": 2,
     "vicidial.timezone": None,
     "vicidial.ready_within": 15 * MINUTES,
     "vicidial.not_final": {"QUEUE", "INCALL", "DISPO", "DONEM", "XFER", ""},

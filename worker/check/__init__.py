@@ -43,7 +43,10 @@ async def run(
     What can't be tried is left out: without a broker there is no finding about its alarms.
     """
     yield check_settings(settings)
-    tasks = [asyncio.create_task(_within(deadline, group)) for group in _groups(settings, ping=ping)]
+    tasks = [
+        asyncio.create_task(_within(deadline, group))
+        for group in _groups(settings, ping=ping, deadline=deadline)
+    ]
     try:
         for task in tasks:
             for finding in await task:
@@ -53,9 +56,9 @@ async def run(
             task.cancel()
 
 
-def _groups(settings: Settings, *, ping: bool) -> Iterator[_Group]:
+def _groups(settings: Settings, *, ping: bool, deadline: float) -> Iterator[_Group]:
     yield _Group(("broker", "permissions", "topology", "alarms"), check_broker(settings))
-    yield _Group(("dialer", "clock"), check_dialer(settings))
+    yield _Group(("dialer", "clock"), check_dialer(settings, share_within=deadline / 6))
     if settings.sink.kind == "queue":
         yield _Group(("sink",), check_queue(settings))
     elif settings.sink.kind == "crm":

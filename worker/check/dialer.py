@@ -37,10 +37,11 @@ _AGENT_API = "agc/api.php"
 _NO_TIMES = DialerTimes(None)
 
 
-async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
+async def check_dialer(settings: Settings, *, share_within: float = 5.0) -> AsyncGenerator[Finding]:
     """Ask for the version, which needs no login; then try each function with an id that can't exist.
 
-    A refused login is not tried a second time: ten of them lock the API user.
+    A refused login is not tried a second time, also if a worker's was refused: ten of them lock the API user.
+    `share_within` is in seconds.
     """
     chosen = settings.vicidial
     async with dialer.open_session(chosen) as session:
@@ -60,7 +61,7 @@ async def check_dialer(settings: Settings) -> AsyncGenerator[Finding]:
             yield Finding.of("dialer", str(error), problems=[advice])
             return
         now = time.time()
-        async with sharing_logins(settings, client.guard.lockout):
+        async with sharing_logins(settings, client.guard.lockout, share_within):
             found = await _check_functions(client, chosen, version)
         yield found.with_warnings(about_waiting(max(seconds), settings.max_in_flight))
     yield check_clock(version, chosen, now)

@@ -1,5 +1,6 @@
 """What `crm-sync check` knows of refused logins from the workers, and they from it."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -8,7 +9,7 @@ from worker.core.fleet import Needs, Round, Seat
 from worker.rabbitmq.connection import BROKER_ERRORS, connect
 from worker.rabbitmq.fleet import Fleet
 from worker.rabbitmq.topology import Queue, build_topology, exists
-from worker.settings import Settings
+from worker.settings import BrokerCommandSettings
 from worker.vicidial.guard import LockoutGuard
 
 
@@ -37,15 +38,20 @@ class _Visitor:
 
 
 @asynccontextmanager
-async def sharing_logins(settings: Settings, lockout: LockoutGuard) -> AsyncIterator[None]:
-    """Learn which logins the workers had refused, and tell them of ours. Without a broker, do neither."""
+async def sharing_logins(
+    settings: BrokerCommandSettings, lockout: LockoutGuard, within: float = 5.0
+) -> AsyncIterator[None]:
+    """Learn which logins the workers had refused, and tell them of ours.
+
+    Without a broker that answers within so many seconds, do neither.
+    """
     topology = build_topology(settings)
     seat = Seat(f"check-{secrets.token_hex(4)}", 0)
     fleet = Fleet(topology.board, seat, _Visitor(lockout), alone=0)
 
     async def visit(*, stay: bool) -> bool:
         with suppress(*BROKER_ERRORS):
-            async with connect(settings.broker.url, "crm-sync check") as connection:
+            async with asyncio.timeout(within), connect(settings.broker.url, "crm-sync check") as connection:
                 if await exists(connection, Queue(topology.board)):
                     await fleet.visit(connection, stay=stay)
                     return True

@@ -57,6 +57,7 @@ class Fleet:
         alone: int,
         every: float = EVERY,
         lost_after: float = LOST_AFTER,
+        retry_alone: float = RETRY_ALONE,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Share the dialer by this queue; if it can't be used, send `alone` requests at one time."""
@@ -66,6 +67,7 @@ class Fleet:
         self._alone = alone
         self._every = every
         self._lost_after = lost_after
+        self._retry_alone = retry_alone
         self._wall = wall
         self._hurry = asyncio.Event()
         self._channel: AbstractChannel | None = None
@@ -121,7 +123,7 @@ class Fleet:
         except _REFUSED as error:
             await self._close_channel()
             self._go_alone(error)
-            return RETRY_ALONE
+            return self._retry_alone
         except BROKER_ERRORS:  # if the connection is lost, the consumer finds out more
             await self._close_channel()
             return self._every
