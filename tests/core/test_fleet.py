@@ -195,7 +195,7 @@ def test_a_seat_without_requests_may_try_and_has_no_share(clock: Clock) -> None:
 
 
 def test_a_board_is_the_same_after_a_journey() -> None:
-    logins = Logins("no", 1.5, 2, (1.0, 1.5), {"a": 1.5})
+    logins = Logins("no", 1.5, "a", 2, (1.0, 1.5), {"a": 1.5})
     board = Board(7, {"a": Member(1, 2, 3)}, logins, "a")
     assert Board.decode(board.encode()) == board
 

@@ -4,7 +4,7 @@ import pytest
 
 from worker.core.logins import MOST_FAILURES, Login, Logins
 
-REFUSED = Logins("no", tried_at=10.0, failures=(10.0,), passwords={"a": 10.0})
+REFUSED = Logins("no", tried_at=10.0, tried="a", failures=(10.0,), passwords={"a": 10.0})
 
 
 def test_a_refusal_stands_until_a_lone_try_succeeds() -> None:
@@ -35,7 +35,7 @@ def test_what_is_remembered_is_bounded() -> None:
 def test_it_is_the_same_after_a_journey_and_no_time_is_in_the_future() -> None:
     assert Logins.from_dict(REFUSED.to_dict()) == REFUSED
     assert Logins.from_dict(Logins().to_dict()) == Logins()
-    assert REFUSED.shifted(5.0).no_later_than(12.0) == Logins("no", 12.0, 0, (12.0,), {"a": 12.0})
+    assert REFUSED.shifted(5.0).no_later_than(12.0) == Logins("no", 12.0, "a", 0, (12.0,), {"a": 12.0})
     assert Login("refused", 1.0, 2.0, "a", lone=True).shifted(1.0) == Login(
         "refused", 2.0, 3.0, "a", lone=True
     )

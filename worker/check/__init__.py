@@ -106,7 +106,7 @@ def check_settings(settings: Settings) -> Finding:
         )
     if settings.circuit_breakers.refused_probe < LOCK_SAFE_PROBE:
         warnings.append(
-            "circuit_breakers.refused_probe is shorter than 5m: each worker tries each new password in the"
-            " file so soon, and ten failed logins within 15 minutes lock the API user"
+            "circuit_breakers.refused_probe is shorter than 5m: without a password file the same password is"
+            " tried again so soon, and ten failed logins within 15 minutes lock the API user"
         )
     return Finding.of("settings", f"complete; the sink is a {settings.sink.kind}", warnings=warnings)

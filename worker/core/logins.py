@@ -49,6 +49,8 @@ class Logins:
     """The dialer's answer to the latest refused login; None if no refusal stands."""
     tried_at: float = 0.0
     """When the first login was refused, or the latest lone try ended."""
+    tried: str = ""
+    """The fingerprint of the password of that login."""
     tries: int = 0
     """How many lone tries were refused."""
     failures: tuple[float, ...] = ()
@@ -65,12 +67,14 @@ class Logins:
         failures = tuple(sorted((*self.failures, login.ended))[-MOST_FAILURES:])
         passwords = self.passwords
         refused = login.outcome == "refused"
+        first = self.message is None or login.lone
         if refused or (login.lone and login.password in passwords):
             others = {key: at for key, at in passwords.items() if key != login.password}
             passwords = dict([*others.items(), (login.password, login.ended)][-_MOST_PASSWORDS:])
         return Logins(
             message=login.message[:_LONGEST_MESSAGE] if refused else self.message,
-            tried_at=login.ended if self.message is None or login.lone else self.tried_at,
+            tried_at=login.ended if first else self.tried_at,
+            tried=login.password if first else self.tried,
             tries=min(self.tries + (refused and login.lone), _MOST_TRIES),
             failures=failures,
             passwords=passwords,
@@ -112,6 +116,7 @@ class Logins:
         return {
             "message": self.message,
             "tried_at": self.tried_at,
+            "tried": self.tried,
             "tries": self.tries,
             "failures": list(self.failures),
             "passwords": self.passwords,
@@ -124,6 +129,7 @@ class Logins:
         return cls(
             message=None if message is None else str(message)[:_LONGEST_MESSAGE],
             tried_at=float(found["tried_at"]),
+            tried=str(found["tried"]),
             tries=min(int(found["tries"]), _MOST_TRIES),
             failures=tuple(sorted(map(float, found["failures"]))[-MOST_FAILURES:]),
             passwords={str(key): float(at) for key, at in [*found["passwords"].items()][-_MOST_PASSWORDS:]},

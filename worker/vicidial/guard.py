@@ -71,9 +71,9 @@ class LockoutGuard:
 
     VICIdial counts a user's failed logins since the last good one. After ten it refuses that user, even with
     the right password, until 15 minutes after the last good login. So the first refused login stops every
-    request, and the next try is sent alone: after everything sent before has ended, no sooner than
-    `refused_probe`, and with another password or after 15 minutes if there is a file. Between two good logins
-    no 15 minutes hold ten failed ones. `docs/politeness.md` has the rules one by one.
+    request, and the next try is sent alone: after everything sent before has ended, at once with another
+    password from the file, else after 15 minutes; without a file no sooner than `refused_probe`. Between two
+    good logins no 15 minutes hold ten failed ones. `docs/politeness.md` has the rules one by one.
 
     Through `news` and `learn` it shares what it knows with the other workers (`worker.core.fleet`); then
     `may_try` says whose turn the next try is. If logins are refused and every answer is lost, that can't be
@@ -185,7 +185,7 @@ class LockoutGuard:
                 LONGER**known.tries * self._refused_probe, max(LOCK, self._refused_probe)
             )
         else:
-            due = max(known.tried_at + self._refused_probe, self._file_allows_at(self._read_password, now))
+            due = self._file_allows_at(self._read_password, now)
         if len(known.failures) == MOST_FAILURES:
             due = max(due, known.failures[0] + LOCK)
         return max(0.0, due - now)
@@ -197,7 +197,10 @@ class LockoutGuard:
         except ValueError as error:
             self._unreadable = f"; the password file: {error}"
             return now + 1.0
-        return self._logins.passwords.get(self._password, -math.inf) + LOCK
+        known = self._logins
+        if self._password in known.passwords:
+            return max(known.passwords[self._password] + LOCK, known.tried_at + self._refused_probe)
+        return known.tried_at + self._refused_probe if self._password == known.tried else now
 
     def ready_in(self) -> float:
         """Return the seconds until `admit` may succeed; an estimate while requests are under way.
