@@ -113,11 +113,10 @@ async def test_a_changed_password_is_tried_alone_with_a_probe_and_lets_everythin
         dialer.users[DEFAULT_USER].password = "changed"
         await failure(client, FailureKind.REFUSED)
         prober = Prober(client, asyncio.Event())
-        file.change("changed\n")
-        clock.now += FIVE_MINUTES - 1
-        await prober.probe_what_is_due()
-        assert dialer.served == before + 1, "it is too soon for any try"
         clock.now += 1
+        await prober.probe_what_is_due()
+        assert dialer.served == before + 1, "the file is as it was"
+        file.change("changed\n")
         dialer.delay = 0.05
         probing = asyncio.ensure_future(prober.probe_what_is_due())
         await until(lambda: dialer.concurrent == 1)
