@@ -181,6 +181,19 @@ def test_one_that_leaves_in_the_middle_may_have_failed(
     assert (len(left.logins.failures), left.trier, left.members) == (failures, None, {})
 
 
+def test_one_that_is_lost_after_a_refusal_leaves_nothing_in_doubt(clock: Clock) -> None:
+    table = Table(clock, 2)
+    table.second()
+    table.play(table.seats[0], needs(news=(refused(clock),)))
+    table.second()
+    gone = table.seats.pop(0)
+    del table.shares[gone.name]
+    for _ in range(int(EXPIRE) + 2):
+        table.second()
+    assert set(table.board.members) == {"w1"}
+    assert len(table.board.logins.failures) == 1
+
+
 def test_an_earlier_board_is_stale(clock: Clock) -> None:
     table = Table(clock, 1)
     before = table.board

@@ -154,7 +154,9 @@ class Seat:
         free = most - sum(each.granted for each in others.values())
         share = max(0, min(shares[self.name], free))
         self._seq += 1
-        mine = replace(mine, seq=self._seq, granted=max(share, needs.busy))
+        # While a refusal stands nothing new is sent but the lone try: a lost worker leaves no more in doubt.
+        granted = needs.busy if logins.message is not None else max(share, needs.busy)
+        mine = replace(mine, seq=self._seq, granted=granted)
         trier = None if board.trier == self.name else board.trier
         if trier is None and needs.tries:
             trier = self.name
