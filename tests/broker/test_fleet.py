@@ -16,7 +16,7 @@ from worker.check.logins import sharing_logins
 from worker.core.errors import LoginRefused
 from worker.core.fleet import Board, Needs, Round, Seat
 from worker.core.logins import Login, Logins
-from worker.rabbitmq.connection import connect
+from worker.rabbitmq.connection import Nodes, connect
 from worker.rabbitmq.fleet import Fleet
 from worker.rabbitmq.topology import Queue, Topology, declare
 from worker.vicidial.guard import LockoutGuard
@@ -68,7 +68,7 @@ def queue(namespace: str) -> str:
 
 @pytest.fixture
 async def connection(broker_url: str, queue: str) -> AsyncIterator[AbstractConnection]:
-    async with connect(SecretStr(broker_url), "test") as connection:
+    async with connect(Nodes([SecretStr(broker_url)]), "test") as connection:
         yield connection
 
 
@@ -83,7 +83,7 @@ async def attending(
     """Attend over a connection of its own, until the block ends in order."""
     seat = Seat(name, MOST)
     fleet = Fleet(queue, seat, dialer, alone=2, every=0.1, lost_after=0.3, retry_alone=0.1)
-    async with connect(SecretStr(broker_url), name) as connection:
+    async with connect(Nodes([SecretStr(broker_url)]), name) as connection:
         task = asyncio.ensure_future(fleet.attend(connection, fresh=fresh))
         try:
             yield fleet
@@ -217,7 +217,7 @@ async def test_a_lost_connection_ends_nothing(
     await make(connection, queue)
     dialer = Dialer()
     fleet = Fleet(queue, Seat("a", MOST), dialer, alone=2, every=0.05)
-    async with connect(SecretStr(broker_url), "a") as own:
+    async with connect(Nodes([SecretStr(broker_url)]), "a") as own:
         task = asyncio.ensure_future(fleet.attend(own, fresh=True))
         await eventually(lambda: dialer.rounds)
         await own.close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from worker.core.fleet import Needs, Round, Seat
-from worker.rabbitmq.connection import BROKER_ERRORS, connect
+from worker.rabbitmq.connection import BROKER_ERRORS, Nodes, connect
 from worker.rabbitmq.fleet import Fleet
 from worker.rabbitmq.topology import Queue, build_topology, exists
 from worker.settings import BrokerCommandSettings
@@ -49,9 +49,14 @@ async def sharing_logins(
     seat = Seat(f"check-{secrets.token_hex(4)}", 0)
     fleet = Fleet(topology.board, seat, _Visitor(lockout), alone=0)
 
+    nodes = Nodes(settings.broker.url)
+
     async def visit(*, stay: bool) -> bool:
         with suppress(*BROKER_ERRORS):
-            async with asyncio.timeout(within), connect(settings.broker.url, "crm-sync check") as connection:
+            async with (
+                asyncio.timeout(within),
+                connect(nodes, "crm-sync check") as connection,
+            ):
                 if await exists(connection, Queue(topology.board)):
                     await fleet.visit(connection, stay=stay)
                     return True
