@@ -23,6 +23,7 @@ TOKEN: Final = "a-token_of-the-tests"
 _CALLS = 1000
 _AT_ONCE = 4
 _EVERY = 0.2
+_REPORTS = 15
 _SEEN_WITHIN = 10.0
 _COUNTED_WITHIN = 25.0
 """The worker counts what waits in the queues every 15 s."""
@@ -117,6 +118,9 @@ class _Play:
         feeding = asyncio.create_task(self._feed())
         try:
             await self._sees('sum(rate(crm_sync_events_settled_total{outcome="delivered"}[5s])) > 1')
+            for _ in range(_REPORTS):
+                await self._report(self._calls.pop())
+                await asyncio.sleep(_EVERY)
             await self._some_are_buried()
             await self._the_dialer_breaks()
             await self._the_login_is_refused()
@@ -134,7 +138,6 @@ class _Play:
             self._note(onboarding)
             await self._system.publish(onboarding, "agent.onboarded")
             self._note(*await end_some(self._system, self._calls, _AT_ONCE))
-            await self._report(self._calls.pop())
             await asyncio.sleep(_EVERY)
 
     async def _report(self, call: dict[str, Any]) -> None:
