@@ -20,16 +20,15 @@ CONNECT_TIMEOUT = 10.0
 NEXT_AFTER = 3.0
 """Seconds until the next of several addresses is tried."""
 CLOSE_TIMEOUT = 5.0
-HEARTBEAT = 3
-"""Seconds, if the address names none. It is what decides how long a node that hangs holds the worker up.
+HEARTBEAT = 5
+"""Seconds, if the address names none. It decides how long a node that hangs holds the worker up.
 
-Both sides send a heartbeat at the latest after these 3 s. RabbitMQ gives a silent connection up after two to
-three of them (`rabbit_heartbeat.erl`), aiormq after `(HEARTBEAT + 1) * SILENT_HEARTBEATS`, 6 s, and looks
-each second. So neither minds a pause of 5 s on the other side. RabbitMQ's documentation finds 5 to 20 s right
-for most (https://www.rabbitmq.com/docs/heartbeats); but then 10 s could not be kept.
+Both sides send a heartbeat after half of it. RabbitMQ gives a silent connection up after two to three times
+5 s (`rabbit_heartbeat.erl`), aiormq after `(HEARTBEAT + 1) * SILENT_HEARTBEATS`, 6 s, and looks every 2 s.
+Less than 5 s gives up connections that are only slow (https://www.rabbitmq.com/docs/heartbeats).
 """
-SILENT_HEARTBEATS = 1.5
-"""aiormq's own 3 would find a silent connection dead only after 12 s."""
+SILENT_HEARTBEATS = 1
+"""aiormq's own 3 would find a silent connection dead only after 18 s."""
 SILENT = "the broker fell silent: no heartbeat came"
 
 BROKER_ERRORS = (
@@ -116,7 +115,7 @@ async def _open_first(nodes: Nodes, name: str) -> tuple[SecretStr, aio_pika.Conn
 
 async def _open(url: SecretStr, name: str, within: float) -> aio_pika.Connection:
     codec.install()
-    aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = SILENT_HEARTBEATS  # type: ignore[assignment]
+    aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = SILENT_HEARTBEATS
     target = URL(url.get_secret_value())
     if "heartbeat" not in target.query:
         target = target.update_query(heartbeat=HEARTBEAT)
