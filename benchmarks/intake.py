@@ -115,7 +115,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.intake", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each run")
-    asyncio.run(run(parser.parse_args().seconds, Console()))
+    asyncio.run(run(parser.parse_args().seconds, Console(emoji=False)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ READY_WITHIN: Final = "6s"
 """Short, so that nobody has to wait; a call that is not ready is then asked about each second."""
 
 _TIERS = tuple(f"retry.{delay}" for delay in RETRY_DELAYS)
-QUEUES: Final = ("call-ended", "agent-onboarded", "dead-letters", *_TIERS)
+QUEUES: Final = ("call-ended", "agent-onboarded", "dead-letters", "dialer", *_TIERS)
 EXCHANGES: Final = ("events", "work", "dead-letters", *_TIERS)
 """What the worker declares on a broker, each behind the namespace: to be deleted from one that was given."""
 

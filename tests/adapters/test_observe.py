@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -39,8 +40,9 @@ from worker.core.ports import Ack, DeadLetter, Depth, DialerRequest, Disposition
 from worker.core.scrub import Scrubber
 from worker.core.transitions import State
 from worker.observe import health, log
+from worker.observe.intake import IntakeReporter
 from worker.observe.log import LIBRARY_LEVELS, Repeats
-from worker.observe.metrics import Metrics
+from worker.observe.metrics import IntakeMetrics, Metrics
 from worker.observe.report import Reporter
 from worker.settings import HttpSettings, LogSettings
 
@@ -852,3 +854,22 @@ async def test_a_port_that_is_taken_is_an_error(configured: Configure) -> None:
         ):
             await served.__aenter__()
     assert lines() == []
+
+
+def test_the_intake_reports_the_spool_and_its_tokens(configured: Configure) -> None:
+    lines = configured()
+    metrics = IntakeMetrics()
+    reporter = IntakeReporter(metrics)
+    reporter.spooling("the broker is away")
+    reporter.set_aside("unreadable", "e1")
+    reporter.spool_emptied()
+    reporter.token_changed(Path("/run/token"), None)
+    reporter.token_changed(Path("/run/token"), "it is empty")
+    assert [(line["event"], line["level"]) for line in lines()] == [
+        ("spooling", "warning"),
+        ("event_set_aside", "error"),
+        ("spool_emptied", "info"),
+        ("token_changed", "info"),
+        ("token_unusable", "warning"),
+    ]
+    assert b'set_aside_total{reason="unreadable"} 1.0' in metrics.expose()
