@@ -156,10 +156,12 @@ def test_what_names_another_manifest_names_one_that_is_there(built: Built) -> No
 
 def test_a_change_of_a_setting_rolls_the_workers(built: Built) -> None:
     """The ConfigMap's name holds a hash of its contents, and the pod names the ConfigMap."""
-    name = built.the("ConfigMap")["metadata"]["name"]
-    assert HASH.search(name)
-    others = [overlay(each).the("ConfigMap")["metadata"]["name"] for each in OVERLAYS]
-    assert others.count(name) == 1
+    own = built.the("ConfigMap")
+    assert HASH.search(own["metadata"]["name"])
+    others = [overlay(each).the("ConfigMap") for each in OVERLAYS]
+    assert any(other["data"] != own["data"] for other in others)
+    for other in others:
+        assert (other["metadata"]["name"] == own["metadata"]["name"]) is (other["data"] == own["data"])
 
 
 def test_every_probe_asks_the_port_that_the_worker_listens_on(built: Built) -> None:
