@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -86,9 +87,10 @@ async def test_a_password_that_the_dialer_repeats_leaves_no_trace(system: System
     bodies += ["\xff\xfe" + ECHOES[0].replace("{}", ECHOED), "\ufeff" + ECHOES[8].replace("{}", ECHOED)]
     events = [call_ended() for _ in bodies]
     plants = {
-        event["call_id"]: {"body": body, "times": 3} for event, body in zip(events, bodies, strict=True)
+        event["call_id"]: {"body": body, "times": 1 if REFUSES_A_LOGIN.search(body) else 3}
+        for event, body in zip(events, bodies, strict=True)
     }
-    extras = {f"{name}:": {"body": body} for name, body in zip(EXTRAS, bodies, strict=False)}
+    extras = {f"{name}:": {"body": body, "times": 3} for name, body in zip(EXTRAS, bodies, strict=False)}
     dialer = Program("dialer")
     try:
         await dialer.control(password={"crmsync": ECHOED}, plant=plants | extras)
@@ -127,6 +129,8 @@ async def test_a_password_that_the_dialer_repeats_leaves_no_trace(system: System
     assert "".join(filter(str.isalnum, ECHOED)) not in "".join(filter(str.isalnum, written))
 
 
+REFUSES_A_LOGIN = re.compile("Login incorrect|Too many login attempts|IP Address is not allowed")
+"""Of these the worker tries one a second."""
 EXTRAS = ("recording_lookup", "campaigns_list", "user_details")
 
 
