@@ -222,7 +222,7 @@ async def test_an_error_of_ours_passes_as_it_is_while_the_connection_stands(brok
 
 
 async def silent(connection: Connection) -> None:
-    """Take the connection, and never answer: what a node does that hangs."""
+    """Accept the connection, and never answer: what a node does that hangs."""
     await asyncio.sleep(60)
 
 

@@ -93,7 +93,7 @@ async def declare(url: str) -> None:
 
 
 async def taken(url: str) -> list[dict[str, Any]]:
-    """Take all messages of the queue: the call, and the id of its event."""
+    """Get all messages of the queue: the call, and the id of its event."""
     found = []
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()

@@ -59,8 +59,8 @@ async def _problem(crm: CrmSession, engine: Engine, check: CompiledCheck) -> str
     except MappingFailed as error:
         return f"{error}; {check.otherwise}"
     # What is not there is what the check looks for, and no mistake in the path as in a delivery.
-    told = verdict.say if answer.status != 404 else None
-    said = f" ({crm.scrub.beginning(told)[:200]})" if told else ""
+    reason = verdict.say if answer.status != 404 else None
+    said = f" ({crm.scrub.beginning(reason)[:200]})" if reason else ""
     if verdict.means in _LATER:
         return f"the CRM answered {answer.status}{said}; try again later"
     return f"the CRM answered {answer.status}{said}; {check.otherwise}"

@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 
 def intake(config: ConfigOption = None) -> None:
-    """Take events over HTTP until SIGTERM or Ctrl-C, and publish them to the events exchange.
+    """Accept events over HTTP until SIGTERM or Ctrl-C, and publish them to the events exchange.
 
     For what can call a URL but does not speak AMQP, such as VICIdial and most
     PBXs. It answers 2xx only when an event is safe: confirmed by the broker,

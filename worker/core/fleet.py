@@ -131,7 +131,7 @@ class Seat:
     """One worker's place at the board: plays its rounds. Pure; nothing here waits or sends."""
 
     def __init__(self, name: str, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take part under this name, which no other worker has; `most` requests are for all together."""
+        """Join under this name, which no other worker has; `most` requests are for all together."""
         self.name = name
         self._most = most
         self._clock = clock

@@ -25,7 +25,7 @@ _SITE_BITS = 64
 
 
 class Observer(Protocol):
-    """Is told about tokens."""
+    """Observes the tokens."""
 
     def token_changed(self, file: Path, problem: str | None) -> None:
         """Report that a token was read again, or why its file can't be used."""

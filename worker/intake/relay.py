@@ -36,7 +36,7 @@ class Feed(Protocol):
 
 
 class Observer(Protocol):
-    """Is told what becomes of events."""
+    """Observes what becomes of events."""
 
     def spooling(self, error: str) -> None:
         """Report that events go into the spool from now on, and why."""

@@ -56,7 +56,7 @@ class Limits(NamedTuple):
 
 
 class Observer(Protocol):
-    """Is told what was answered."""
+    """Observes what was answered."""
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
         """Report an answer."""

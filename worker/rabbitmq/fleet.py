@@ -93,7 +93,7 @@ class Fleet:
             await self._close_channel()  # a round that was cut short may hold the board
 
     async def leave(self, connection: AbstractConnection) -> None:
-        """Give up this worker's place and tell the others the last news; send nothing from then on."""
+        """Leave this worker's place, with its last news for the others; send nothing from then on."""
         if not self._is_alone:
             with suppress(*BROKER_ERRORS), loss_named(connection):
                 await self._visit(connection, self._play_last, LEAVE_TIMEOUT)
@@ -139,7 +139,7 @@ class Fleet:
         return Round(left, 0, left.trier is None)
 
     async def _exchange(self, connection: AbstractConnection, play: _Play) -> bool:
-        """Take the board, play and put it back. Return false if another worker has it."""
+        """Get the board, play and put it back. Return false if another worker has it."""
         if self._channel is None or self._channel.is_closed:
             self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         message, board = await self._take(self._channel)

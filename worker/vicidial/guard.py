@@ -169,7 +169,7 @@ class LockoutGuard:
         return tuple(login.shifted(self._ahead) for login in self._told)
 
     def learn(self, logins: Logins) -> None:
-        """Take over what all workers know together, with the latest `news` of this one; in Unix time."""
+        """Adopt what all workers know together, with the latest `news` of this one; in Unix time."""
         self._logins = logins.shifted(-self._ahead)
         self._news = deque((each for each in self._news if each not in self._told), self._news.maxlen)
         for login in self._news:
