@@ -32,7 +32,7 @@ COMMANDS: Final = {
     "intake": Place(
         "intake",
         "intake",
-        "Take events over HTTP until SIGTERM or Ctrl-C, and publish them to the events exchange.",
+        "Accept events over HTTP until SIGTERM or Ctrl-C, and publish them to the events exchange.",
     ),
     "publish": Place("publish", "app", "Publish events to the events exchange, as a telephony system would."),
     "topology": Place(
