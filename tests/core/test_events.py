@@ -225,12 +225,15 @@ def test_a_cloud_event_gives_type_id_time_and_data(message: Inbound) -> None:
     [
         ({}, False),
         ({"timestamp": SEEN}, True),
+        ({"timestamp": datetime(1970, 1, 1, tzinfo=UTC)}, False),
         ({"body": b'{"call_id": "V1", "occurred_at": "2026-11-20T14:07:14Z"}'}, True),
     ],
-    ids=["nobody", "the property", "the event"],
+    ids=["nobody", "the property", "the property as 0", "the event"],
 )
 def test_whether_somebody_said_when_it_happened_is_known(said: dict[str, Any], *, dated: bool) -> None:
-    assert decode(replace(inbound({"call_id": "V1"}), **said)).dated is dated
+    event = decode(replace(inbound({"call_id": "V1"}), **said))
+    assert event.dated is dated
+    assert event.occurred_at.date() == SEEN.date()
 
 
 def test_the_end_of_a_call_keeps_its_offset_or_is_in_the_zone() -> None:
@@ -280,15 +283,23 @@ def test_an_attribute_without_a_value_is_not_set_in_binary_mode_either() -> None
     assert decode(message) == decode(binary({**CALL, "type": "call.ended"}))
 
 
-@pytest.mark.parametrize("media", [f"{STRUCTURED}; charset=utf-8", "Application/CloudEvents+JSON"])
-def test_the_content_type_may_have_parameters_and_capitals(media: str) -> None:
+def test_an_empty_data_base64_beside_data_is_not_set_either() -> None:
+    assert decode(structured(CALL, type="call.ended", data_base64="")).subject == CALL["call_id"]
+
+
+@pytest.mark.parametrize(
+    "media", [f"{STRUCTURED}; charset=utf-8", "Application/CloudEvents+JSON", f" {STRUCTURED}"]
+)
+def test_the_content_type_may_have_parameters_capitals_and_blanks(media: str) -> None:
     message = inbound({"type": "call.ended", "id": "5", "data": CALL}, content_type=media)
     assert decode(message).id == "5"
 
 
 def test_the_attributes_of_a_binary_cloud_event_are_read_whatever_their_case() -> None:
-    message = inbound(CALL, headers={"ce-SpecVersion": "1.0", "ce-Id": "7", "ce-Type": "call.ended"})
-    assert decode(message).id == "7"
+    for prefix in ("ce-", "Ce-", "CE-", "cloudevents:", "CloudEvents_"):
+        names = {"SpecVersion": "1.0", "Id": "7", "Type": "call.ended"}
+        message = inbound(CALL, headers={f"{prefix}{name}": value for name, value in names.items()})
+        assert decode(message).id == "7"
 
 
 def test_a_header_that_only_looks_like_an_attribute_makes_no_cloud_event() -> None:
@@ -416,6 +427,23 @@ def test_a_message_id_or_header_that_no_http_header_could_carry_counts_as_missin
     derived = decode(inbound(CALL)).id
     assert decode(inbound(CALL, message_id=nonsense)).id == derived
     assert decode(inbound(CALL, event_id=nonsense)).id == derived
+
+
+@pytest.mark.parametrize(
+    "word", ["undefined", "null", "None", "NaN", "-", " undefined ", "--A--uniqueid--B--"]
+)
+def test_a_word_for_nothing_is_no_id_or_a_receiver_would_drop_all_events_but_one(word: str) -> None:
+    def id_of(call_id: str, message_id: str | None = None) -> str:
+        return decode(inbound({"call_id": call_id}, message_id=message_id)).id
+
+    assert id_of("V1", message_id=word) == id_of("V1") != id_of("V2", message_id=word)
+    said = {"occurred_at": "2026-11-20T14:07:14-05:00"}
+    assert decode(inbound({**CALL, **said, "event_id": word})).id == decode(inbound({**CALL, **said})).id
+    assert decode(inbound({**CALL, "event_id": word}, message_id="m1")).id == "m1"
+    for make in MAKERS:
+        assert (
+            decode(make({**CALL, **said}, id=word, source="/pbx-1")).id == decode(make({**CALL, **said})).id
+        )
 
 
 def test_the_derived_id_is_this_one_for_ever() -> None:
@@ -578,6 +606,10 @@ HOW_A_TIME_IS_WRITTEN = {
     "2026-11-20T14:07:14\N{MINUS SIGN}05:00": "2026-11-20T19:07:14+00:00",
     "2026-11-20 14:07:14 -0500": "2026-11-20T19:07:14+00:00",
     "2026-11-20 19:07:14 UTC": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T19:07:14GMT": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T14:11:12-04:56:02": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T14:07:14-05:00[America/New_York]": "2026-11-20T19:07:14+00:00",
+    "2026-11-20T19:07Z[Etc/GMT+5]": "2026-11-20T19:07:00+00:00",
     "2026-11-20T19:07Z": "2026-11-20T19:07:00+00:00",
     "20261120T190714Z": "2026-11-20T19:07:14+00:00",
     "20261120T1907Z": "2026-11-20T19:07:00+00:00",

@@ -121,6 +121,13 @@ def test_the_limit_of_a_body_is_one_mebibyte() -> None:
         (call(ended_at="9999-12-31T23:59:59-14:00"), "ended_at '9999-12-31T23:59:59-14:00' is out of range"),
         (call(ended_at="0001-01-01T00:00:00Z"), "ended_at '0001-01-01T00:00:00Z' is out of range"),
         (call(ended_at="9999-12-31T23:59:59"), "ended_at '9999-12-31T23:59:59' is out of range"),
+        *(
+            (call(call_id=word), "call_id: the text stands for a value that is missing")
+            for word in ("undefined", "null", "None", "NaN", "(null)", "-", " undefined\n")
+        ),
+        (call(call_id="--A--call_id--B--"), "call_id: VICIdial did not fill in its variable"),
+        (agent(agent_user="--A--user--B--"), "agent_user: VICIdial did not fill in its variable"),
+        (agent(expected_campaigns=["--A--campaign_id--B--"]), "expected_campaigns.0: VICIdial did not"),
         (call(event_id=True), "event_id: "),
         (call(event_id=""), "event_id: "),
         (call(event_id="two words"), "event_id 'two words' is not 1 to 255 visible ASCII characters"),
@@ -172,6 +179,11 @@ def test_an_agent_may_be_expected_to_have_a_thousand_campaigns_and_no_more() -> 
         "2026-11-20T19:07:14+24:00",
         "2026-11-20T19:07:14+05:60",
         "2026-11-20T19:07:14-05:00Z",
+        "2026-11-20T19:07:14-05:00:60",
+        "2026-11-20T14:07:14 EST",
+        "2026-11-20T14:07:14[America/New_York]",
+        "2026-11-20T14:07:14-05:00[]",
+        "2026-11-20T14:07:14-05:00[America/New_York",
         "2026-11-20T19:0714Z",
         "2026-11-20T190714:00Z",
         "2026-11-20--19:07:14Z",

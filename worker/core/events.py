@@ -3,7 +3,7 @@
 Three envelopes are understood: plain JSON, CloudEvents 1.0 structured
 (`application/cloudevents+json`) and CloudEvents 1.0 binary, whose attributes
 are message properties named `cloudEvents:…` or `cloudEvents_…` (CloudEvents
-AMQP binding, section 3.1.3.1) or, as HTTP bridges write them, `ce-…`.
+AMQP binding, section 3.1.3.1) or, as HTTP bridges write them, `ce-…`, in any case.
 
 **A body** is one JSON object, bounded in size, in depth and in what its numbers can hold. One within the
 limit costs at most a small multiple of what `json.loads` alone does, in time and in memory.
@@ -43,6 +43,7 @@ _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch"
 _YEARS = range(1970, 3000)
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_SHOWN = 80
 
 
@@ -184,7 +185,11 @@ _TIME = re.compile(
         [T_ ]
         (?P<hour>[0-9]{2}) (?P<colon>:?) (?P<minute>[0-9]{2})
         (?: (?P=colon) (?P<second>[0-9]{2}) (?: [.,] (?P<fraction>[0-9]+) )? )?
-        \ ? (?P<offset> Z | UTC | (?P<sign>[-+\u2212]) (?P<hours>[0-9]{2}) (?: :? (?P<minutes>[0-9]{2}) )? )?
+        \ ? (?P<offset> Z | UTC | GMT
+                | (?P<sign>[-+\u2212]) (?P<hours>[0-9]{2})
+                  (?: :? (?P<minutes>[0-9]{2}) (?: :? (?P<seconds>[0-9]{2}) )? )?
+             )?
+        (?(offset) (?: \[ [-+_/A-Za-z0-9]{1,64} \] )? )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -195,8 +200,8 @@ _HOURS = 24
 def read_time(text: str) -> datetime | None:
     """Parse a date with a time of day; return None for anything else. Without an offset, the result is naive.
 
-    A leap second is the second after it, `24:00` is the next midnight, and
-    digits beyond microseconds are cut off.
+    A leap second is the second after it, `24:00` is the next midnight, and digits beyond microseconds are cut
+    off. Behind an offset the zone's name may be in brackets (RFC 9557, as Java writes it); the offset counts.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
@@ -224,10 +229,10 @@ def _time_of_day(match: re.Match[str]) -> timedelta:
 def _offset(match: re.Match[str]) -> tzinfo | None:
     if match["sign"] is None:
         return UTC if match["offset"] else None
-    hours, minutes = int(match["hours"]), int(match["minutes"] or 0)
-    if hours >= _HOURS or minutes >= _MINUTES:
+    hours, minutes, seconds = (int(match[part] or 0) for part in ("hours", "minutes", "seconds"))
+    if hours >= _HOURS or minutes >= _MINUTES or seconds >= _MINUTES:
         raise ValueError("no such offset")
-    offset = timedelta(hours=hours, minutes=minutes)
+    offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     return timezone(offset if match["sign"] == "+" else -offset)
 
 
@@ -339,8 +344,8 @@ def known_agent(value: object) -> object:
 
 
 def usable_id(value: object) -> str | None:
-    """Return an event id as `plain_text` does, `None` for what can't be one."""
-    text = plain_text(value)
+    """Return an event id as `plain_text` does, `None` for what can't be one, or stands for nothing."""
+    text = _unless_nothing(plain_text(value))
     return text if isinstance(text, str) and _EVENT_ID.fullmatch(text) else None
 
 
@@ -355,12 +360,28 @@ def derived_id(*parts: str) -> str:
 def _required(value: object) -> object:
     if value == "":
         raise PydanticCustomError("blank", "the text is blank; an id has at least one visible character")
+    if isinstance(value, str) and value.startswith(_UNFILLED):
+        raise PydanticCustomError("unfilled", "VICIdial did not fill in its variable")
     return value
+
+
+def _required_call(value: object) -> object:
+    """Refuse a word for "nothing", which no call's id can be. An agent may be called so."""
+    if value != "" and isinstance(value, str) and value.casefold() in _NOTHING:
+        raise PydanticCustomError("nothing", "the text stands for a value that is missing")
+    return _required(value)
+
+
+def _known_event_id(value: object) -> object:
+    """Return an event id as `plain_text` does. With a word for "nothing", all events would have the same."""
+    text = plain_text(value)
+    return _required(text) if text == "" else _unless_nothing(text)
 
 
 _LongText = Annotated[str, Field(max_length=MAX_ID)]
 _Id = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(whole_id)]
-_EventId = Annotated[_LongText, BeforeValidator(_required), BeforeValidator(plain_text)]
+_CallId = Annotated[_LongText, BeforeValidator(_required_call), BeforeValidator(whole_id)]
+_EventId = Annotated[_LongText | None, BeforeValidator(_known_event_id)]
 _KnownId = Annotated[_LongText | None, BeforeValidator(known_id)]
 _Uniqueid = Annotated[_LongText | None, BeforeValidator(known_uniqueid)]
 _Agent = Annotated[_LongText | None, BeforeValidator(known_agent)]
@@ -373,12 +394,12 @@ class CallEnded(BaseModel):
     """The fields of a call's end that are read; others are passed on as they are."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
-    call_id: _Id
+    call_id: _CallId
     uniqueid: _Uniqueid = None
     lead_id: _Lead = None
     agent_user: _Agent = None
     campaign_id: _KnownId = None
-    event_id: _EventId | None = None
+    event_id: _EventId = None
     occurred_at: _Text | None = None
     ended_at: _Text | None = None
 
@@ -389,7 +410,7 @@ class AgentOnboarded(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)  # producers differ on what an id is
     agent_user: _Id
     expected_campaigns: _Campaigns | None = None
-    event_id: _EventId | None = None
+    event_id: _EventId = None
     occurred_at: _Text | None = None
 
 
@@ -443,7 +464,7 @@ def _read(envelope: _Envelope, inbound: Inbound, zone: tzinfo) -> Event:
         occurred_at=_occurred_at(said_time, inbound, zone),
         subject=subject,
         data=envelope.data,
-        dated=said_time is not None or inbound.timestamp is not None,
+        dated=said_time is not None or _timestamp(inbound) is not None,
         ended_at=ended_at,
         uniqueid=uniqueid,
         lead_id=lead_id,
@@ -462,7 +483,7 @@ def _claimed_id(envelope: _Envelope | None, inbound: Inbound) -> str | None:
 
 
 def _open(inbound: Inbound) -> _Envelope:
-    content_type = (inbound.content_type or "").lower()
+    content_type = (inbound.content_type or "").strip().lower()
     if content_type.startswith(_BATCH):
         raise InvalidEvent("the body is a CloudEvents batch; publish one event a message")
     body = parse_object(inbound.body)
@@ -486,6 +507,8 @@ def _envelope(data: dict[str, Any], attributes: Mapping[str, Any]) -> _Envelope:
 def _structured_data(outer: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a CloudEvent; `null` is as good as leaving a member out."""
     data, encoded = outer.get("data"), outer.get("data_base64")
+    if data is not None and encoded == "":
+        encoded = None  # how some languages write that there is none
     if data is not None and encoded is not None:
         raise InvalidEvent("the CloudEvent has both data and data_base64; send one of them")
     if encoded is None:
@@ -504,7 +527,7 @@ def _binary_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
         name[len(prefix) :].lower(): value
         for name, value in headers.items()
         for prefix in CLOUDEVENTS_PREFIXES
-        if value is not None and name.startswith(prefix)
+        if value is not None and name[: len(prefix)].lower() == prefix.lower()
     }
 
 
@@ -544,6 +567,8 @@ def _cloud_event_id(envelope: _Envelope) -> str | None:
     events. A UUID is unique by itself; of any other id and its source, an id is derived.
     """
     said, source = plain_text(envelope.id), plain_text(envelope.source)
+    if said and _unless_nothing(said) is None:
+        return None
     if isinstance(source, bytes):  # text of an AMQP header that is not UTF-8
         source = repr(source)
     if isinstance(said, str) and isinstance(source, str) and said and source and not _UUID.fullmatch(said):
@@ -552,7 +577,7 @@ def _cloud_event_id(envelope: _Envelope) -> str | None:
 
 
 def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:
-    when = (inbound.timestamp or inbound.first_seen) if said is None else _read_time(said, "occurred_at")
+    when = (_timestamp(inbound) or inbound.first_seen) if said is None else _read_time(said, "occurred_at")
     try:
         when = _in_zone(when, zone).astimezone(UTC)
         in_range = when >= _EARLIEST  # whoever reads it may move it by hours
@@ -561,6 +586,11 @@ def _occurred_at(said: object, inbound: Inbound, zone: tzinfo) -> datetime:
     if not in_range:
         raise InvalidEvent(f"occurred_at {_show(said)} is out of range")
     return min(when, inbound.first_seen)
+
+
+def _timestamp(inbound: Inbound) -> datetime | None:
+    """Return the time of the AMQP property, `None` for 0, which clients write if they have none."""
+    return inbound.timestamp if inbound.timestamp != _EPOCH else None
 
 
 def _ended_at(said: str, zone: tzinfo) -> datetime:

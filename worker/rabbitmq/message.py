@@ -68,7 +68,7 @@ requeue of the inbound counts towards its delivery limit, so it is held for as l
 _log = structlog.get_logger()
 _ROUTES_ELSEWHERE = frozenset({"cc", "bcc"})
 _TRACE_CONTEXT = ("traceparent", "tracestate")
-_READ = (*CLOUDEVENTS_PREFIXES, *_TRACE_CONTEXT)
+_READ = tuple(name.lower() for name in (*CLOUDEVENTS_PREFIXES, *_TRACE_CONTEXT))
 _EVENT_ID = re.compile(r"[\x21-\x7e]{1,255}")
 _LONGEST_ROUTING_KEY = 255
 
@@ -265,7 +265,9 @@ def producer_headers(table: Table) -> dict[str, Any]:
     if not own:
         return {}
     if not _fit(own):
-        own = {name: raw for name, raw in own.items() if name.startswith(_READ) and len(raw) <= MAX_READ}
+        own = {
+            name: raw for name, raw in own.items() if name.lower().startswith(_READ) and len(raw) <= MAX_READ
+        }
         if not _fit(own):
             return {}
     context = {name: table[name] for name in _TRACE_CONTEXT if name in own and name in table}
