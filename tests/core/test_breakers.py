@@ -164,6 +164,17 @@ def test_a_sink_that_refuses_us_or_is_busy_holds_up_all(
             breakers.check(each)
 
 
+def test_a_failed_request_of_several_events_is_one_failure(breakers: CircuitBreakers) -> None:
+    again = DeliveryUnavailable("down")
+    again.shared = True
+    for number in range(5):
+        breakers.check_sink()
+        breakers.sink_failed(SINK_DOWN, f"e{number}")
+        assert not any(breakers.sink_failed(again, f"shared{each}") for each in range(9))
+    with pytest.raises(CircuitOpen, match="sink: answered 500"):
+        breakers.check_sink()
+
+
 def test_the_sinks_own_wait_is_honoured(breakers: CircuitBreakers) -> None:
     breakers.sink_failed(DeliveryUnavailable("429", FailureKind.BUSY, timedelta(seconds=77)), "e1")
     assert breakers.next_change_in() == 77

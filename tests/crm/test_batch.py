@@ -120,6 +120,23 @@ def test_what_failed_in_a_batch_is_sent_alone_next_time(reply: Any) -> None:
     assert [request.batch.max for request in again.requests if request.batch] == [1]
 
 
+@pytest.mark.parametrize("text", ["{}", "<html>"])
+def test_a_batch_that_failed_as_a_whole_is_one_failure(text: str) -> None:
+    answer = Answer.read(500 if text == "{}" else 200, {}, text)
+    for position in (0, 1):
+        of_item = replace(batch_answer(answer, position, 2), reported=position > 0)
+        with pytest.raises(DeliveryUnavailable) as caught:
+            run(of_item)
+        assert caught.value.shared == (position > 0)
+
+
+def test_an_item_that_failed_by_itself_is_a_failure_of_its_own() -> None:
+    answer = replace(batch_answer(ok({"results": [{"key": "other"}]}), 1, 2), reported=True)
+    with pytest.raises(DeliveryUnavailable) as caught:
+        run(answer)
+    assert not caught.value.shared
+
+
 def test_a_batch_that_came_too_early_stays_one() -> None:
     with pytest.raises(DeliveryUnavailable) as caught:
         run(batch_answer(ok({}, 429), 0, 2))
@@ -247,6 +264,8 @@ async def test_each_delivery_gets_the_failure_of_its_batch_as_an_error_of_its_ow
     found = await asyncio.gather(*(crm.send(request(key)) for key in "ab"), return_exceptions=True)
     assert [(type(each), str(each)) for each in found] == [(type(error), str(error))] * 2
     assert isinstance(error, RuntimeError) or found[0] is not found[1]
+    if isinstance(error, DeliveryUnavailable):
+        assert [each.shared for each in found if isinstance(each, DeliveryUnavailable)] == [False, True]
 
 
 async def test_a_delivery_that_is_cancelled_leaves_the_others_alone() -> None:

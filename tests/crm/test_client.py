@@ -11,7 +11,7 @@ import pytest
 from tests.adapters.raw import Connection, RawServer
 from worker.core.errors import DeliveryUnavailable, FailureKind, MappingFailed
 from worker.crm.answers import Answer
-from worker.crm.client import LARGEST_BODY, CrmClient, fresh, open_session
+from worker.crm.client import LARGEST_BODY, CrmClient, open_session
 from worker.crm.limits import Limits
 from worker.crm.preset import Limit
 from worker.crm.steps import HttpRequest
@@ -196,12 +196,3 @@ async def test_who_does_not_answer_is_not_waited_for() -> None:
         url = f"http://127.0.0.1:{server.port}/"
         with pytest.raises(DeliveryUnavailable, match=r"did not answer within 0\.1 s"):
             await client.send(HttpRequest("record", "GET", url, "/", {}, {}))
-
-
-def test_a_copy_of_an_error_keeps_all_but_its_progress() -> None:
-    error = DeliveryUnavailable("later", FailureKind.BUSY, SECOND, answered=True)
-    error.progress = "half done"
-    copy = fresh(error)
-    kept = (str(copy), copy.kind, copy.retry_after, copy.answered)
-    assert kept == ("later", FailureKind.BUSY, SECOND, True)
-    assert copy.progress is None

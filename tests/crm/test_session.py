@@ -1,5 +1,6 @@
 """One CRM as the settings describe it: secrets that change, tokens in no log, waits that are kept."""
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 
@@ -86,6 +87,16 @@ async def test_a_wait_for_everything_holds_the_next_delivery_back() -> None:
     assert caught.value.retry_after is not None
     assert crm.requests.maxlen is not None
     assert len(crm.requests) == 0
+
+
+async def test_deliveries_of_one_number_at_the_same_time_share_one_search() -> None:
+    async with HubSpotStandIn() as crm:
+        crm.prepare()
+        async with worker_for(crm) as worker:
+            await asyncio.gather(worker.deliver(), worker.deliver(call_id=OTHER))
+            searches = [each for each in crm.requests if each.path.endswith("/contacts/search")]
+            assert len(searches) == 1
+            assert len(crm.writes) == 2
 
 
 async def test_each_request_is_counted_by_its_status() -> None:

@@ -617,6 +617,8 @@ class CircuitBreakers:
 
     def sink_failed(self, error: DeliveryUnavailable, event: str) -> bool:
         """Record why the sink did not accept a payload. Return whether it counts as an attempt."""
+        if error.shared:
+            return False
         about = None if isinstance(error, SinkLoginRefused) else event
         return self.sink.failed(
             error.kind, str(error), error.retry_after, event=about, answered=error.answered

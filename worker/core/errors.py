@@ -182,9 +182,11 @@ class DeliveryUnavailable(Unavailable):
         retry_after: How long the sink asked us to wait, if it did.
         answered: Whether it was there, and answered this payload.
         delivered: Whether it has the payload, so that only the rest of the delivery is missing.
+        shared: Whether another event met the same failed request, and reports it.
     """
 
     delivered = False
+    shared = False
 
     def __init__(
         self,

@@ -48,6 +48,8 @@ class Answer:
     """Set on the answer to a batch."""
     position: int = 0
     """The place of this item in the batch."""
+    reported: bool = False
+    """Whether another delivery got the same answer, and reports it if it means a failure."""
 
     @classmethod
     def read(cls, status: int, headers: Mapping[str, str], text: str) -> Self:

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from worker.core.errors import DeliveryUnavailable, MappingFailed
+from worker.core.errors import MappingFailed, ProcessingError
 from worker.crm.answers import Answer, SharedAnswer
-from worker.crm.client import fresh
 from worker.crm.plan import CompiledBatch
+from worker.crm.single_flight import own
 from worker.crm.steps import HttpRequest
 
 QUIET = 0.1
@@ -105,25 +105,16 @@ class Collector:
                 answer.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whoever waits has to know, whatever it is
-            for _, answer in waiting:
+            for position, (_, answer) in enumerate(waiting):
                 if not answer.done():
-                    answer.set_exception(_own(error))
+                    answer.set_exception(
+                        own(error, shared=position > 0) if isinstance(error, ProcessingError) else error
+                    )
         else:
             shared = SharedAnswer(len(waiting))
             for position, (_, answer) in enumerate(waiting):
                 if not answer.done():
-                    answer.set_result(replace(whole, shared=shared, position=position))
-
-
-def _own(error: Exception) -> Exception:
-    """Return an error for one of several deliveries, as each notes its own progress in it."""
-    match error:
-        case DeliveryUnavailable():
-            return fresh(error)
-        case MappingFailed():
-            return MappingFailed(str(error))
-        case _:
-            return error
+                    answer.set_result(replace(whole, shared=shared, position=position, reported=position > 0))
 
 
 def _split(request: HttpRequest, batch: CompiledBatch) -> tuple[list[Any], str]:

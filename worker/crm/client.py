@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from worker import http
-from worker.core.errors import DeliveryUnavailable, MappingFailed, SinkLoginRefused
+from worker.core.errors import DeliveryUnavailable, MappingFailed
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.crm.answers import Answer
 from worker.crm.limits import Limits
@@ -148,10 +148,3 @@ def _read(answer: http.Answer) -> Answer:
     if len(body) > LARGEST_BODY:
         return Answer(answer.status, headers, text, None, is_json=False)
     return Answer.read(answer.status, headers, text)
-
-
-def fresh(error: DeliveryUnavailable) -> DeliveryUnavailable:
-    """Return a copy of an error that several deliveries share: each notes its own progress in it."""
-    if isinstance(error, SinkLoginRefused):
-        return SinkLoginRefused(str(error))
-    return DeliveryUnavailable(str(error), error.kind, error.retry_after, answered=error.answered)

@@ -1,11 +1,11 @@
 """Keep one login for all requests: in memory alone, renewed before it ends, and made by one at a time."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from worker.core.errors import DeliveryUnavailable, SinkLoginRefused
-from worker.crm.client import fresh
+from worker.crm.single_flight import SingleFlight
 from worker.crm.steps import Access
 
 RENEW_AT = 0.9
@@ -21,7 +21,7 @@ class Logins:
 
     def __init__(
         self,
-        log_in: Callable[[], Awaitable[Access]],
+        log_in: Callable[[], Coroutine[Any, Any, Access]],
         refused_wait: float,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -32,7 +32,7 @@ class Logins:
         self._clock = clock
         self._access: Access | None = None
         self._renew_at = self._ends_at = 0.0
-        self._flight: asyncio.Task[Access] | None = None
+        self._flights = SingleFlight[Access]()
         self._refusal: str | None = None
         self._refused_until = 0.0
 
@@ -61,20 +61,13 @@ class Logins:
 
     async def close(self) -> None:
         """End a login that is being made."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.wait([self._flight])
+        await self._flights.close()
 
     async def _fly(self) -> Access:
         if self._refusal is not None and self._clock() < self._refused_until:
             raise SinkLoginRefused(self._refusal)
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._make())
-            self._flight.add_done_callback(self._landed)
-        try:
-            return await asyncio.shield(self._flight)
-        except DeliveryUnavailable as error:
-            raise fresh(error) from error
+        access, _ = await self._flights.do("login", self._make)
+        return access
 
     async def _make(self) -> Access:
         started = self._clock()
@@ -88,8 +81,3 @@ class Logins:
         self._access, self._refusal = access, None
         self._renew_at, self._ends_at = started + RENEW_AT * life, started + life
         return access
-
-    def _landed(self, flight: asyncio.Task[Access]) -> None:
-        self._flight = None
-        if not flight.cancelled():
-            flight.exception()  # seen, also if nobody waits any more

@@ -19,6 +19,7 @@ from worker.crm.load import compiled
 from worker.crm.login import Logins
 from worker.crm.memory import Memory
 from worker.crm.plan import CompiledStep, Names, make_plan
+from worker.crm.single_flight import SingleFlight
 from worker.crm.steps import Access, Done, Engine, HttpRequest, Renew, carry_out, log_in
 from worker.settings import Settings
 
@@ -60,6 +61,7 @@ class CrmSession:
         self._compiled = preset
         self._client = client
         self._collector = Collector(client.send)
+        self._searches = SingleFlight[Answer]()
         self._logins = Logins(self._log_in, refused_wait.total_seconds())
         self._reread = reread
         self._refused = False
@@ -110,6 +112,7 @@ class CrmSession:
     async def close(self) -> None:
         """End what is under way."""
         await self._collector.close()
+        await self._searches.close()
         await self._logins.close()
 
     async def _hold(self, talk: _Talk[_T]) -> _T:
@@ -134,7 +137,11 @@ class CrmSession:
             return await self._logins.renew(wanted.access)
         if wanted.batch is not None:
             return await self._collector.send(wanted, wanted.batch)
-        return await self._client.send(wanted)
+        if not wanted.sharable:
+            return await self._client.send(wanted)
+        key = repr((wanted.method, wanted.url, wanted.query, wanted.body, wanted.form, wanted.headers))
+        answer, begun = await self._searches.do(key, lambda: self._client.send(wanted))
+        return answer if begun else replace(answer, reported=True)
 
     async def _log_in(self) -> Access:
         names = {"settings": self._compiled.settings}

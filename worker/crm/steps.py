@@ -82,6 +82,8 @@ class HttpRequest:
     of: str | None = None
     batch: CompiledBatch | None = None
     """Set if it may be sent together with others."""
+    sharable: bool = False
+    """Whether its answer is good for all deliveries that send the same request at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ class Engine:
             known = self._memory.recall(step.cache.name, str(key))
             if known is not None:
                 return dict(known)
-        results: dict[str, Any] = yield from self._request_results(step)
+        results: dict[str, Any] = yield from self._request_results(step, sharable=key is not None)
         if step.cache is not None and key is not None:
             found = any(value is not None for value in results.values())
             time_to_live = step.cache.found if found else step.cache.missing
@@ -260,8 +262,8 @@ class Engine:
             self.plan.tables.learn(step.learn.table, key, value)
         return results
 
-    def _request_results(self, step: CompiledStep) -> _Talk:
-        answer, verdict, result = yield from self.ask(step)
+    def _request_results(self, step: CompiledStep, *, sharable: bool) -> _Talk:
+        answer, verdict, result = yield from self.ask(step, sharable=sharable)
         if verdict.means not in (Means.DONE, Means.PARTIAL, Means.DUPLICATE):
             self._raise(step, answer, verdict)
         if verdict.wait is not None:
@@ -269,7 +271,7 @@ class Engine:
         taken = verdict.results or read_template(step.take, answer.names(self.names, result))
         return plain(taken) | ({"duplicate": True} if verdict.means is Means.DUPLICATE else {})
 
-    def ask(self, step: CompiledStep) -> _Talk:
+    def ask(self, step: CompiledStep, *, sharable: bool = False) -> _Talk:
         """Send a step's request. Return the answer, the verdict, and the result of the item in a batch.
 
         A request whose login is no longer valid is sent once more with a new one, of which there is one in a
@@ -277,7 +279,7 @@ class Engine:
         """
         alone = self.alone
         while True:
-            request = self.request(step, alone=alone)
+            request = self.request(step, alone=alone, sharable=sharable)
             self.asked = True
             try:
                 answer = cast("Answer", (yield request))
@@ -296,7 +298,7 @@ class Engine:
                 self.alone = self.alone or (step.batch is not None and verdict.means is Means.RETRY)
                 return answer, verdict, result
 
-    def request(self, step: CompiledStep, *, alone: bool = False) -> HttpRequest:
+    def request(self, step: CompiledStep, *, alone: bool = False, sharable: bool = False) -> HttpRequest:
         """Render the request of a step."""
         request = step.request
         path = _text(request.path.render(self.names), f"{step.name}.path")
@@ -316,6 +318,7 @@ class Engine:
             form=None if request.form is None else self._texts(request.form, f"{step.name}.form"),
             of=step.of,
             batch=batch,
+            sharable=sharable,
         )
 
     def _url(self, path: str) -> str:
@@ -355,7 +358,7 @@ class Engine:
         result = own_result(batch, answer, self.names)
         if result is None:
             say = "it has no result for this item of the batch" if answer.is_json else _NO_JSON
-            return Verdict(Means.RETRY, say=say, whole=False), None
+            return Verdict(Means.RETRY, say=say, whole=not answer.is_json), None
         reading = answer.names(self.names, result)
         for rule in batch.each:
             if (verdict := apply_rule(rule, answer.status, reading)) is not None:
@@ -377,7 +380,9 @@ class Engine:
             self._memory.pause(None if verdict.means is Means.QUOTA else step.of, wait)
         elif verdict.means is Means.TOKEN:
             raise _TokenRefused(text)
-        raise DeliveryUnavailable(text, kind, wait, answered=True)
+        error = DeliveryUnavailable(text, kind, wait, answered=True)
+        error.shared = answer.reported and verdict.whole
+        raise error
 
 
 class _TokenRefused(DeliveryUnavailable):
