@@ -214,6 +214,12 @@ def test_what_can_not_be_shown_is_named(tmp_path: Path) -> None:
     assert "no such preset" in run("diff", preset="none")[1]
     wrong = {"preset": "hubspot", "fields": {"x..y": 1}}
     assert "sink.crm.fields: x..y: is no path" in run("show", "--merged", **wrong)[1]
+    broken = written(tmp_path, "broken.yaml", {"extends": "hubspot", "titel": "x", "url": "{{ nobody }}"})
+    for arguments in (("show", broken), ("show", broken, "--merged")):
+        code, said = run(*arguments)
+        assert code == 2
+        assert "titel: is no key of a preset; did you mean title?" in said
+        assert "url: " in said, "expressions are looked at, too"
     hubspot = yaml.safe_load(crm_sync("crm", "show", "hubspot").stdout)
     own = written(tmp_path, "own.yaml", hubspot | {"crm": "ours"})
     assert run("diff", preset=own)[1].startswith("crm-sync: the service has no preset ours to compare with")

@@ -64,11 +64,11 @@ def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
     twice.write_text("a: 1\nb: 2\na: 3", encoding="utf-8")
     said = {str(path): mistakes(str(path))[0] for path in (broken, listed, large, binary, twice)}
     assert [each.removeprefix(path) for path, each in said.items()] == [
-        ": not YAML in line 1",
+        ": not YAML in line 1, column 5",
         ": is no mapping",
         ": is larger than 512 KiB",
         ": can't be read: not UTF-8",
-        ": a is set twice in line 3",
+        ": a is set twice in line 3, column 1",
     ]
     assert mistakes(f"{tmp_path}/none.yaml") == [
         f"{tmp_path}/none.yaml: can't be read: No such file or directory"

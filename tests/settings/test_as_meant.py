@@ -283,17 +283,17 @@ def test_nothing_in_yaml_is_not_given(loaded: Loader, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tree", "name", "line"),
+    ("tree", "name", "place"),
     [
-        ("drain: 5s\nmax_in_flight: 1\ndrain: 10s\n", "drain", 3),
-        ("sink: {timeout: 5s}\nlog: {}\nsink: {kind: queue}\n", "sink", 3),
-        ("sink:\n  timeout: 5s\n  timeout: 5s\n", "timeout", 3),
+        ("drain: 5s\nmax_in_flight: 1\ndrain: 10s\n", "drain", "line 3, column 1"),
+        ("sink: {timeout: 5s}\nlog: {}\nsink: {kind: queue}\n", "sink", "line 3, column 1"),
+        ("sink:\n  timeout: 5s\n  timeout: 5s\n", "timeout", "line 3, column 3"),
     ],
 )
 def test_a_name_that_stands_there_twice_is_refused(
-    loaded: Loader, tmp_path: Path, tree: str, name: str, line: int
+    loaded: Loader, tmp_path: Path, tree: str, name: str, place: str
 ) -> None:
-    said = f"--config {tmp_path}/crm-sync.yaml: {name} is set twice in line {line}"
+    said = f"--config {tmp_path}/crm-sync.yaml: {name} is set twice in {place}"
     assert problems(loaded, REQUIRED, tree=tree) == [said]
 
 

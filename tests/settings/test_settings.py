@@ -550,9 +550,9 @@ def test_a_list_is_no_users_name(loaded: Loader, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ("a: [", "not YAML in line 1"),
-        ("ok: 1\n\ta: 1", "not YAML in line 2"),
-        ("!!python/object:os.system {}", "not YAML in line 1"),
+        ("a: [", "not YAML in line 1, column 5"),
+        ("ok: 1\n\ta: 1", "not YAML in line 2, column 1"),
+        ("!!python/object:os.system {}", "not YAML in line 1, column 1"),
         ("\x00", "not YAML"),
         ("- drain: 1s", "not a mapping of settings"),
         ("drain", "not a mapping of settings"),

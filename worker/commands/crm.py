@@ -13,9 +13,10 @@ from worker.commands.crm_prepare import prepare
 from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import say, show_table
 from worker.core.scrub import printable
-from worker.crm.compiled import PresetError
+from worker.crm.load import compiled
 from worker.crm.preset import Preset
 from worker.crm.source import read_merged, read_preset, shipped, shipped_text
+from worker.settings.load import SettingsError
 from worker.settings.tree import CrmSettings
 
 app = typer.Typer(cls=Group, no_args_is_help=True)
@@ -78,24 +79,27 @@ def show(
 ) -> None:
     """Show a preset: what it writes, its settings, and each request.
 
+    Exit status 0; 2 for a preset that can't be used: every mistake in it is
+    named, below its text if that can be shown.
+
     Examples:
       crm-sync crm show hubspot
       crm-sync crm show --merged --config crm-sync.yaml
     """
     settings = load_or_exit_crm(config)
     name = preset or chosen(settings)
-    try:
-        if not merged and name in shipped():
-            text = shipped_text(f"{name}.yaml")
-        elif not merged:
-            text = Path(name).read_text(encoding="utf-8")
-        else:
-            text = _as_yaml(_merged(name, settings if preset is None else CrmSettings()))
-    except PresetError as error:
-        stop_with("the preset can't be used:", *error.problems, status=2)
-    except (OSError, UnicodeError) as error:
-        stop_with(f"{name} can't be read: {getattr(error, 'strerror', None) or 'not UTF-8'}", status=2)
-    _print(text)
+    if preset is not None:
+        settings = CrmSettings(preset=preset)
+    if merged:
+        _print(_as_yaml(_merged_or_exit(settings)))
+    elif name in shipped():
+        _print(shipped_text(f"{name}.yaml"))
+    else:
+        try:
+            _print(Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeError) as error:
+            stop_with(f"{name} can't be read: {getattr(error, 'strerror', None) or 'not UTF-8'}", status=2)
+        _merged_or_exit(settings)
 
 
 @app.command(cls=Command)
@@ -108,14 +112,11 @@ def diff(config: ConfigOption = None) -> None:
     """
     settings = load_or_exit_crm(config)
     name = chosen(settings)
-    try:
-        own = _merged(name, settings)
-        base = str(own.get("crm"))
-        if base not in shipped():
-            stop_with(f"the service has no preset {base} to compare with; it has {', '.join(shipped())}")
-        theirs = read_merged(base)
-    except PresetError as error:
-        stop_with("the preset can't be used:", *error.problems, status=2)
+    own = _merged_or_exit(settings)
+    base = str(own.get("crm"))
+    if base not in shipped():
+        stop_with(f"the service has no preset {base} to compare with; it has {', '.join(shipped())}")
+    theirs = read_merged(base)
     own.pop("extends", None)
     lines = list(
         difflib.unified_diff(
@@ -140,10 +141,13 @@ def chosen(settings: CrmSettings) -> str:
     return settings.preset
 
 
-def _merged(name: str, settings: CrmSettings) -> dict[str, Any]:
-    """Return a preset as it is used, as written; it has to be right."""
-    read_preset(name, settings.tables, settings.fields)
-    return read_merged(name, settings.tables, settings.fields)
+def _merged_or_exit(settings: CrmSettings) -> dict[str, Any]:
+    """Return the preset as it is used, as written, or exit with status 2 if it can't be used."""
+    try:
+        compiled(settings, "", placeholders=True)
+    except SettingsError as error:
+        stop_with("the preset can't be used:", *error.problems, status=2)
+    return read_merged(chosen(settings), settings.tables, settings.fields)
 
 
 def _as_yaml(data: dict[str, Any]) -> str:

@@ -3,12 +3,13 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import SecretStr
+from pydantic import PrivateAttr, SecretStr
 
 from worker.crm.compiled import CompiledPreset, PresetError, compile_preset
 from worker.crm.preset import Preset, SettingDeclaration
@@ -32,7 +33,10 @@ def compiled(crm: CrmSettings, dialer: str, *, placeholders: bool = False) -> Co
     Raises:
         SettingsError: The preset or its settings can't be used; every mistake is named.
     """
-    return _checked(crm, {}, urlsplit(dialer).hostname or "", placeholders=placeholders)
+    host = urlsplit(dialer).hostname or ""
+    if isinstance(crm, _Resolved):
+        return replace(crm.ready, dialer=host)
+    return _checked(crm, {}, host, placeholders=placeholders)
 
 
 def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
@@ -46,7 +50,20 @@ def resolved(crm: CrmSettings, origins: Origins) -> CrmSettings:
         name: SecretStr(value) if ready.preset.settings[name].secret and value is not None else value
         for name, value in ready.settings.items()
     }
-    return crm.model_copy(update=own)
+    found = _Resolved.model_construct(**{**dict(crm), **own})
+    found._ready = ready  # noqa: SLF001 - its own class
+    return found
+
+
+class _Resolved(CrmSettings):
+    """The settings of a CRM with all that its preset declares, and the preset, compiled once."""
+
+    _ready: CompiledPreset = PrivateAttr()
+
+    @property
+    def ready(self) -> CompiledPreset:
+        """The preset with these settings."""
+        return self._ready
 
 
 def _checked(

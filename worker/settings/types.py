@@ -371,10 +371,10 @@ class UnusableYaml(yaml.MarkedYAMLError):
 
 
 def yaml_problem(error: yaml.YAMLError) -> str:
-    """Return what is wrong with a document, and in which line, without any of its values."""
+    """Return what is wrong with a document, and where, without any of its values."""
     mark = getattr(error, "problem_mark", None)
     said = error.problem if isinstance(error, UnusableYaml) else "not YAML"
-    return f"{said} in line {mark.line + 1}" if mark else f"{said}"
+    return f"{said} in line {mark.line + 1}, column {mark.column + 1}" if mark else f"{said}"
 
 
 class _AsWritten(yaml.SafeLoader):
