@@ -30,7 +30,11 @@ LARGEST = 64 * 1024
 
 _STATUS_LINE = re.compile(rb"[\s\xef\xbb\xbf]*HTTP/[\d.]+[ \t]+(\d{3})(?!\d)[^\n]*\n?", re.IGNORECASE)
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_CHUNK = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,8})[^\n]*\n")
+_GZIP_OR_ZLIB, _RAW_DEFLATE = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
+_NO_CODING = frozenset({"", "identity", "none", "binary", "8bit", "utf-8", "utf8"})
+"""No coding, or what servers write by mistake if there is none."""
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 def open_session(
@@ -90,8 +94,10 @@ class Answer:
             end = _END_OF_HEAD.search(data, line.end() - 1)
             status = int(line[1])
             if status >= 200:
-                head, body = (line.end(), len(data)) if end is None else (line.end(), end.end())
-                return cls(status, _fields(data[head:body].splitlines()), data[body:])
+                body = len(data) if end is None else end.end()
+                fields = _fields(data[line.end() : body].splitlines())
+                chunked = "chunked" in fields.get("Transfer-Encoding", "").lower()
+                return cls(status, fields, _chunks(data, body) if chunked else data[body:])
             if end is None:
                 break
             at = end.end()
@@ -109,6 +115,15 @@ def _fields(lines: Iterable[bytes]) -> MultiMapping[str]:
         if colon:
             fields.add(name.strip(), value.strip())
     return fields
+
+
+def _chunks(data: bytes, at: int) -> bytes:
+    """Return what the chunks from this position on hold, as far as they are there."""
+    body = bytearray()
+    while (size := _CHUNK.match(data, at)) is not None and int(size[1], 16) > 0:
+        at = size.end() + int(size[1], 16)
+        body += data[size.end() : at]
+    return bytes(body)
 
 
 class UnreadableAnswer(Exception):
@@ -179,10 +194,19 @@ class Connector(aiohttp.TCPConnector):
 
 
 def decoded(body: bytes, encoding: str, most: int) -> bytes | None:
-    """Undo an encoding that was not asked for, up to `most` bytes. Return None if it can't be undone."""
-    if encoding == "identity":
-        return body
-    if encoding in {"gzip", "x-gzip", "deflate"}:
+    """Undo encodings that were not asked for, up to `most` bytes. Return None if one can't be undone."""
+    for coding in reversed([each.strip().lower() for each in encoding.split(",")]):
+        if coding in _NO_CODING:
+            continue
+        inflated = _inflated(body, most) if coding in _CODINGS else None
+        if inflated is None:
+            return None
+        body = inflated
+    return body
+
+
+def _inflated(body: bytes, most: int) -> bytes | None:
+    for form in (_GZIP_OR_ZLIB, _RAW_DEFLATE):
         with suppress(zlib.error):
-            return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, most)
+            return zlib.decompressobj(form).decompress(body, most)
     return None

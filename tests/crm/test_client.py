@@ -1,7 +1,9 @@
 """The client of a CRM: what it sends byte by byte, and what it makes of answers of every kind."""
 
+import codecs
 import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -139,6 +141,50 @@ async def test_a_body_may_be_compressed_though_nobody_asked_for_it(crm: Crm) -> 
     crm.headers = ("Content-Encoding: br",)
     answer = await crm.ask()
     assert (answer.text, answer.is_json) == ("", False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        codecs.BOM_UTF8 * 2 + b'{"id": 1}',
+        b"\r\n" + codecs.BOM_UTF8 + b'\n{"id": 1}',
+        *('{"id": 1}'.encode(name) for name in ("utf-16", "utf-16-be", "utf-32", "utf-32-le")),
+    ],
+    ids=ascii,
+)
+async def test_what_nobody_sees_before_a_body_and_its_encoding_change_nothing(crm: Crm, body: bytes) -> None:
+    crm.body = body
+    assert (await crm.ask()).body == {"id": 1}
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("GZIP , identity", gzip.compress(b'{"id": 1}')),
+        ("deflate", zlib.compress(b'{"id": 1}')),
+        ("deflate", zlib.compress(b'{"id": 1}', wbits=-15)),
+        ("deflate, x-gzip", gzip.compress(zlib.compress(b'{"id": 1}'))),
+        ("utf-8", b'{"id": 1}'),
+        ("", b'{"id": 1}'),
+    ],
+)
+async def test_every_usual_coding_is_undone(crm: Crm, coding: str, body: bytes) -> None:
+    crm.body, crm.headers = body, (f"Content-Encoding: {coding}",)
+    assert (await crm.ask()).body == {"id": 1}
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b'9\r\n{"id": 1}\r\n0\r\n\r\n',
+        b'4;x=y\r\n{"id\r\n0005\r\n": 1}\r\n0\r\nTrailer: x\r\n\r\n',
+        b'9\n{"id": 1}\n0\n\n',
+        b'9\r\n{"id": 1}',
+    ],
+)
+async def test_a_body_in_chunks_is_read_although_its_length_is_named_too(crm: Crm, chunks: bytes) -> None:
+    crm.raw = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: Chunked\r\n\r\n" + chunks
+    assert (await crm.ask()).body == {"id": 1}
 
 
 @pytest.mark.parametrize("compressed", [False, True])

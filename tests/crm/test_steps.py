@@ -406,6 +406,14 @@ def test_a_success_whose_results_can_not_be_read_has_an_unknown_outcome(text: st
     assert caught.value.kind is FailureKind.OUTAGE
 
 
+def test_a_success_that_is_encoded_names_the_encoding() -> None:
+    encoded = Answer.read(200, {"Content-Encoding": "br"}, "")
+    with pytest.raises(
+        DeliveryUnavailable, match="not be decoded; it is encoded as 'br', so that the outcome"
+    ):
+        Talk(good(record=[encoded])).run()
+
+
 def test_a_body_is_not_needed_if_nothing_is_read_from_it_or_a_rule_says_so_or_there_is_none() -> None:
     empty = Answer.read(200, {}, "")
     assert Talk(good(link=[empty])).run().outcome == "created"

@@ -28,6 +28,8 @@ LARGEST_BODY = 1024 * 1024
 """In bytes, once it is decompressed."""
 
 _IN_ADDRESSES = "%/:?[]@!$&'()*+,;=-._~"
+_BEFORE_JSON = "\ufeff \t\r\n"
+"""Byte order marks, as editors put them before PHP files, and blanks."""
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -142,9 +144,13 @@ def _written(request: HttpRequest) -> tuple[URL, bytes | None, dict[str, str]]:
 
 def _read(answer: http.Answer) -> Answer:
     headers = {name.lower(): answer.field(name) or "" for name in answer.headers}
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    body = http.decoded(answer.body, encoding, LARGEST_BODY + 1) or b""
-    text = body[:LARGEST_BODY].decode("utf-8", "replace").removeprefix("\ufeff")
+    body = http.decoded(answer.body, headers.get("content-encoding", ""), LARGEST_BODY + 1) or b""
+    text = _text(body[:LARGEST_BODY])
     if len(body) > LARGEST_BODY:
         return Answer(answer.status, headers, text, None, is_json=False)
     return Answer.read(answer.status, headers, text)
+
+
+def _text(body: bytes) -> str:
+    """Decode UTF-8, or UTF-16 or UTF-32 by its mark or NULs; drop what nobody sees before the text."""
+    return body.decode(json.detect_encoding(body), "replace").lstrip(_BEFORE_JSON)

@@ -48,7 +48,6 @@ DEFAULT_LIFETIME = timedelta(hours=1)
 
 _CALL = "call.enriched"
 _NO_CONTENT = 204
-_NO_JSON = "its body is no JSON, so that the outcome is unknown"
 _OF_ONE = (Means.BAD, Means.DUPLICATE)
 """What the answer to a whole batch can only mean of some of its items."""
 _MAY_FAIL = (DeliveryUnavailable, DeliveryRejected, MappingFailed)
@@ -351,13 +350,13 @@ class Engine:
             return self._judge_item(step.batch, answer, verdict)
         has_to_be_json = step.take is not None and not verdict.by_rule and answer.status != _NO_CONTENT
         if has_to_be_json and not answer.is_json:
-            return Verdict(Means.RETRY, say=_NO_JSON), None
+            return Verdict(Means.RETRY, say=_why_unknown(answer)), None
         return verdict, None
 
     def _judge_item(self, batch: CompiledBatch, answer: Answer, whole: Verdict) -> tuple[Verdict, Any]:
         result = own_result(batch, answer, self.names)
         if result is None:
-            say = "it has no result for this item of the batch" if answer.is_json else _NO_JSON
+            say = "it has no result for this item of the batch" if answer.is_json else _why_unknown(answer)
             return Verdict(Means.RETRY, say=say, whole=not answer.is_json), None
         reading = answer.names(self.names, result)
         for rule in batch.each:
@@ -501,3 +500,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _why_unknown(answer: Answer) -> str:
+    encoding = answer.headers.get("content-encoding", "")[:20]
+    what = (
+        "is no JSON"
+        if answer.text or not encoding
+        else f"could not be decoded; it is encoded as {encoding!r}"
+    )
+    return f"its body {what}, so that the outcome is unknown"

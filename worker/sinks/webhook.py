@@ -177,7 +177,7 @@ class WebhookSink:
 
     def _excerpt(self, answer: Answer) -> str:
         """Return the beginning of the body, without secrets."""
-        encoding = (answer.field("Content-Encoding") or "identity").strip().lower()
+        encoding = (answer.field("Content-Encoding") or "").strip().lower()
         body = decoded(answer.body, encoding, LARGEST)
         if body is None:
             return f"(its body could not be decoded; it is encoded as {encoding[:20]!r})"
