@@ -3,7 +3,6 @@
 import asyncio
 import math
 import secrets
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +32,7 @@ from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.session import Supervisor
 from worker.rabbitmq.topology import Topology, build_topology
 from worker.settings import Settings
+from worker.signals import stop_on_signals
 from worker.sinks import webhook
 from worker.sinks.queue import QueueSink
 from worker.vicidial import client as dialer
@@ -265,8 +265,7 @@ async def run(
         asyncio.CancelledError: a second signal came.
         RuntimeError: consuming ended without a stop. A worker is never connected but deaf.
     """
-    stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop = stop_on_signals()
     async with assemble(settings, on_password, tracing) as worker:
         served = health.serve(settings.http, metrics=worker.metrics, ready=worker.ready, status=worker.status)
         async with served:
@@ -282,19 +281,3 @@ async def run(
             if not stop.is_set():
                 raise RuntimeError("consuming ended without a stop")
     _log.info("stopped", **worker.reporter.counts)
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-
-    def on_signal(name: str) -> None:
-        if stop.is_set() and main is not None:
-            _log.warning("stopping_now", signal=name)
-            main.cancel()
-        else:
-            _log.info("stopping", signal=name)
-            stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)

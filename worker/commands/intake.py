@@ -1,7 +1,6 @@
 """`crm-sync intake`: the HTTP front door for events."""
 
 import asyncio
-import signal
 from contextlib import AsyncExitStack, suppress
 
 import structlog
@@ -22,6 +21,7 @@ from worker.observe.intake import IntakeReporter
 from worker.observe.metrics import CONTENT_TYPE, IntakeMetrics
 from worker.rabbitmq.feed import Feed
 from worker.settings import IntakeCommandSettings, IntakeSettings
+from worker.signals import stop_on_signals
 
 _MIB = 1024 * 1024
 
@@ -85,8 +85,7 @@ async def _run(
     scrubber: Scrubber,
 ) -> None:
     """Serve until a stop; close in the order in which events flow."""
-    stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop = stop_on_signals()
     own, metrics = settings.intake, reporter.metrics
     async with AsyncExitStack() as stack:
         spool = await stack.enter_async_context(Spool(own.spool, own.spool_size * _MIB))
@@ -126,19 +125,3 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
     with suppress(asyncio.CancelledError):
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-
-    def on_signal(name: str) -> None:
-        if stop.is_set() and main is not None:
-            _log.warning("stopping_now", signal=name)
-            main.cancel()
-        else:
-            _log.info("stopping", signal=name)
-            stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
