@@ -113,7 +113,10 @@ SPECS: dict[tuple[str, str], Schema] = {
             "persistence": _object({"storage": TEXT}, {"storageClassName": TEXT}),
             "resources": _object({"requests": TEXTS, "limits": TEXTS}),
         },
-        {"rabbitmq": _object({"additionalConfig": TEXT}), "affinity": {"type": "object"}},
+        {
+            "rabbitmq": _object({"additionalConfig": TEXT, "advancedConfig": TEXT}),
+            "affinity": {"type": "object"},
+        },
     ),
     # rabbitmq.com/kubernetes/operator/using-topology-operator; the operator's config/crd/bases
     ("rabbitmq.com/v1beta1", "Vhost"): _object({"name": TEXT, "rabbitmqClusterReference": NAMED}),
