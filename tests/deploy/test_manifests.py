@@ -14,10 +14,11 @@ import yaml
 
 from tests.deploy import custom_resources
 from tests.deploy.manifests import HASH, K8S, OVERLAYS, ROOT, SECRET, Built, Manifest, build, overlay
+from tests.system.cluster import NOTICES_SOON
 from worker.rabbitmq.connection import CLOSE_TIMEOUT
 from worker.rabbitmq.message import SETTLE_TIMEOUT
 from worker.rabbitmq.topology import build_topology
-from worker.settings import BrokerCommandSettings
+from worker.settings import BrokerCommandSettings, IntakeSettings
 from worker.settings.load import SECRETS_DIR, variables
 from worker.settings.tree import LONGEST_DRAIN, HttpSettings, Settings, SinkSettings, VicidialSettings
 from worker.settings.types import parse_duration
@@ -131,12 +132,17 @@ def test_the_secret_is_mounted_as_a_folder_that_the_worker_reads_and_kubernetes_
 # --- each other -------------------------------------------------------------------------------------
 
 
+def monitors(built: Built) -> list[Manifest]:
+    """Return the workers' PodMonitor, of an overlay that has one."""
+    return [each for each in built.all("PodMonitor") if each["metadata"]["name"] == "crm-sync"]
+
+
 def test_everything_that_selects_pods_selects_the_workers(built: Built) -> None:
     labels = built.pod["metadata"]["labels"].items()
     selectors = [
         *(each["spec"]["podSelector"] for each in built.all("NetworkPolicy")),
         *(built.the(kind)["spec"]["selector"] for kind in ("Deployment", "PodDisruptionBudget")),
-        *(each["spec"]["selector"] for each in built.all("PodMonitor")),
+        *(each["spec"]["selector"] for each in monitors(built)),
         *(each["labelSelector"] for each in built.pod["spec"]["topologySpreadConstraints"]),
     ]
     assert len(selectors) >= 6
@@ -177,7 +183,7 @@ def test_every_probe_asks_the_port_that_the_worker_listens_on(built: Built) -> N
         "readiness": "/readyz",
     }
     assert {probe["port"] for probe in paths.values()} == {port["name"]}
-    assert {each["port"] for m in built.all("PodMonitor") for each in m["spec"]["podMetricsEndpoints"]} <= {
+    assert {each["port"] for m in monitors(built) for each in m["spec"]["podMetricsEndpoints"]} <= {
         port["name"]
     }
 
@@ -352,6 +358,12 @@ def test_production_is_watched() -> None:
     assert production.the("PrometheusRule")["spec"]["groups"]
 
 
+def test_the_example_of_a_broker_notices_a_hanging_node_as_soon_as_the_measured_one() -> None:
+    cluster = build(K8S / "rabbitmq").the("RabbitmqCluster", "rabbitmq")["spec"]["rabbitmq"]
+    assert cluster["advancedConfig"].strip() == NOTICES_SOON
+    assert f"\n{NOTICES_SOON}\n" in (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
 # --- the intake -------------------------------------------------------------------------------------
 
 
@@ -381,5 +393,18 @@ def test_all_of_the_intake_selects_its_pod_alone() -> None:
         intake.the("Deployment", "crm-sync-intake")["spec"]["selector"]["matchLabels"],
         intake.the("Service", "crm-sync-intake")["spec"]["selector"],
         intake.the("NetworkPolicy", "crm-sync-intake")["spec"]["podSelector"]["matchLabels"],
+        build(K8S / "monitoring").the("PodMonitor", "crm-sync-intake")["spec"]["selector"]["matchLabels"],
     ]
-    assert selectors == [labels] * 3
+    assert selectors == [labels] * 4
+
+
+def test_prometheus_reads_the_intakes_metrics_where_they_are() -> None:
+    (endpoint,) = build(K8S / "monitoring").the("PodMonitor", "crm-sync-intake")["spec"][
+        "podMetricsEndpoints"
+    ]
+    pod = build(K8S / "intake").the("Deployment", "crm-sync-intake")["spec"]["template"]["spec"]
+    (port,) = pod["containers"][0]["ports"]
+    assert (endpoint["port"], port["containerPort"]) == (
+        port["name"],
+        IntakeSettings.model_fields["port"].default,
+    )
