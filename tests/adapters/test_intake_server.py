@@ -68,6 +68,14 @@ async def test_vicidials_url_is_answered_with_the_id_that_is_published(intake: I
     assert intake.feed.published[0].message_id == event["event_id"]
 
 
+async def test_a_url_in_another_encoding_than_utf_8_is_understood(intake: Intake) -> None:
+    target = f"{URL}&status=A%20B+C&campaign_id=B%DCRO&list_id=%C3%A4&token={TOKEN}"
+    head = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert b" 200 OK\r\n" in await exchange(intake.port, head.encode())
+    event = event_of(intake)
+    assert (event["status"], event["campaign_id"], event["list_id"]) == ("A B C", "BÜRO", "ä")
+
+
 async def test_json_is_published_as_it_is(intake: Intake) -> None:
     status, text = await intake.ask("POST", "/events", CALL)
     (message,) = intake.feed.published
@@ -143,7 +151,8 @@ async def test_a_body_may_have_a_mebibyte_and_no_byte_more(tmp_path: Path) -> No
         ("HEAD", URL, None, {}, 405),
         ("POST", f"/{TOKEN}", CALL, {}, 404),
         ("POST", "/events", CALL, {"X-Long": "x" * 9000, "X-Other": "x" * 9000}, 431),
-        ("POST", "/events", CALL, {"X-Long": f"{TOKEN}{'x' * 17000}"}, 400),
+        ("POST", "/events", CALL, {"X-Long": f"{TOKEN}{'x' * 17000}"}, 431),
+        ("GET", f"{URL}&status={TOKEN}{'x' * 17000}", None, {}, 431),
         ("POST", "/events", CALL, {"Authorization": "Bearer wrong"}, 401),
         ("POST", "/events", CALL, {"Authorization": ""}, 401),
     ],
@@ -159,6 +168,21 @@ async def test_what_is_wrong_is_refused_with_a_sentence_that_repeats_no_token(
     assert TOKEN not in str(lines)
     assert any(line["status"] == status for line in lines if line["event"].startswith("request_"))
     assert (intake.feed.published, intake.spool.waiting) == ([], 0)
+
+
+async def test_what_anybody_can_send_is_logged_apart_from_what_a_producer_sends(intake: Intake) -> None:
+    with capture_logs() as lines:
+        await exchange(intake.port, b"none\r\n\r\n")
+        for method, path in (("GET", "/none"), ("PUT", "/events"), ("POST", "/events")):
+            await intake.ask(method, path, headers={"Authorization": "Bearer wrong"})
+        await intake.ask("POST", "/events", b"{")
+    assert [(line["event"], line["status"]) for line in lines] == [
+        ("request_turned_away", 400),
+        ("request_turned_away", 404),
+        ("request_turned_away", 405),
+        ("request_turned_away", 401),
+        ("request_refused", 400),
+    ]
 
 
 async def test_a_request_that_is_no_http_is_answered_and_repeats_nothing(intake: Intake) -> None:
@@ -261,20 +285,31 @@ async def test_a_client_that_sends_its_body_slowly_is_answered_and_cut_off(tmp_p
     assert b"the body did not come within 0.2 s" in answer
 
 
-async def test_a_request_too_many_is_a_503_and_a_connection_too_many_is_closed(tmp_path: Path) -> None:
-    async with open_intake(
-        tmp_path, limits=Limits(requests=1, connections=2), confirmed_within=WITHIN
-    ) as intake:
+async def test_a_request_too_many_is_a_503_and_does_not_hide_that_it_lives(tmp_path: Path) -> None:
+    async with open_intake(tmp_path, limits=Limits(requests=1), confirmed_within=WITHIN) as intake:
         intake.feed.go_on.clear()
         first = asyncio.create_task(intake.ask("POST", "/events", CALL))
         await until(lambda: bool(intake.feed.waiting))
-        assert await intake.ask("POST", "/events", CALL) == (503, "too many requests are in work\n")
-        assert intake.counted("other", 503) == 1
-        _, idle = await asyncio.open_connection("127.0.0.1", intake.port)
-        assert await exchange(intake.port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") == b""
-        idle.close()
+        answer = await intake.ask("POST", "/events", CALL)
+        assert answer == (503, "not accepted: too many requests are in work\n")
+        assert intake.counted("/events", 503) == 1
+        assert await intake.ask("GET", "/livez") == (200, "ok\n")
         intake.feed.go_on.set()
         assert (await first)[0] == 200
+        assert (await intake.ask("POST", "/events", CALL))[0] == 200
+
+
+@pytest.mark.parametrize("limits", [Limits(connections=2), Limits(connections_of_one=2)])
+async def test_a_connection_too_many_is_closed_at_once(tmp_path: Path, limits: Limits) -> None:
+    async with open_intake(tmp_path, limits=limits) as intake:
+        opened = [await asyncio.open_connection("127.0.0.1", intake.port) for _ in range(2)]
+        assert await exchange(intake.port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+        for _, writer in opened:
+            writer.close()
+            await writer.wait_closed()
+        async with asyncio.timeout(WITHIN):
+            while not await exchange(intake.port, b"GET /livez HTTP/1.0\r\n\r\n"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 async def test_a_stop_answers_what_is_in_work_and_takes_nothing_more(tmp_path: Path) -> None:

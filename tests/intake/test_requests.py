@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from worker.core.errors import InvalidEvent
 from worker.core.events import Event, Inbound, decode
-from worker.intake.requests import BATCH, PLAIN, STRUCTURED, Record, UnsupportedType, read_body, read_call
+from worker.intake.requests import (
+    BATCH,
+    PLAIN,
+    STRUCTURED,
+    Record,
+    UnsupportedType,
+    read_body,
+    read_call,
+    read_query,
+)
 
 NOW = datetime(2026, 11, 20, 19, 7, 20, tzinfo=UTC)
 CALL_ID = "V1201405090000012345"
@@ -78,6 +87,29 @@ def test_the_id_is_the_one_that_the_calls_were_reported_with_before() -> None:
 def test_fields_that_vicidial_left_blank_and_its_users_for_nobody_are_left_out() -> None:
     event = json.loads(read_call(QUERY | {"agent_user": "VDCL", "list_id": " ", "x": "1"}, NOW).body)
     assert event.keys().isdisjoint({"agent_user", "list_id", "x"})
+
+
+def test_a_variable_that_vicidial_does_not_know_is_left_out() -> None:
+    event = json.loads(read_call(QUERY | {"list_id": "--A--list_id--B--", "status": "--A--"}, NOW).body)
+    assert "list_id" not in event
+    assert event["status"] == "--A--"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("", {}),
+        ("a=1&b=&c", {"a": "1", "b": "", "c": ""}),
+        ("a=1&a=2", {"a": "1"}),
+        ("a=x%20y+z%2B", {"a": "x y z+"}),
+        ("a=%C3%A4&b=%E4%80", {"a": "ä", "b": "ä€"}),
+        ("a=%zz&=x&b=%81", {"a": "%zz", "": "x", "b": "\ufffd"}),
+    ],
+)
+def test_a_query_is_decoded_whatever_vicidials_database_is_encoded_in(
+    raw: str, expected: dict[str, str]
+) -> None:
+    assert read_query(raw) == expected
 
 
 def test_a_repeat_has_the_same_id_and_another_call_has_another() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from worker.core.errors import InvalidEvent
 from worker.core.events import NOBODY, Event, EventType, Inbound, decode, name_of, parse_json, read_time
@@ -44,6 +44,8 @@ _ANY_CALL_ID = re.compile(rf"{_CALL_ID.pattern}|[0-9]{{1,39}}")
 """Servers of the tutorials' kind number their calls."""
 _AGENT = re.compile(r"[-_0-9A-Za-z]{1,100}")
 """VICIdial drops any other character of a user silently."""
+_UNFILLED = re.compile(r"--A--.*--B--", re.DOTALL)
+"""A variable that VICIdial did not fill in, as it does not know it."""
 _LONGEST_FIELD = 255
 _REQUIRED = ("specversion", "id", "source", "type")
 _CE = "ce-"
@@ -69,6 +71,22 @@ class Record:
     """The call id, or the agent's user, for the log; it is not kept in the spool."""
 
 
+def read_query(raw: str) -> dict[str, str]:
+    """Read a query string in percent-encoding; of several fields of one name, the first counts.
+
+    A value that is not UTF-8 is taken for cp1252, MySQL's latin1: VICIdial encodes what its database holds.
+    """
+    pairs = parse_qsl(raw, keep_blank_values=True, encoding="latin-1")
+    return {name: _decoded(value.encode("latin-1")) for name, value in reversed(pairs)}
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("cp1252", "replace")
+
+
 def read_call(query: Mapping[str, str], now: datetime) -> Record:
     """Read the parameters of VICIdial's Dispo Call URL or No Agent Call URL. Raises `InvalidEvent`."""
     call_id = query.get("call_id", "")
@@ -78,7 +96,7 @@ def read_call(query: Mapping[str, str], now: datetime) -> Record:
     if read_time(occurred_at) is None:
         raise InvalidEvent("occurred_at is not a time such as 2026-11-20T14:07:14-05:00")
     said = {name: query.get(name, "").strip()[:_LONGEST_FIELD] for name in CALL_FIELDS}
-    known = {name: value for name, value in said.items() if value not in NOBODY}
+    known = {name: value for name, value in said.items() if value not in NOBODY and not _is_unfilled(value)}
     event_id = str(uuid.uuid5(_OF_CALLS, f"{call_id} {known.get('uniqueid', '')}"))
     event = {
         "type": EventType.CALL_ENDED,
@@ -87,6 +105,10 @@ def read_call(query: Mapping[str, str], now: datetime) -> Record:
         "call_id": call_id,
     }
     return _record(_encode(event | known), PLAIN, {}, now)
+
+
+def _is_unfilled(value: str) -> bool:
+    return _UNFILLED.fullmatch(value) is not None
 
 
 def read_body(

@@ -7,15 +7,17 @@ a parser's error must not repeat the header that holds the token.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 import structlog
 from aiohttp import ClientConnectionError, web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 from typing_extensions import override
 
@@ -23,7 +25,7 @@ from worker.core.errors import InvalidEvent, MessageRefused
 from worker.core.events import MAX_BODY
 from worker.intake.access import Rates, Tokens, presented, source_of
 from worker.intake.relay import Relay
-from worker.intake.requests import Record, UnsupportedType, read_body, read_call
+from worker.intake.requests import Record, UnsupportedType, read_body, read_call, read_query
 from worker.intake.spool import SpoolError
 
 CALL_ENDED, EVENTS, CHECK = "/vicidial/call-ended", "/events", "/check"
@@ -50,7 +52,10 @@ class Limits(NamedTuple):
     """Seconds that a connection may take for the headers of a request, and between two requests."""
     requests: int = 256
     """Requests in work at one time."""
-    connections: int = 1024
+    connections: int = 512
+    """Open at one time. Half of the files that a process may have by default: the spool needs some, too."""
+    connections_of_one: int = 256
+    """The same, of one source."""
     stop_within: float = 15.0
     """Seconds that a stop waits for the requests in work."""
 
@@ -65,7 +70,10 @@ class Observer(Protocol):
         """Report an event that is safe."""
 
     def refused(self, path: str, status: int, error: str, source: str) -> None:
-        """Report a request that was not accepted, in the words of its answer."""
+        """Report a request with a right token that was not accepted, in the words of its answer."""
+
+    def turned_away(self, path: str, status: int, error: str, source: str) -> None:
+        """Report a request that did not get so far that its token was accepted: anybody can send such."""
 
 
 class _Refused(Exception):
@@ -77,7 +85,11 @@ class _Refused(Exception):
         self.headers = headers or {}
 
 
-@dataclass(frozen=True)
+class _TurnedAway(_Refused):
+    """The same before a token was accepted."""
+
+
+@dataclass
 class Server:
     """Answers the requests."""
 
@@ -91,6 +103,7 @@ class Server:
     metrics: Callable[[], tuple[bytes, str]]
     """Return the metrics and their content type."""
     limits: Limits
+    _in_work: int = field(default=0, init=False)
 
     @asynccontextmanager
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
@@ -136,11 +149,11 @@ class Server:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
-        _check_headers(request, self.limits.headers)
+        _check_headers(request, self.limits)
         if (method := _ENDPOINTS.get(request.path)) is None:
-            raise _Refused(404, f"there is nothing here; events go to {CALL_ENDED} and {EVENTS}")
+            raise _TurnedAway(404, f"there is nothing here; events go to {CALL_ENDED} and {EVENTS}")
         if request.method != method:
-            raise _Refused(405, f"{request.path} takes {method} alone", {"Allow": method})
+            raise _TurnedAway(405, f"{request.path} takes {method} alone", {"Allow": method})
         match request.path:
             case "/livez":
                 return _text("ok\n")
@@ -151,13 +164,23 @@ class Server:
                 return web.Response(body=body, headers={"Content-Type": content_type})
             case _:
                 self._admit(request)
-        return await (self._check() if request.path == CHECK else self._accept(request))
+        return await self._within_limit(self._check() if request.path == CHECK else self._accept(request))
+
+    async def _within_limit(self, work: Coroutine[Any, Any, web.Response]) -> web.Response:
+        if self._in_work >= self.limits.requests:
+            work.close()
+            raise _Refused(503, "not accepted: too many requests are in work", {"Retry-After": "1"})
+        self._in_work += 1
+        try:
+            return await work
+        finally:
+            self._in_work -= 1
 
     def _admit(self, request: web.BaseRequest) -> None:
         if not self.rates.admit(source_of(request.remote)):
-            raise _Refused(429, "too many requests from this address", {"Retry-After": "1"})
+            raise _TurnedAway(429, "too many requests from this address", {"Retry-After": "1"})
         if not self.tokens.accept(presented(request.headers, request.query)):
-            raise _Refused(
+            raise _TurnedAway(
                 401,
                 "the token is missing or wrong; send it as Authorization: Bearer …, or in the query",
                 {"WWW-Authenticate": "Bearer"},
@@ -182,7 +205,7 @@ class Server:
         now = datetime.now(UTC)
         try:
             if request.path == CALL_ENDED:
-                return [read_call(request.query, now)]
+                return [read_call(read_query(request.rel_url.raw_query_string), now)]
             body = await _read_body(request, self.limits)
             return read_body(body, request.headers.get("Content-Type", ""), request.headers.items(), now)
         except InvalidEvent as error:
@@ -198,7 +221,9 @@ class Server:
     def _refuse(self, request: web.BaseRequest, refusal: _Refused) -> web.Response:
         sentence = self.scrub(str(refusal))
         path = request.path if request.path in _ENDPOINTS else "other"
-        self.observer.refused(path, refusal.status, sentence, source_of(request.remote))
+        away = isinstance(refusal, _TurnedAway)
+        report = self.observer.turned_away if away else self.observer.refused
+        report(path, refusal.status, sentence, source_of(request.remote))
         response = _text(f"{sentence}\n", refusal.status, refusal.headers)
         if request.can_read_body:
             response.force_close()
@@ -215,10 +240,14 @@ _ENDPOINTS = {
 }
 
 
-def _check_headers(request: web.BaseRequest, most: int) -> None:
+def _check_headers(request: web.BaseRequest, limits: Limits) -> None:
     size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
-    if size > most:
-        raise _Refused(431, f"the headers have more than {most} bytes")
+    if size > limits.headers:
+        raise _TurnedAway(431, _too_large(limits))
+
+
+def _too_large(limits: Limits) -> str:
+    return f"the address and the headers have more than {limits.headers} bytes"
 
 
 async def _read_body(request: web.BaseRequest, limits: Limits) -> bytes:
@@ -254,29 +283,35 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 class _Connections(web.Server):
-    """Makes the handler of each connection, and counts them and their requests."""
+    """Makes the handler of each connection, and closes at once those beyond the limits."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(self._within_limit)
+        super().__init__(server.answer)
         self.owner = server
-        self._in_work = 0
+        self._sources: dict[RequestHandler, str] = {}
+        self._of_source: Counter[str] = Counter()
 
     @override
     def __call__(self) -> RequestHandler:
-        too_many = len(self.connections) >= self.owner.limits.connections
-        return _TurnedAway(self) if too_many else _Connection(self)
+        return _Connection(self)
 
-    async def _within_limit(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._in_work >= self.owner.limits.requests:
-            response = _text("too many requests are in work\n", 503, {"Retry-After": "1"})
-            response.force_close()
-            self.owner.observer.answered("other", response.status, 0.0)
-            return response
-        self._in_work += 1
-        try:
-            return await self.owner.answer(request)
-        finally:
-            self._in_work -= 1
+    @override
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        address = transport.get_extra_info("peername")
+        source = self._sources[handler] = source_of(address[0] if address else None)
+        self._of_source[source] += 1
+        limits = self.owner.limits
+        if len(self._sources) > limits.connections or self._of_source[source] > limits.connections_of_one:
+            handler.force_close()
+
+    @override
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        source = self._sources.pop(handler)
+        self._of_source[source] -= 1
+        if not self._of_source[source]:
+            del self._of_source[source]
+        super().connection_lost(handler, exc)
 
 
 class _Connection(RequestHandler):
@@ -307,24 +342,15 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Return the answer to a request that can't be read."""
-        sentence = "the request is not HTTP, or its headers are too large or too many"
-        self._owner.observer.refused("other", 400, sentence, source_of(request.remote))
-        self._owner.observer.answered("other", 400, 0.0)
-        response = _text(f"{sentence}\n", 400)
+        status, sentence = 400, "the request is not HTTP, or has too many headers"
+        if isinstance(exc, LineTooLong):
+            status, sentence = 431, _too_large(self._owner.limits)
+        self._owner.observer.turned_away("other", status, sentence, source_of(request.remote))
+        self._owner.observer.answered("other", status, 0.0)
+        response = _text(f"{sentence}\n", status)
         response.force_close()
         return response
 
     @override
     def log_exception(self, *args: object, **kw: object) -> None:
         """Log nothing: an exception of aiohttp's parser may hold the token."""
-
-
-class _TurnedAway(_Connection):
-    """One connection too many: it is closed at once."""
-
-    __slots__ = ()
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.force_close()

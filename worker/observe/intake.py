@@ -8,8 +8,6 @@ import structlog
 from worker.core.events import EventType
 from worker.observe.metrics import IntakeMetrics
 
-_TURNED_AWAY = (401, 429)
-
 
 class IntakeReporter:
     """Reports to the log and the metrics. Implements the observers of `worker.intake`."""
@@ -42,11 +40,12 @@ class IntakeReporter:
         )
 
     def refused(self, path: str, status: int, error: str, source: str) -> None:
-        """Report a request that was not accepted."""
-        if status in _TURNED_AWAY:  # by anybody, and as often as they like
-            self._log.warning("request_turned_away", path=path, status=status, error=error, source=source)
-        else:
-            self._log.warning("request_refused", path=path, status=status, error=error, source=source)
+        """Report a request with a right token that was not accepted."""
+        self._log.warning("request_refused", path=path, status=status, error=error, source=source)
+
+    def turned_away(self, path: str, status: int, error: str, source: str) -> None:
+        """Report a request that anybody can send, as often as they like."""
+        self._log.warning("request_turned_away", path=path, status=status, error=error, source=source)
 
     def spooling(self, error: str) -> None:
         """Report that events go into the spool from now on."""
