@@ -16,7 +16,7 @@ from tests.system.harness import eventually
 SETTLED_WITHIN = 90.0
 """Seconds until all nodes run and each queue has all its members again; on an idle machine it is a few."""
 NOTICES_SOON = "[{kernel, [{net_ticktime, 4}]}, {aten, [{poll_interval, 1000}]}]."
-"""The `advanced.config` that docs/deploy.md recommends and k8s/rabbitmq has: a node that hangs is noticed soon.
+"""The `advanced.config` that docs/deploy.md recommends and k8s/rabbitmq has.
 
 `net_ticktime` is how many seconds, give or take a quarter, the other nodes wait for one that hangs; with
 Erlang's own 60, no queue can be bound for over a minute. `poll_interval` is how many milliseconds pass
