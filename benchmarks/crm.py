@@ -7,6 +7,7 @@ from benchmarks.parse import microseconds
 from worker.commands.event_schemas import payloads
 from worker.crm.compiled import variables
 from worker.crm.load import compiled
+from worker.crm.plan import RECORD
 from worker.crm.source import shipped
 from worker.settings.tree import CrmSettings
 
@@ -21,14 +22,11 @@ def builds(name: str) -> dict[str, Callable[[], object]]:
     preset = compiled(CrmSettings(preset=name), _DIALER, placeholders=True)
     payload = payloads()["call.enriched"]
     names = {**variables(payload, preset), "contact": {"id": "501"}}
-    parts = [
-        template
-        for part in ("path", "query", "headers", "body", "form")
-        if (template := preset.get(f"on_call.record.{part}")) is not None
-    ]
+    request = next(step.request for step in preset.plan.on_call if step.name == RECORD)
+    parts = (request.path, request.query, request.headers, request.body, request.form)
 
     def record() -> object:
-        return [part.render(names) for part in parts]
+        return [part.render(names) for part in parts if part is not None]
 
     return {f"{name}, names": lambda: variables(payload, preset), f"{name}, record": record}
 

@@ -1,8 +1,8 @@
 """Holding a conversation with the engine: a small preset, canned answers, and what was asked for."""
 
 import json
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +10,9 @@ from worker.commands.event_schemas import payloads
 from worker.core.errors import ProcessingError
 from worker.crm.answers import Answer, SharedAnswer
 from worker.crm.compiled import CompiledPreset, compile_preset, variables
+from worker.crm.expressions import Template
 from worker.crm.memory import Memory
-from worker.crm.plan import Plan, make_plan
+from worker.crm.plan import Plan
 from worker.crm.preset import Preset
 from worker.crm.steps import Access, Done, HttpRequest, Renew, carry_out
 
@@ -83,7 +84,23 @@ def preset(**changes: Any) -> CompiledPreset:  # noqa: ANN401 - parts of a prese
 
 def plan_of(compiled: CompiledPreset) -> Plan:
     """Return a compiled preset as it is carried out."""
-    return make_plan(compiled.preset, compiled.get, compiled.tables)
+    return compiled.plan
+
+
+def template(compiled: CompiledPreset, place: str) -> Template:
+    """Return the template at a place of a preset."""
+    return next(each for each in _templates(compiled.plan) if each.path == place)
+
+
+def _templates(part: object) -> Iterator[Template]:
+    if isinstance(part, Template):
+        yield part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from _templates(each)
+    elif is_dataclass(part):
+        for each in fields(part):
+            yield from _templates(getattr(part, each.name))
 
 
 def with_step(name: str, **changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - parts of a step

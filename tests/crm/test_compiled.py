@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.crm.conversation import template
 from worker.commands.event_schemas import payloads
 from worker.crm.compiled import CompiledPreset, PresetError, compile_preset, variables
 from worker.crm.expressions import TemplateError
@@ -87,10 +88,8 @@ def test_each_template_is_found_by_its_place() -> None:
         *("on_call.record.batch.errors", "on_call.record.batch.match", "on_call.record.batch.each[0].when"),
         *("on_agent.user.path", "check[0].path", "check[0].expect", "prepare.key.body"),
     ):
-        assert preset.template(place).path == place
-    assert preset.get("on_call.find.body") is None
-    with pytest.raises(KeyError):
-        preset.template("on_call.find.body")
+        assert template(preset, place).path == place
+    assert preset.plan.on_call[0].request.body is None
 
 
 def test_all_mistakes_of_a_preset_are_named_at_once() -> None:
@@ -114,6 +113,12 @@ def test_all_mistakes_of_a_preset_are_named_at_once() -> None:
     assert "known are owners, status" in str(error.value)
 
 
+def test_what_a_template_may_not_be_without_is_named() -> None:
+    with pytest.raises(PresetError) as error:
+        compiled(url=None, receipt={})
+    assert error.value.problems == ["receipt: is missing", "url: is missing"]
+
+
 def test_a_call_has_its_names() -> None:
     preset = compiled()
     names = variables(payloads()["call.enriched"], preset, {"token": "l"})
@@ -124,7 +129,7 @@ def test_a_call_has_its_names() -> None:
     assert names["call_end"].isoformat() == "2026-11-20T14:07:09-05:00"
     assert names["timestamp"].isoformat() == "2026-11-20T19:07:14+00:00"
     assert (names["found"], names["final"], names["agent"]) == (True, True, None)
-    assert preset.template("on_call.record.body").render({**names, "find": {"id": "5"}}) == [
+    assert template(preset, "on_call.record.body").render({**names, "find": {"id": "5"}}) == [
         {"of": "5", "status": "DONE"}
     ]
 
@@ -167,12 +172,6 @@ def test_a_payload_with_a_time_that_is_none_is_named() -> None:
         variables(payload, compiled())
 
 
-def test_a_secret_can_be_replaced() -> None:
-    preset = compiled().with_settings({"token": "new"})
-    form = preset.template("login.steps.start.form")
-    assert form.render({"settings": preset.settings}) == {"secret": "new"}
-
-
 @pytest.mark.parametrize(
     ("name", "key", "row"),
     [
@@ -187,7 +186,7 @@ def test_a_secret_can_be_replaced() -> None:
     ],
 )
 def test_a_table_has_its_rows(name: str, key: object, row: object) -> None:
-    assert compiled().tables.lookup(name, key) == row
+    assert compiled().plan.tables.lookup(name, key) == row
 
 
 def test_a_given_row_wins_over_a_learned_one() -> None:
@@ -210,13 +209,13 @@ def test_so_many_rows_are_learned_at_most() -> None:
 def test_the_forms_of_a_number_are_filters() -> None:
     preset = compiled(receipt={"id": "{{ event.n | e164 }} {{ event.n | national('GB') }}"})
     names = {"event": {"n": "3125551212"}}
-    assert preset.template("receipt").render(names) == {"id": "+13125551212 3125551212"}
+    assert template(preset, "receipt").render(names) == {"id": "+13125551212 3125551212"}
 
 
 def test_a_step_may_read_of_itself_only_whether_its_record_is_there() -> None:
     body = {"kind": "{{ 'new' if not record }}", "again": "{{ record.duplicate }}"}
     record = {"step": "record", "repeat": "upsert", "post": "/calls", "body": body}
     update = {"step": "update", "put": "/calls", "body_of": "record"}
-    preset = compiled(on_call=[record, update], receipt={})
-    assert preset.template("on_call.record.body").render({"record": {}}) == {"kind": "new"}
-    assert preset.template("on_call.update.body").render({"record": {"duplicate": True}}) == {"again": True}
+    preset = compiled(on_call=[record, update], receipt={"id": "1"})
+    assert template(preset, "on_call.record.body").render({"record": {}}) == {"kind": "new"}
+    assert template(preset, "on_call.update.body").render({"record": {"duplicate": True}}) == {"again": True}

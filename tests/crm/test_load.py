@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
+from tests.crm.conversation import template
 from worker.crm.load import compiled, resolved
 from worker.settings import Settings, SettingsError, load
 from worker.settings.load import sources
@@ -243,10 +244,10 @@ def test_each_source_of_a_setting_counts_and_the_secrets_are_masked(
     assert "GB" not in settings.secrets()
     ready = compiled(settings.sink.crm, settings.vicidial.url)
     assert ready.dialer == "dialer.example"
-    assert ready.template("headers").render({"settings": ready.settings}) == {
+    assert template(ready, "headers").render({"settings": ready.settings}) == {
         "Authorization": "Bearer from-the-folder"
     }
-    assert ready.template("on_call.record.body").render({}) == {"a": 1, "b": True}
+    assert template(ready, "on_call.record.body").render({}) == {"a": 1, "b": True}
 
 
 def test_a_secret_file_is_read_again(preset: str, tmp_path: Path) -> None:

@@ -1,16 +1,27 @@
 """A preset with all its templates compiled, and the names that they may use."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from worker.core.payload import schemas
 from worker.crm import filters
 from worker.crm.expressions import Compiler, Shape, Template, TemplateError
 from worker.crm.numbers import number_forms
-from worker.crm.preset import Preset, Request, Rule, Step
+from worker.crm.plan import (
+    CompiledBatch,
+    CompiledCache,
+    CompiledCheck,
+    CompiledLearn,
+    CompiledLogin,
+    CompiledRequest,
+    CompiledRule,
+    CompiledStep,
+    Plan,
+)
+from worker.crm.preset import Batch, Cache, Check, Learn, Login, Preset, Request, Rule, Step
 from worker.crm.tables import Tables
 
 _OPEN: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": True}
@@ -23,7 +34,10 @@ _NUMBER: Final[Mapping[str, Any]] = {
         "spellings": {"type": "array", "items": {"type": "string"}},
     },
 }
-_ANSWER: Final[Mapping[str, Shape]] = {"status": None, "headers": None, "body": None, "text": None}
+Scope = Mapping[str, Shape]
+"""The names that a template may use, and what is known of their values."""
+
+_ANSWER: Final[Scope] = {"status": None, "headers": None, "body": None, "text": None}
 """The names of an answer."""
 _BEFORE: Final[Mapping[str, Any]] = {"type": "object", "properties": {"duplicate": {"type": "boolean"}}}
 """What a step may read of itself."""
@@ -43,35 +57,14 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class CompiledPreset:
-    """A preset that can be carried out.
-
-    A template is found by its place: `url`, `headers`, `skip_when`, `receipt`, `agent_receipt`,
-    `answers[0].when`, `login.take`, `login.lifetime`, `login.url`, and of each request `<place>.path`,
-    `.query`, `.headers`, `.body`, `.form`, `.answers[0].when`. The places of requests are `on_call.<step>`,
-    `on_agent.<step>`, `prepare.<step>`, `login.steps.<step>` and `check[0]`. A step has also `.when`,
-    `.take`, `.cache.by`, `.learn.key`, `.learn.value`, `.batch.results`, `.batch.errors`, `.batch.match`
-    and `.batch.each[0].when`; a rule `.when`, `.wait`, `.say` and `.take`; a check `.expect`.
-    """
+    """A preset that can be carried out."""
 
     preset: Preset
     settings: Mapping[str, Any]
     """The values of the preset's settings: those given, else their defaults."""
-    tables: Tables
     dialer: str
     """The dialer's host, a part of `record_uuid`."""
-    templates: Mapping[str, Template] = field(repr=False)
-
-    def template(self, place: str) -> Template:
-        """Return the template at a place. Raises `KeyError` if the preset has none there."""
-        return self.templates[place]
-
-    def get(self, place: str) -> Template | None:
-        """Return the template at a place, None if the preset has none there."""
-        return self.templates.get(place)
-
-    def with_settings(self, settings: Mapping[str, Any]) -> Self:
-        """Return the same with other values of some settings, such as a secret that was read again."""
-        return replace(self, settings={**self.settings, **settings})
+    plan: Plan = field(repr=False)
 
 
 def compile_preset(
@@ -107,10 +100,10 @@ def compile_preset(
             **_number_filters(None if region is None else str(region)),
         }
     )
-    templates = _Walk(compiler, preset).templates
+    plan = _Planner(compiler).plan(preset, tables)
     if compiler.problems:
         raise PresetError([str(problem) for problem in compiler.problems])
-    return CompiledPreset(preset, values, tables, dialer, templates)
+    return CompiledPreset(preset, values, dialer, plan)
 
 
 def _number_filters(region: str | None) -> dict[str, Callable[..., Any]]:
@@ -158,86 +151,158 @@ def _step_shape(step: Step) -> Shape:
     return _fields([*step.take, *extra, "duplicate"])
 
 
-class _Walk:
-    """Compiles each template of a preset with the names of its place."""
+class _Planner:
+    """Compiles each template of a preset with the names of its place, such as `on_call.record.body`."""
 
-    def __init__(self, compiler: Compiler, preset: Preset) -> None:
+    def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
-        self.templates: dict[str, Template] = {}
+
+    def plan(self, preset: Preset, tables: Tables) -> Plan:
         login = preset.login
-        settings: dict[str, Shape] = {"settings": _fields(preset.settings)}
+        settings: Scope = {"settings": _fields(preset.settings)}
         fixed = {**settings, "login": _fields(login.take if login is not None else ())}
-        event: dict[str, Shape] = {
+        event: Scope = {
             **fixed,
             **_payload_shapes(),
             "number": _NUMBER,
             **dict.fromkeys(("event_id", "type", "timestamp", "event", "final", "found")),
             **dict.fromkeys(("call_end", "key", "record_uuid")),
         }
-        calls = self._steps(preset.on_call, "on_call", event)
-        agents = self._steps(preset.on_agent, "on_agent", event)
-        prepared = self._steps(preset.prepare, "prepare", fixed)
-        self._add("skip_when", preset.skip_when, event)
-        self._add("receipt", preset.receipt, calls)
-        self._add("agent_receipt", preset.agent_receipt, agents)
+        on_call, calls = self._steps(preset.on_call, "on_call", event)
+        on_agent, agents = self._steps(preset.on_agent, "on_agent", event)
+        prepare, prepared = self._steps(preset.prepare, "prepare", fixed)
         everything = {**calls, **agents, **prepared}
-        self._rules(preset.answers, "answers", {**everything, "result": None})
-        self._add("url", preset.url, fixed)
-        self._add("headers", preset.headers, everything)
-        if login is not None:
-            steps = self._steps(login.steps, "login.steps", settings)
-            self._add("login.take", login.take, steps)
-            done = {**steps, **fixed}
-            self._add("login.lifetime", login.lifetime, done)
-            self._add("login.url", login.url, done)
-        for place, check in enumerate(preset.check):
-            self._request(check, f"check[{place}]", fixed)
-            self._add(f"check[{place}].expect", check.expect, {**fixed, **_ANSWER})
+        return Plan(
+            crm=preset.crm,
+            title=preset.title,
+            limits=preset.limits,
+            tables=tables,
+            on_call=on_call,
+            on_agent=on_agent,
+            prepare=prepare,
+            skip_when=self._template(preset.skip_when, "skip_when", event),
+            receipt=self._needed(preset.receipt, "receipt", calls),
+            agent_receipt=self._template(preset.agent_receipt, "agent_receipt", agents),
+            rules=self._rules(preset.answers, "answers", {**everything, "result": None}),
+            url=self._needed(preset.url, "url", fixed),
+            headers=self._template(preset.headers, "headers", everything),
+            login=None if login is None else self._login(login, settings, fixed),
+            check=tuple(self._check(each, f"check[{i}]", fixed) for i, each in enumerate(preset.check)),
+        )
 
-    def _add(self, place: str, template: Any, scope: Mapping[str, Shape]) -> None:
-        if template is not None and template != {}:
-            self.templates[place] = self._compiler.compile(template, place, scope)
+    def _template(self, template: Any, place: str, scope: Scope) -> Template | None:
+        return None if template in (None, {}) else self._compiler.compile(template, place, scope)
 
-    def _rules(self, rules: Iterable[Rule], place: str, scope: Mapping[str, Shape]) -> None:
-        for number, rule in enumerate(rules):
-            for name in ("when", "wait", "say", "take"):
-                self._add(f"{place}[{number}].{name}", getattr(rule, name), {**scope, **_ANSWER})
+    def _needed(self, template: Any, place: str, scope: Scope) -> Template:
+        if template in (None, {}):
+            self._compiler.problems.append(TemplateError(place, "is missing"))
+        return self._compiler.compile(template, place, scope)
 
-    def _request(self, request: Request, place: str, scope: Mapping[str, Shape]) -> None:
-        for name in ("path", "query", "headers", "body", "form"):
-            self._add(f"{place}.{name}", getattr(request, name), scope)
-        self._rules(request.answers, f"{place}.answers", scope)
+    def _rules(self, rules: Iterable[Rule], place: str, scope: Scope) -> tuple[CompiledRule, ...]:
+        names = {**scope, **_ANSWER}
+        return tuple(self._rule(rule, f"{place}[{number}]", names) for number, rule in enumerate(rules))
 
-    def _steps(self, steps: Iterable[Step], place: str, scope: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Compile steps; return the names that there are after them."""
+    def _rule(self, rule: Rule, place: str, scope: Scope) -> CompiledRule:
+        return CompiledRule(
+            means=rule.means,
+            statuses=tuple(_statuses(rule.status)),
+            when=self._template(rule.when, f"{place}.when", scope),
+            wait=self._template(rule.wait, f"{place}.wait", scope),
+            say=self._template(rule.say, f"{place}.say", scope),
+            take=self._template(rule.take, f"{place}.take", scope),
+        )
+
+    def _request(self, request: Request, place: str, scope: Scope) -> CompiledRequest:
+        return CompiledRequest(
+            method=request.method,
+            path=self._needed(request.path, f"{place}.path", scope),
+            query=self._template(request.query, f"{place}.query", scope),
+            headers=self._template(request.headers, f"{place}.headers", scope),
+            body=self._template(request.body, f"{place}.body", scope),
+            form=self._template(request.form, f"{place}.form", scope),
+            rules=self._rules(request.answers, f"{place}.answers", scope),
+        )
+
+    def _steps(
+        self, steps: Iterable[Step], place: str, scope: Scope
+    ) -> tuple[tuple[CompiledStep, ...], dict[str, Shape]]:
+        """Return the compiled steps, and the names that there are after them."""
         names = dict(scope)
+        compiled = []
         for step in steps:
             # Before its answer, a step's own name is an empty mapping: so a body that another step sends
             # too (`body_of`) can differ there.
             if step.step in {"result", *_ANSWER, *scope}:
                 wrong = TemplateError(f"{place}.{step.step}", "the name is taken; use another one")
                 self._compiler.problems.append(wrong)
-            self._step(step, f"{place}.{step.step}", {**names, step.step: _BEFORE})
+            compiled.append(self._step(step, f"{place}.{step.step}", {**names, step.step: _BEFORE}))
             names[step.step] = _step_shape(step)
-        return names
+        return tuple(compiled), names
 
-    def _step(self, step: Step, place: str, names: Mapping[str, Shape]) -> None:
-        self._request(step, place, names)
-        self._add(f"{place}.when", step.when, names)
+    def _step(self, step: Step, place: str, names: Scope) -> CompiledStep:
         answer = {**names, **_ANSWER}
-        if step.cache is not None:
-            self._add(f"{place}.cache.by", step.cache.by, names)
-        if (batch := step.batch) is not None:
-            self._add(f"{place}.batch.results", batch.results, answer)
-            self._add(f"{place}.batch.errors", batch.errors, answer)
+        if step.batch is not None:
             answer["result"] = None
-            self._add(f"{place}.batch.match", batch.match, answer)
-            self._rules(batch.each, f"{place}.batch.each", answer)
-        self._add(f"{place}.take", step.take, answer)
-        if (learn := step.learn) is not None:
-            done = {**answer, step.step: _step_shape(step)}
-            self._add(f"{place}.learn.key", learn.key, done)
-            self._add(f"{place}.learn.value", learn.value, done)
+        done = {**answer, step.step: _step_shape(step)}
+        return CompiledStep(
+            name=step.step,
+            soft=step.soft,
+            of=step.of,
+            request=self._request(step, place, names),
+            when=self._template(step.when, f"{place}.when", names),
+            cache=None if step.cache is None else self._cache(step, step.cache, f"{place}.cache", names),
+            batch=None if step.batch is None else self._batch(step.batch, f"{place}.batch", names),
+            take=self._template(step.take, f"{place}.take", answer),
+            learn=None if step.learn is None else self._learn(step.learn, f"{place}.learn", done),
+        )
+
+    def _cache(self, step: Step, cache: Cache, place: str, names: Scope) -> CompiledCache:
+        by = self._needed(cache.by, f"{place}.by", names)
+        return CompiledCache(cache.name or step.step, by, cache.found, cache.missing)
+
+    def _learn(self, learn: Learn, place: str, done: Scope) -> CompiledLearn:
+        key = self._needed(learn.key, f"{place}.key", done)
+        return CompiledLearn(learn.table, key, self._needed(learn.value, f"{place}.value", done))
+
+    def _batch(self, batch: Batch, place: str, names: Scope) -> CompiledBatch:
+        whole = {**names, **_ANSWER}
+        item = {**whole, "result": None}
+        return CompiledBatch(
+            max=batch.max,
+            wait=batch.wait,
+            at=tuple(batch.at.split(".")) if batch.at else (),
+            results=self._needed(batch.results, f"{place}.results", whole),
+            errors=self._template(batch.errors, f"{place}.errors", whole),
+            match=self._template(batch.match, f"{place}.match", item),
+            each=self._rules(batch.each, f"{place}.each", item),
+        )
+
+    def _login(self, login: Login, settings: Scope, fixed: Scope) -> CompiledLogin:
+        steps, names = self._steps(login.steps, "login.steps", settings)
+        done = {**names, **fixed}
+        return CompiledLogin(
+            steps=steps,
+            take=self._needed(login.take, "login.take", names),
+            lifetime=self._needed(login.lifetime, "login.lifetime", done),
+            url=self._template(login.url, "login.url", done),
+            hosts=login.hosts,
+        )
+
+    def _check(self, check: Check, place: str, fixed: Scope) -> CompiledCheck:
+        step = CompiledStep(check.check, self._request(check, place, fixed))
+        expect = self._needed(check.expect, f"{place}.expect", {**fixed, **_ANSWER})
+        return CompiledCheck(check.check, step, expect, check.otherwise)
+
+
+def _statuses(status: int | str | tuple[int | str, ...] | None) -> Iterator[range]:
+    """Read `429`, `4xx`, `500-504`, or a list of these."""
+    for each in status if isinstance(status, tuple) else () if status is None else (status,):
+        text = str(each).strip().lower()
+        first, _, last = text.partition("-")
+        if len(text) == 3 and text.endswith("xx") and text[0].isdecimal():
+            yield range(int(text[0]) * 100, int(text[0]) * 100 + 100)
+        else:
+            yield range(int(first), int(last or first) + 1)
 
 
 # --- the names of one event -----------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ from worker.crm.answers import Answer
 from worker.crm.compiled import CompiledPreset, variables
 from worker.crm.expressions import LeftOut, Names, Template
 from worker.crm.memory import Memory
-from worker.crm.plan import make_plan
 from worker.crm.progress import Progress
 from worker.crm.steps import (
     Access,
@@ -174,11 +173,19 @@ class _Stage:
         self._noted: list[LeftOut] = []
         self._preset = preset
         self._canned = canned
-        self.plan = make_plan(preset.preset, self._template, preset.tables)
+        self.plan = self._watched(preset.plan)
 
-    def _template(self, place: str) -> _Watched | None:
-        found = self._preset.get(place)
-        return None if found is None else _Watched(found, self.rehearsal.parts, self._noted)
+    def _watched(self, part: Any) -> Any:
+        """Return a part of the plan with each template watched."""
+        if isinstance(part, Template):
+            return _Watched(part, self.rehearsal.parts, self._noted)
+        if isinstance(part, tuple):
+            return tuple(map(self._watched, part))
+        if is_dataclass(part) and not isinstance(part, type):
+            return replace(
+                part, **{each.name: self._watched(getattr(part, each.name)) for each in fields(part)}
+            )
+        return part
 
     def log_in(self, names: Names, *, real: bool) -> Access:
         login = self.plan.login

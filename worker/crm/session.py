@@ -18,7 +18,7 @@ from worker.crm.limits import Limits
 from worker.crm.load import compiled
 from worker.crm.login import Logins
 from worker.crm.memory import Memory
-from worker.crm.plan import CompiledStep, Names, make_plan
+from worker.crm.plan import CompiledStep, Names
 from worker.crm.single_flight import SingleFlight
 from worker.crm.steps import Access, Done, Engine, HttpRequest, Renew, carry_out, log_in
 from worker.settings import Settings
@@ -56,7 +56,7 @@ class CrmSession:
                 can't be read.
             on_secret: Called with each secret that is read again, as no log may show it.
         """
-        self.plan = make_plan(preset.preset, preset.get, preset.tables)
+        self.plan = preset.plan
         self.memory = memory
         self._compiled = preset
         self._client = client
