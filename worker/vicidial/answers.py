@@ -152,6 +152,7 @@ def _wide_encoding(body: bytes) -> str | None:
 SEPARATORS = ("|", "\t", ",")
 
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
+_TAGS_BEHIND_ROW = re.compile(r"(?:\s*</?(?:br|p|pre|div|span|font|body|html)\b[^<>]*>)+\s*$", re.IGNORECASE)
 _TAGS_BEFORE_ROW = re.compile(r"(?:<(?!b>)[^<>]*>\s*)+")
 """HTML before a row. PHP's own messages begin with `<b>`; they are no rows."""
 
@@ -207,7 +208,9 @@ def split_values(line: str, mark: str) -> list[str]:
 def by_name(
     function: str, columns: Sequence[str], values: Sequence[str], *, free_text: str | None = None
 ) -> dict[str, str]:
-    """Return a row's values by their columns' names. Raises `EnrichmentUnavailable` if they don't fit.
+    """Return a row's values by their columns' names, without blanks around them.
+
+    Raises `EnrichmentUnavailable` if they don't fit.
 
     The column `free_text` may contain the separator: the columns behind it are counted from the end.
     """
@@ -217,7 +220,7 @@ def by_name(
         values = [*values[:at], "|".join(values[at : at + surplus + 1]), *values[at + surplus + 1 :]]
     if len(columns) != len(values):
         raise unreadable(f"the row of {function} has {len(values)} columns, but {len(columns)} are named")
-    return dict(zip(columns, values, strict=True))
+    return {name.strip(): value.strip() for name, value in zip(columns, values, strict=True)}
 
 
 def only_row(rows: list[list[str]]) -> list[str]:
@@ -228,13 +231,18 @@ def only_row(rows: list[list[str]]) -> list[str]:
 
 
 def lines(body: str) -> list[str]:
-    """Split at line feeds only, as `str.splitlines` also splits inside a field. Drop HTML before a row."""
+    """Split at line feeds only, as `str.splitlines` also splits inside a field. Drop HTML around a row."""
     if "\r" in body:
         body = body.replace("\r\n", "\n").removesuffix("\r")
     split = body.split("\n")
     if "<" not in body:
         return split
-    return [_TAGS_BEFORE_ROW.sub("", line, 1) if line[:1] == "<" else line for line in split]
+    return [
+        _TAGS_BEHIND_ROW.sub("", _TAGS_BEFORE_ROW.sub("", line, 1) if line[:1] == "<" else line)
+        if "<" in line
+        else line
+        for line in split
+    ]
 
 
 def seconds(text: str, what: str) -> int | None:
@@ -250,13 +258,29 @@ def seconds(text: str, what: str) -> int | None:
 # --- errors
 
 _INVISIBLE = re.compile(f"[{INVISIBLE}]+")
-_TAGS = r"(?:<[^<>\n]*>\s*)*"
-_ERROR_LINE = re.compile(rf"^{_TAGS}ERROR: ?(.*)$", re.MULTILINE)
+_TAGS = r"(?:<[^<>\n]*>[^\S\n]*)*+"
+_ERROR_LINE = re.compile(rf"^{_TAGS}ERROR ?: ?(.*)$", re.MULTILINE | re.IGNORECASE)
 _ERROR_WITHIN_LINE = re.compile(r"^[^|\t\n]*?(?<!connect )(?<![A-Za-z])ERROR: ?(.*)$", re.MULTILINE)
 _ECHO = re.compile(r"[:|]| - ")
 _PAGE = re.compile(r"<(!doctype|html|head|body|title|h1|p)\b", re.IGNORECASE)
 _HTML = re.compile(r"<(br|b)\b", re.IGNORECASE)
-_NO_DATABASE = re.compile(r"^[^|\t\n]*?MySQL connect ERROR", re.MULTILINE)
+_DOCUMENT = re.compile(r"\s*(?:<\?xml|[{\[])")
+_NO_DATABASE = re.compile(
+    r"^[^|\t\n]*?(?:MySQLi? connect ERROR|mysqli?_(?:real_)?connect\b|Too many connections|SQLSTATE\[HY000\]"
+    r"|server has gone away|Lost connection to (?:MySQL|MariaDB|server)"
+    r"|(?:Can't|Could not|Unable to|Failed to) connect to (?:the |local )?(?:MySQL|MariaDB|database|server)"
+    r"|Access denied for user|Lock wait timeout exceeded|Deadlock found|is marked as crashed"
+    r"|No space left on device)",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""What VICIdial itself says, and MariaDB's own messages about itself: no look-up is the reason for one."""
+_UNAVAILABLE = re.compile(
+    r"^\W*(?:HTTP\S* )?(?:5[0-9]{2}\b\W*)?(?:Service (?:Temporarily )?Unavailable|The service is unavailable"
+    r"|Internal Server Error|Bad Gateway|Gateway Time-?out|Proxy Error|no healthy upstream"
+    r"|upstream (?:connect error|request timeout)|The server is temporarily unable)",
+    re.IGNORECASE,
+)
+"""A web server's or proxy's own words, as text."""
 _PHP_FAILED = re.compile(r"^(?:PHP )?(?:Fatal|Parse) error:", re.MULTILINE)
 
 _LOGIN_REFUSED = {
@@ -275,7 +299,9 @@ _LOGIN_REFUSED = {
 _LOGIN_IS_GOOD = frozenset({"IP ADDRESS IS NOT ALLOWED", "INVALID SOURCE"})
 """Refused whatever the password is; the others are failed logins, of which ten lock the API user."""
 _LOGIN_REFUSED_WITHOUT_ERROR = re.compile(
-    rf"^{_TAGS}({'|'.join(map(re.escape, _LOGIN_REFUSED))})", re.IGNORECASE | re.MULTILINE
+    rf"^{_TAGS}(?:[^\w|\t\n]*+(?:error|errors|notice|warning|message|[0-9]++)\b)*+[^\w|\t\n]*+"
+    rf"({'|'.join(map(re.escape, _LOGIN_REFUSED))})",
+    re.IGNORECASE | re.MULTILINE,
 )
 _LEVELS = {
     "callid_info": 7,
@@ -312,7 +338,7 @@ def error_message(body: str) -> str:
 
 
 def _error_texts(seen: str) -> Iterator[str]:
-    if "ERROR:" not in seen:
+    if "error" not in seen.lower():
         return
     for pattern in (_ERROR_LINE, _ERROR_WITHIN_LINE):
         yield from (found[1] for found in pattern.finditer(seen))
@@ -374,6 +400,8 @@ def _failed_server(seen: str) -> EnrichmentUnavailable | None:
         return EnrichmentUnavailable("the dialer answered with an empty body")
     if _NO_DATABASE.search(seen):
         return EnrichmentUnavailable("the dialer can't reach its database")
+    if _UNAVAILABLE.match(seen) or _DOCUMENT.match(seen):
+        return EnrichmentUnavailable("the dialer's web server, or a proxy, answered for it; " + CHECK_SERVER)
     if _PAGE.search(seen) or (_HTML.search(seen) and not _ERROR_LINE.search(seen)):
         return EnrichmentUnavailable("the dialer answered with a page of HTML instead of a row")
     if _PHP_FAILED.search(seen):
@@ -412,7 +440,7 @@ def explain_needed(body: str, function: str) -> ProcessingError:
 
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 _TAG = re.compile(r"<[^<>]*>")
-_ERROR = re.compile(r"error:|login incorrect", re.IGNORECASE)
+_ERROR = re.compile(r"error ?:|login incorrect", re.IGNORECASE)
 _DIGITS = re.compile(r"\d{7,}")
 
 

@@ -118,9 +118,11 @@ _CALL_COLUMNS = (
     "user",
 )
 _SHORT_CALL_COLUMNS = _CALL_COLUMNS[:2]
+_REAL_CALL_COLUMNS = frozenset({"custtime", "call_date", "call_type"})
+"""Columns that the tutorials' dialect has not."""
 _OTHER_CALL_COLUMNS = frozenset({*_CALL_COLUMNS[1:], "length_in_sec", "duration"})
 _KNOWN_CALL_SHAPES = {len(columns): columns for columns in (_CALL_COLUMNS, _SHORT_CALL_COLUMNS)}
-_TUTORIAL_CALL_COLUMNS = 8
+_TUTORIAL_CALL_WIDTHS = (7, 8)
 _DIRECTIONS: dict[str, Literal["inbound", "outbound"]] = {"inbound": "inbound", "outbound": "outbound"}
 _CALL_TYPES = frozenset({"INBOUND", "OUTBOUND_AUTO", "OUTBOUND_MANUAL", "OUTBOUND_OTHER"})
 _LIKE_A_CALL_TYPE = re.compile(r"OUTBOUND(_[A-Z]+)?")
@@ -140,6 +142,8 @@ def read_call(body: str, call_id: str, times: DialerTimes, not_final: AbstractSe
     if not rows:
         raise explain_needed(body, "callid_info")
     values = only_row(rows)
+    if columns is not None and _REAL_CALL_COLUMNS.isdisjoint(columns) and _is_tutorial(values):
+        columns = None  # the order is known, those names are not
     if columns is None:
         columns = _KNOWN_CALL_SHAPES.get(len(values))
     if columns is None:
@@ -208,9 +212,13 @@ def _span(row: dict[str, str], made: CallId | None, times: DialerTimes, *, date_
     return _Span(started, ended, length)
 
 
+def _is_tutorial(values: list[str]) -> bool:
+    return len(values) in _TUTORIAL_CALL_WIDTHS and values[3].strip().lower() in _DIRECTIONS
+
+
 def _tutorial_call(values: list[str], times: DialerTimes, not_final: AbstractSet[str]) -> CallEnrichment:
     """Parse the tutorials' order: id, start, end, direction, agent, phone, status, recording file."""
-    if len(values) not in (_TUTORIAL_CALL_COLUMNS - 1, _TUTORIAL_CALL_COLUMNS):
+    if len(values) not in _TUTORIAL_CALL_WIDTHS:
         raise unreadable(f"the row of callid_info has {len(values)} columns, which fits no known order")
     call_id, start, end, direction, user, phone, status, *recording = values
     way = _DIRECTIONS.get(direction.lower())
