@@ -323,6 +323,7 @@ def test_a_list_of_statuses_is_understood_in_brackets_too(loaded: Loader, value:
         "DISPO INCALL",
         '{"a": 1}',
         "[[DISPO]]",
+        "null",
         "[]]",
     ],
 )
@@ -407,6 +408,10 @@ def test_an_exchange_of_no_name_is_the_default(loaded: Loader) -> None:
         ("vicidial.user", " api"),
         ("vicidial.user", "api user"),
         ("vicidial.user", "api@crm"),
+        ("vicidial.user", "\N{FULLWIDTH DIGIT SIX}666"),
+        ("vicidial.user", "api\N{SUPERSCRIPT TWO}"),
+        ("vicidial.password_file", ""),
+        ("sink.url_file", ""),
         ("vicidial.user", '"api"'),
         ("vicidial.source", "crmsync\n"),
         ("vicidial.timezone", "america/new_york"),

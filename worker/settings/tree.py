@@ -30,6 +30,7 @@ from worker.settings.types import (
     Host,
     Paths,
     RequestTimeout,
+    SecretFile,
     Statuses,
     Table,
     Zone,
@@ -47,6 +48,7 @@ from worker.settings.types import (
 )
 
 PREFIX = "CRM_SYNC_"
+_LONGEST_USER = 100
 LONGEST_DRAIN = timedelta(minutes=25)
 """Below RabbitMQ's consumer timeout of 30 minutes, after which it closes the channel."""
 LARGEST_WINDOW = 1_000_000
@@ -72,7 +74,7 @@ class _Section(BaseModel):
 class BrokerSettings(_Section):
     """RabbitMQ."""
 
-    url_file: Path | None = Field(None, description="A file that holds the broker's address.")
+    url_file: SecretFile = Field(None, description="A file that holds the broker's address.")
     url: Annotated[tuple[SecretStr, ...], BeforeValidator(split_addresses), secret_or_file(None)] = Field(
         default=None,
         validate_default=True,
@@ -143,7 +145,7 @@ class VicidialSettings(DialerWaits):
         description="The full address of `non_agent_api.php`.",
     )
     user: str = Field(default=None, validate_default=True, description="The API user.")
-    password_file: Path | None = Field(None, description="A file that holds the API user's password.")
+    password_file: SecretFile = Field(None, description="A file that holds the API user's password.")
     password: Annotated[SecretStr, AfterValidator(visible), secret_or_file("the API user's password")] = (
         Field(default=None, validate_default=True, description="The API user's password.")
     )
@@ -215,7 +217,8 @@ class VicidialSettings(DialerWaits):
             raise required("the API user's name")
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise ValueError("write the API user's name as plain text")  # noqa: TRY004 - pydantic's
-        if not re.fullmatch(r"[-\w]{1,100}", str(value)):
+        name = str(value)
+        if len(name) > _LONGEST_USER or not all(sign.isalpha() or sign in "-_0123456789" for sign in name):
             raise ValueError(
                 "use letters, digits, dashes and underscores: VICIdial drops all else from a name"
             )
@@ -317,11 +320,11 @@ class SinkSettings(SinkNames):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    url_file: Path | None = Field(None, description="A file that holds the webhook's address.")
+    url_file: SecretFile = Field(None, description="A file that holds the webhook's address.")
     url: Annotated[SecretStr | None, secret_or_file(None)] = Field(
         default=None, validate_default=True, description="For `webhook`: the CRM's address."
     )
-    signing_secret_file: Path | None = Field(None, description="A file that holds the signing secret.")
+    signing_secret_file: SecretFile = Field(None, description="A file that holds the signing secret.")
     signing_secret: Annotated[SecretStr | None, secret_or_file(None)] = Field(
         default=None,
         validate_default=True,

@@ -86,7 +86,7 @@ def _ascending(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
 
 
 def _status(value: str) -> str:
-    if _STATUS.fullmatch(value) is None:
+    if _STATUS.fullmatch(value) is None or value.lower() == "null":
         raise ValueError("write statuses with commas between them, such as QUEUE,INCALL")
     return value.upper()
 
@@ -131,6 +131,13 @@ def _parse_table(value: object) -> object:
         raise ValueError("must be a mapping such as {name: value}") from error
 
 
+def _named(value: object) -> object:
+    if value == "":
+        raise ValueError("is empty; name a file, or leave it out")
+    return value
+
+
+SecretFile = Annotated[Path | None, BeforeValidator(_named)]
 DurationOrNone = Annotated[timedelta, BeforeValidator(parse_duration)]
 """A duration of which 0 turns something off."""
 Duration = Annotated[DurationOrNone, AfterValidator(_longer_than_nothing)]
