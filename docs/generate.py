@@ -22,7 +22,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from docs import crm_pages
-from worker.commands.asyncapi import as_yaml, asyncapi
+from worker.commands.asyncapi import asyncapi
+from worker.commands.common import to_yaml
 from worker.core.retry import format_delay
 from worker.core.transitions import TRANSITIONS, State, Transition, Wait
 from worker.observe.metrics import Declared, IntakeMetrics, Metrics
@@ -311,7 +312,7 @@ def _rows(declared: list[Declared]) -> list[str]:
 
 def asyncapi_document() -> str:
     """Write the AsyncAPI document with the names that the default settings give."""
-    return f"# {_BY}\n" + as_yaml(asyncapi(BrokerCommandSettings()))
+    return f"# {_BY}\n" + to_yaml(asyncapi(BrokerCommandSettings()))
 
 
 # --- the circuit breaker --------------------------------------------------------------------------

@@ -36,23 +36,6 @@ _NAMES = {
 _POSTED_AT = 1795201636
 
 
-def as_yaml(document: dict[str, Any]) -> str:
-    """Return the document as YAML, for people and tools."""
-    apart = json.loads(json.dumps(document))  # what stands in it twice would be an alias
-    return yaml.dump(apart, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Readable(yaml.SafeDumper):
-    """Writes text of several lines as lines."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Readable.add_representer(str, _represent_text)
-
-
 def asyncapi(settings: BrokerCommandSettings) -> dict[str, Any]:
     """Return the document, with the names on the broker that follow from these settings."""
     topology = build_topology(settings)

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.core.scrub import printable
@@ -92,3 +93,19 @@ def to_json(value: object, *, indent: int | None = None) -> str:
 
 def _escaped_in_json(letter: str) -> str:
     return letter if letter.isprintable() else json.dumps(letter)[1:-1]
+
+
+def to_yaml(value: object) -> str:
+    """Return a YAML document for people: text of several lines as such, and nothing as an alias."""
+    return yaml.dump(value, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Readable(yaml.SafeDumper):
+    def ignore_aliases(self, _data: Any) -> bool:  # noqa: ANN401 - any part of it
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Readable.add_representer(str, _Readable.represent_str)

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from worker.commands.common import load_or_exit, stop_with
+from worker.commands.common import load_or_exit, stop_with, to_yaml
 from worker.commands.crm_prepare import prepare
 from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import say, show_table
@@ -91,7 +90,7 @@ def show(
     if preset is not None:
         settings = CrmSettings(preset=preset)
     if merged:
-        _print(_as_yaml(_merged_or_exit(settings)))
+        _print(to_yaml(_merged_or_exit(settings)))
     elif name in shipped():
         _print(shipped_text(f"{name}.yaml"))
     else:
@@ -120,7 +119,7 @@ def diff(config: ConfigOption = None) -> None:
     own.pop("extends", None)
     lines = list(
         difflib.unified_diff(
-            _as_yaml(theirs).splitlines(), _as_yaml(own).splitlines(), base, name, lineterm="", n=2
+            to_yaml(theirs).splitlines(), to_yaml(own).splitlines(), base, name, lineterm="", n=2
         )
     )
     _print("\n".join(lines) if lines else "nothing is changed")
@@ -148,24 +147,6 @@ def _merged_or_exit(settings: CrmSettings) -> dict[str, Any]:
     except SettingsError as error:
         stop_with("the preset can't be used:", *error.problems, status=2)
     return read_merged(chosen(settings), settings.tables, settings.fields)
-
-
-def _as_yaml(data: dict[str, Any]) -> str:
-    return yaml.dump(data, Dumper=_NoAliases, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _NoAliases(yaml.SafeDumper):
-    """Writes a part that stands in two places twice."""
-
-    def ignore_aliases(self, _data: Any) -> bool:  # noqa: ANN401 - any part of it
-        return True
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Write text of several lines as such."""
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
-
-
-_NoAliases.add_representer(str, _NoAliases.represent_str)
 
 
 def _print(text: str) -> None:

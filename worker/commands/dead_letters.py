@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import aiormq
 import typer
@@ -35,6 +35,7 @@ from worker.rabbitmq.dead_letters import (
     replaying,
     settle,
 )
+from worker.rabbitmq.message import Delivery
 from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import build_topology
 from worker.settings import BrokerCommandSettings
@@ -129,22 +130,8 @@ def show(
 
     Example: crm-sync dead-letters show 9f1c2d3e
     """
-    settings = load_or_exit(BrokerCommandSettings, config)
-    found: list[dict[str, Any]] = []
-
-    async def work(_stop: asyncio.Event) -> None:
-        async with browse_or_exit(settings) as letters:
-            with progress("looking", letters.count) as tick:
-                async for letter, message in letters:
-                    tick(letters.looked_at)
-                    if letter.id == letter_id:
-                        found.append(record(letter, message))
-
-    talk_to_broker(settings, work)
-    if not found:
-        stop_with(f"there is no dead letter {printable(letter_id)}; see crm-sync dead-letters list --ids")
-    for facts in found:
-        for line in describe(facts):
+    for letter, message in find_or_exit(load_or_exit(BrokerCommandSettings, config), letter_id):
+        for line in describe(record(letter, message)):
             say(line)
 
 
@@ -315,6 +302,25 @@ async def browse_or_exit(
             stop_with(
                 f"there is no queue {name} on the broker; start the worker or run crm-sync topology first"
             )
+
+
+def find_or_exit(settings: BrokerCommandSettings, letter_id: str) -> list[tuple[StoredDeadLetter, Delivery]]:
+    """Return the dead letters with an id, in the order of the queue; exit if there is none."""
+
+    async def work(_stop: asyncio.Event) -> list[tuple[StoredDeadLetter, Delivery]]:
+        found = []
+        async with browse_or_exit(settings) as letters:
+            with progress("looking", letters.count) as tick:
+                async for letter, message in letters:
+                    tick(letters.looked_at)
+                    if letter.id == letter_id:
+                        found.append((letter, message))
+        return found
+
+    found = talk_to_broker(settings, work)
+    if not found:
+        stop_with(f"there is no dead letter {printable(letter_id)}; see crm-sync dead-letters list --ids")
+    return found
 
 
 def _look_through(

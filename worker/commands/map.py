@@ -1,6 +1,5 @@
 """`crm-sync map`: what a CRM would get for a payload, without sending it."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping
@@ -12,13 +11,12 @@ import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from worker.commands.broker import talk_to_broker
 from worker.commands.common import load_or_exit, stop_with, to_json
 from worker.commands.crm import CrmPart, chosen
-from worker.commands.dead_letters import browse_or_exit
+from worker.commands.dead_letters import find_or_exit
 from worker.commands.event_schemas import payloads
 from worker.commands.options import ConfigOption
-from worker.commands.terminal import progress, say
+from worker.commands.terminal import say
 from worker.core.errors import InvalidEvent
 from worker.core.events import decode
 from worker.core.payload import build_payload, unknown_call
@@ -28,7 +26,7 @@ from worker.crm.compiled import CompiledPreset, PresetError
 from worker.crm.load import compiled
 from worker.crm.preset_tests import CannedAnswers, failures, plain_answers, read_cases
 from worker.crm.rehearsal import Rehearsal, Sent, Skipped, rehearse
-from worker.rabbitmq.message import Delivery, to_inbound
+from worker.rabbitmq.message import to_inbound
 from worker.settings import BrokerCommandSettings, SettingsError
 from worker.settings.tree import CrmSettings
 from worker.settings.types import read_typed_yaml
@@ -199,24 +197,7 @@ def _of_first_test(preset: str, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_dead_letter(letter_id: str, config: Path | None) -> dict[str, Any]:
     """Return the payload of a dead letter, built anew from what it carries, or exit."""
-    settings = load_or_exit(BrokerCommandSettings, config)
-    found: list[Delivery] = []
-
-    async def work(_stop: asyncio.Event) -> None:
-        async with browse_or_exit(settings) as letters:
-            with progress("looking", letters.count) as tick:
-                async for letter, message in letters:
-                    tick(letters.looked_at)
-                    if letter.id == letter_id:
-                        found.append(message)
-
-    talk_to_broker(settings, work)
-    if not found:
-        stop_with(f"there is no dead letter {printable(letter_id)}; see crm-sync dead-letters list --ids")
-    return _payload_of(found[-1])
-
-
-def _payload_of(message: Delivery) -> dict[str, Any]:
+    *_, (_, message) = find_or_exit(load_or_exit(BrokerCommandSettings, config), letter_id)
     inbound = to_inbound(message.body, message.properties, message.routing_key)
     try:
         event = decode(inbound)

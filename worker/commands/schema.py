@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from worker.commands.asyncapi import as_yaml, asyncapi
-from worker.commands.common import load_or_exit
+from worker.commands.asyncapi import asyncapi
+from worker.commands.common import load_or_exit, to_yaml
 from worker.commands.options import ConfigOption
 from worker.core.payload import schemas
 from worker.settings import BrokerCommandSettings
@@ -41,7 +41,7 @@ def schema(
     if whole:
         if kind is not None:
             raise typer.BadParameter("describes every type; leave TYPE out", param_hint="--asyncapi")
-        typer.echo(as_yaml(asyncapi(load_or_exit(BrokerCommandSettings, config))), nl=False)
+        typer.echo(to_yaml(asyncapi(load_or_exit(BrokerCommandSettings, config))), nl=False)
         return
     if config is not None:
         raise typer.BadParameter("changes nothing without --asyncapi", param_hint="--config")

@@ -159,6 +159,10 @@ def _value(name: str, declared: SettingDeclaration, given: Mapping[str, Any]) ->
     return value
 
 
+_TRUE: Final = frozenset({"true", "yes", "on", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "0"})
+
+
 def _text(raw: Any) -> str:
     if isinstance(raw, dict | list):
         raise ValueError("must be text")  # noqa: TRY004 - named like the other mistakes
@@ -173,19 +177,10 @@ def _number(raw: Any) -> Any:
 
 
 def _boolean(raw: Any) -> bool:
-    words = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    if (found := words.get(str(raw).strip().lower())) is None:
+    word = str(raw).strip().lower()
+    if word not in _TRUE | _FALSE:
         raise ValueError("must be true or false")
-    return found
+    return word in _TRUE
 
 
 def _list(raw: Any) -> list[Any]:
