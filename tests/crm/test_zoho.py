@@ -103,7 +103,7 @@ async def test_too_many_tokens_are_waited_for(zoho: ZohoStandIn) -> None:
     async with sink_into(zoho) as sink:
         with pytest.raises(DeliveryUnavailable, match="too many requests") as busy:
             await sink.deliver(call())
-    assert (busy.value.kind, busy.value.retry_after) == (FailureKind.BUSY, timedelta(minutes=10))
+    assert (busy.value.kind, busy.value.retry_after) == (FailureKind.BUSY, timedelta(minutes=15))
 
 
 async def test_too_many_requests_and_used_up_credits_are_waited_for(zoho: ZohoStandIn) -> None:
