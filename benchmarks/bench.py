@@ -1,28 +1,26 @@
-"""What is measured, and how: real processes against a private RabbitMQ node and the stand-ins."""
+"""What is measured, and how: real processes against a private RabbitMQ node and fast upstreams."""
 
 import asyncio
 import json
 import os
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import IO, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import IO, Final
 
 import aio_pika
 import aiohttp
 import psutil
 
-QUEUE = "crm-sync.call-ended"
-IN_FLIGHT = 64
-_BEGAN = f"{datetime.now(UTC) - timedelta(minutes=5):%m%d%H%M%S}"[1:]
-CALLS = [f"V{_BEGAN}{number:010d}" for number in range(8 * IN_FLIGHT)]
-"""More calls than are ever in flight: identical look-ups in flight would share one request."""
+from benchmarks.processes import PYTHON, process
+from benchmarks.upstreams import CALLS, IN_FLIGHT, Stage
+from simulators.broker_node import free_ports
 
-PYTHON = sys.executable
+QUEUE = "crm-sync.call-ended"
+OUTBOUND = "crm-sync.enriched"
 WITHIN = 300.0
 
 
@@ -35,86 +33,64 @@ class Result:
     rss_mib: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The addresses of one set of stand-ins and the broker."""
+def _worker_env(on: Stage, settings: Mapping[str, object]) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CRM_SYNC_")}
+    values: dict[str, object] = {
+        "BROKER__URL": on.broker,
+        "VICIDIAL__URL": on.dialer,
+        "VICIDIAL__USER": "crmsync",
+        "VICIDIAL__PASSWORD": "Dialer-Pass-1",
+        "VICIDIAL__MAX_CONCURRENCY": IN_FLIGHT,
+        "VICIDIAL__RECORDING_LOOKUP": "false",  # the bare loop asks once a call, too
+        "SINK__URL": on.webhook,
+        "SINK__SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "MAX_IN_FLIGHT": IN_FLIGHT,
+        "HTTP__HOST": "127.0.0.1",
+    }
+    return env | {f"CRM_SYNC_{name}": str(value) for name, value in (values | dict(settings)).items()}
 
-    broker: str
-    dialer: str
-    webhook: str
+
+KINDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "worker": {},
+    "quiet worker": {"LOG__LEVEL": "warning"},
+    "bare": {},
+    "queue worker": {"SINK__KIND": "queue"},
+    "bare queue": {},
+}
+"""The consumers, and the settings of those that are workers. `queue`: they deliver to the outbound queue."""
 
 
 @asynccontextmanager
-async def process(
-    *command: str, env: dict[str, str] | None = None
-) -> AsyncIterator[tuple[psutil.Process, str]]:
-    """Run a process for as long as the block runs. Return it, and the first line that it printed.
+async def consumer(
+    kind: str,
+    on: Stage,
+    settings: Mapping[str, object] = {},
+    *,
+    through: Sequence[str] = (PYTHON, "-m"),
+    cores: Sequence[int] = (),
+    output: IO[str] | None = None,
+) -> AsyncIterator[psutil.Process]:
+    """Run one of `KINDS`, ready to consume.
 
-    Its output goes to a file: a pipe would make us wake up for every line, at the writer's cost.
+    The settings are names and values such as `{"VICIDIAL__TIMEOUT": "1s"}`; only a worker reads them.
+    `through` is what runs the module. What a worker prints goes to `output`.
     """
-    with tempfile.TemporaryFile("w+") as output:
-        running = await asyncio.create_subprocess_exec(*command, env=env, stdout=output, stderr=output)
-        try:
-            yield psutil.Process(running.pid), await _first_line(output)
-        finally:
-            running.terminate()
-            await running.wait()
-
-
-async def _first_line(output: IO[str]) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        output.seek(0)
-        if (line := output.readline()).endswith("\n"):
-            output.seek(0, os.SEEK_END)
-            return line
-        await asyncio.sleep(0.02)
-    raise TimeoutError("a process printed nothing")
-
-
-@asynccontextmanager
-async def stage(broker: str, delay: float) -> AsyncIterator[Stage]:
-    """Start a stand-in dialer and CRM that answer after `delay` seconds."""
-    async with AsyncExitStack() as stack:
-        urls = []
-        for name in ("dialer", "crm"):
-            command = [PYTHON, "-m", f"simulators.{name}", "--count-only", "--delay", str(delay)]
-            if name == "dialer":
-                command += ["--config", json.dumps({"calls": {call: {} for call in CALLS}})]
-            _, line = await stack.enter_async_context(process(*command))
-            urls.append(json.loads(line)["url"])
-        yield Stage(broker, *urls)
-
-
-@asynccontextmanager
-async def consumer(kind: str, on: Stage, **settings: object) -> AsyncIterator[psutil.Process]:
-    """Run the bare loop or the worker, ready to consume; settings such as `VICIDIAL__TIMEOUT="1s"`."""
-    if kind == "bare":
-        command = (PYTHON, "-m", "benchmarks.bare", on.broker, QUEUE, on.dialer, on.webhook, str(IN_FLIGHT))
-        async with process(*command) as (running, _):
+    if "bare" in kind:
+        target = ["--exchange", OUTBOUND] if "queue" in kind else [on.webhook]
+        arguments = ("benchmarks.bare", on.broker, QUEUE, str(IN_FLIGHT), on.dialer, *target)
+        async with process(*through, *arguments, cores=cores) as (running, _):
             yield running
         return
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CRM_SYNC_")} | {
-        "CRM_SYNC_BROKER__URL": on.broker,
-        "CRM_SYNC_VICIDIAL__URL": on.dialer,
-        "CRM_SYNC_VICIDIAL__USER": "crmsync",
-        "CRM_SYNC_VICIDIAL__PASSWORD": "Dialer-Pass-1",
-        "CRM_SYNC_VICIDIAL__MAX_CONCURRENCY": str(IN_FLIGHT),
-        "CRM_SYNC_VICIDIAL__RECORDING_LOOKUP": "false",  # the bare loop asks once a call, too
-        "CRM_SYNC_SINK__URL": on.webhook,
-        "CRM_SYNC_SINK__SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "CRM_SYNC_MAX_IN_FLIGHT": str(IN_FLIGHT),
-        "CRM_SYNC_HTTP__PORT": "0",
-        "CRM_SYNC_HTTP__HOST": "127.0.0.1",
-    }
-    env |= {f"CRM_SYNC_{name}": str(value) for name, value in settings.items()}
-    async with process(PYTHON, "-m", "worker", "run", env=env) as (running, line):
-        await _until_ready(json.loads(line)["port"])
+    (port,) = free_ports(1)
+    env = _worker_env(on, {"HTTP__PORT": port, **KINDS[kind], **settings})
+    command = (*through, "worker", "run")
+    async with process(*command, env=env, port=port, cores=cores, output=output) as (running, _):
+        await _until_ready(port)
         yield running
 
 
 async def _until_ready(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline:
             async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
@@ -125,7 +101,7 @@ async def _until_ready(port: int) -> None:
 
 
 async def control(url: str, **change: object) -> None:
-    """Change what a stand-in does."""
+    """Change what a simulator does."""
     address = f"{url.split('/', 3)[0]}//{url.split('/', 3)[2]}/control"
     async with aiohttp.ClientSession() as session, session.post(address, data=json.dumps(change)) as response:
         response.raise_for_status()
@@ -136,14 +112,17 @@ def health_port(running: psutil.Process) -> int:
     return next(each.laddr.port for each in running.net_connections("tcp") if each.status == "LISTEN")
 
 
-async def publish(broker: str, count: int, offset: int = 0) -> None:
-    """Put so many events into the work queue, confirmed: a quorum queue loses some of what nobody awaits."""
-    now = datetime.now(UTC).isoformat()
+async def publish(broker: str, count: int, offset: int = 0, rate: float | None = None) -> None:
+    """Put so many events into the work queue, confirmed: a quorum queue loses some of what nobody awaits.
+
+    With a `rate`, publish so many a second.
+    """
     window = asyncio.Semaphore(256)
     async with await aio_pika.connect(broker) as connection, asyncio.TaskGroup() as group:
         exchange = (await connection.channel()).default_exchange
 
         async def one(number: int) -> None:
+            now = datetime.now(UTC).isoformat()
             event = {"type": "call.ended", "event_id": f"bench-{number}", "occurred_at": now}
             event |= {"call_id": CALLS[number % len(CALLS)], "lead_id": "12345", "agent_user": "1000"}
             message = aio_pika.Message(json.dumps(event).encode(), delivery_mode=2)
@@ -153,35 +132,58 @@ async def publish(broker: str, count: int, offset: int = 0) -> None:
         for number in range(offset, offset + count):
             await window.acquire()
             group.create_task(one(number))
+            if rate is not None:
+                await asyncio.sleep(1 / rate)
 
 
-async def delivered(webhook: str) -> int:
-    """Ask the stand-in CRM how many deliveries it has had."""
-    report: dict[str, Any]
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(webhook.replace("/webhook", "/control")) as response,
-    ):
-        report = await response.json()
-    return int(report["deliveries"])
+async def depth(broker: str, queue: str = QUEUE) -> int:
+    """Return how many messages are ready in a queue."""
+    async with await aio_pika.connect(broker) as connection:
+        found = await (await connection.channel()).declare_queue(queue, passive=True)
+        return found.declaration_result.message_count or 0
 
 
-async def until_delivered(webhook: str, count: int) -> None:
-    """Wait until the stand-in CRM has had so many."""
+async def declare(on: Stage) -> None:
+    """Have a worker declare the queues."""
+    async with consumer("queue worker", on):
+        pass
+
+
+async def purge(broker: str) -> None:
+    """Empty both queues."""
+    async with await aio_pika.connect(broker) as connection:
+        channel = await connection.channel()
+        for name in (QUEUE, OUTBOUND):
+            await (await channel.get_queue(name, ensure=False)).purge()
+
+
+def counted(kind: str, on: Stage) -> Stage:
+    """Return the stage with the deliveries of this consumer counted where it puts them."""
+    return replace(on, delivered=partial(depth, on.broker, OUTBOUND)) if "queue" in kind else on
+
+
+async def until_delivered(delivered: Callable[[], Awaitable[int]], count: int) -> None:
+    """Wait until there were so many deliveries."""
     deadline = time.monotonic() + WITHIN
-    while await delivered(webhook) < count:
+    while await delivered() < count:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{count} deliveries took longer than {WITHIN:g} s")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
 
 
 async def measure(running: psutil.Process, on: Stage, count: int) -> Result:
-    """Push so many events through a consumer that is ready."""
+    """Have a consumer that is ready work off a backlog of so many events.
+
+    It is stopped while they are published: it would wait for the publisher otherwise.
+    """
+    already = await on.delivered()
+    running.suspend()
+    try:
+        await publish(on.broker, count, already)
+    finally:
+        running.resume()
     before, started = running.cpu_times(), time.monotonic()
-    already = await delivered(on.webhook)
-    pushing = asyncio.create_task(publish(on.broker, count, already))
-    await until_delivered(on.webhook, already + count)
-    await pushing
+    await until_delivered(on.delivered, already + count)
     took, after = time.monotonic() - started, running.cpu_times()
     cpu = (after.user - before.user) + (after.system - before.system)
     return Result(count / took, cpu / count * 1000, running.memory_info().rss / 2**20)

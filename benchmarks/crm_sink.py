@@ -10,6 +10,7 @@ import json
 import tempfile
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +18,9 @@ import aiohttp
 import psutil
 import yaml
 
-from benchmarks.bench import (
-    CALLS,
-    IN_FLIGHT,
-    PYTHON,
-    WITHIN,
-    Stage,
-    consumer,
-    control,
-    health_port,
-    process,
-    publish,
-)
+from benchmarks.bench import WITHIN, consumer, control, health_port, publish
+from benchmarks.processes import PYTHON, process
+from benchmarks.upstreams import CALLS, IN_FLIGHT, Stage, deliveries
 from simulators.broker import find_broker
 
 DELAY = 0.02
@@ -116,8 +108,9 @@ async def _run(batch: int, count: int) -> Result:
         await prepare(broker, own, folder)
         names = {"SINK__KIND": "crm", **{f"SINK__CRM__{name.upper()}": value for name, value in own.items()}}
         names["SINK__CRM__PRESET"] = str(preset(folder, batch))
-        on = Stage(broker, json.loads(line)["url"], "http://127.0.0.1:9/")
-        running = await stack.enter_async_context(consumer("worker", on, **names))
+        nowhere = "http://127.0.0.1:9/webhook"
+        on = Stage(broker, json.loads(line)["url"], nowhere, partial(deliveries, nowhere))
+        running = await stack.enter_async_context(consumer("worker", on, names))
         await measure(running, broker, own["url"], count // 4, 0)  # warm: connections, caches
         return await measure(running, broker, own["url"], count, count // 4)
 

@@ -15,17 +15,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import (
-    Stage,
-    consumer,
-    control,
-    delivered,
-    health_port,
-    measure,
-    publish,
-    stage,
-    until_delivered,
-)
+from benchmarks.bench import consumer, control, health_port, measure, publish, until_delivered
+from benchmarks.upstreams import Stage, stage
 from simulators.broker import find_broker
 
 WATCH_EVERY = 2.0
@@ -62,8 +53,8 @@ async def watch(running: psutil.Process, seconds: float, console: Console) -> Wa
 
 async def rate_of(on: Stage, count: int) -> float:
     """Return the events per second at which the next ones are delivered."""
-    before, started = await delivered(on.webhook), time.monotonic()
-    await until_delivered(on.webhook, before + count)
+    before, started = await on.delivered(), time.monotonic()
+    await until_delivered(on.delivered, before + count)
     return count / (time.monotonic() - started)
 
 
@@ -72,7 +63,7 @@ async def main(events: int, minutes: float, sample: int) -> None:
     console = Console(stderr=True, emoji=False)
     async with (
         find_broker(None, console.print) as broker,
-        stage(broker, 0) as on,
+        stage(broker, controlled=True) as on,
         consumer("worker", on) as running,
     ):
         await measure(running, on, 1000)
@@ -83,14 +74,14 @@ async def main(events: int, minutes: float, sample: int) -> None:
         await publish(broker, events, 1_000_000)
         console.print(f"watching for {minutes:g} minutes …")
         seen = await watch(running, minutes * 60, console)
-        before = await delivered(on.webhook)
+        before = await on.delivered()
         healed = time.monotonic()
         await control(on.dialer, fault=None)
-        await until_delivered(on.webhook, before + 1)
+        await until_delivered(on.delivered, before + 1)
         first = time.monotonic() - healed
-        await until_delivered(on.webhook, before + sample)  # the ramp
+        await until_delivered(on.delivered, before + sample)  # the ramp
         recovered = await rate_of(on, sample)
-        await until_delivered(on.webhook, before + events)
+        await until_delivered(on.delivered, before + events)
         after = running.memory_info().rss / 2**20
     table = Table(title=f"{events} events waiting, the dialer down for {minutes:g} minutes")
     for column in ("measure", "value", "budget"):

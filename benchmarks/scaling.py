@@ -16,7 +16,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import Stage, consumer, control, delivered, health_port, measure, publish, stage
+from benchmarks.bench import consumer, control, health_port, measure, publish
+from benchmarks.upstreams import Stage, stage
 from simulators.broker import find_broker
 
 DELAY = 0.05
@@ -62,15 +63,15 @@ async def look_up_times(session: aiohttp.ClientSession, port: int) -> tuple[floa
 async def run(on: Stage, workers: int, seconds: float, **settings: object) -> Seen:
     """Let so many workers take from one queue that never runs dry."""
     async with AsyncExitStack() as stack, aiohttp.ClientSession() as session:
-        begin = [consumer("worker", on, **settings) for _ in range(workers)]
+        begin = [consumer("worker", on, settings) for _ in range(workers)]
         running = [await stack.enter_async_context(each) for each in begin]
         ports = [health_port(each) for each in running]
         await asyncio.sleep(WARM)
         before, cpu, started = await _look(session, ports), _cpu(running), time.monotonic()
-        already = await delivered(on.webhook)
+        already = await on.delivered()
         await asyncio.sleep(seconds)
         took = time.monotonic() - started
-        rate = (await delivered(on.webhook) - already) / took
+        rate = (await on.delivered() - already) / took
         after = await _look(session, ports)
         used = (_cpu(running) - cpu) / took
     done = [late["delivered"] - early["delivered"] for early, late in zip(before, after, strict=True)]
@@ -118,7 +119,7 @@ async def main(seconds: float) -> None:
                 )
             title = f"a dialer that does not mind; max_in_flight {IN_FLIGHT}, max_concurrency 8 each"
             tables.append(_table(title, seen))
-        async with stage(broker, 0) as on:
+        async with stage(broker, controlled=True) as on:
             await control(on.dialer, service_time=SERVICE)
             for title, limits in (
                 ("a dialer with four places; max_concurrency 8 each", (8, 8, 8)),
