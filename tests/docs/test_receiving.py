@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -323,10 +324,14 @@ async def test_a_timestamp_that_is_no_number_of_seconds_is_malformed(
     assert status == 400
 
 
-async def test_more_than_it_takes_in_is_refused(receiver: Receiver, http: aiohttp.ClientSession) -> None:
+def test_more_than_it_takes_in_is_refused(receiver: Receiver) -> None:
+    # Not by `http`: aiohttp leaves a transport open if it is closed before all of the body has been sent.
     status = 413
-    with suppress(aiohttp.ClientConnectionError):  # it may hang up before all has been sent
-        status, _ = await post(http, receiver, headers("large"), b" " * (4 * 1024 * 1024 + 1))
+    with closing(HTTPConnection("127.0.0.1", receiver.port, timeout=10)) as connection:
+        with suppress(ConnectionError):  # it may hang up before all has been sent
+            connection.request("POST", "/hooks/crm-sync", b" " * (4 * 1024 * 1024 + 1), headers("large"))
+        with suppress(ConnectionError):
+            status = connection.getresponse().status
     assert status == 413
     assert receiver.body_of("large") is None
 

@@ -190,8 +190,9 @@ def may_be_null(case: Case) -> set[str]:
         return {"ended_at", "duration_seconds", "recordings"}
     if not inbound:
         return set()
-    # Of an undated event, what begins in the dead time could be of the agent's next call with this lead.
-    in_doubt = "uniqueid" not in case.event and "occurred_at" not in case.event
+    # The lead finds recordings of the agent's next call with it, too. Of an undated event they are in doubt.
+    by_lead = "uniqueid" not in case.event or not case.truth["call"]["recordings"]
+    in_doubt = by_lead and "occurred_at" not in case.event
     return {"ended_at", "duration_seconds", *(("recordings",) if in_doubt else ())}
 
 
