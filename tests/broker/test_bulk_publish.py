@@ -194,10 +194,9 @@ async def bind(connection: AbstractConnection, namespace: str) -> None:
 
 async def drain(connection: AbstractConnection, namespace: str) -> list[AbstractIncomingMessage]:
     found = []
-    async with asyncio.timeout(20), connection.channel() as channel:
+    async with asyncio.timeout(60), connection.channel() as channel:
         queue = await channel.get_queue(f"{namespace}.call-ended")
-        while (message := await queue.get(fail=False)) is not None:
-            await message.ack()
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
             found.append(message)
     return found
 

@@ -140,6 +140,8 @@ class Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
+        self._read = 0
+        self._lines: list[dict[str, Any]] = []
 
     @property
     def text(self) -> str:
@@ -147,7 +149,13 @@ class Worker:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the log, each line parsed; whatever is no JSON is kept under `stray`."""
-        return [_parsed(line) for line in self.text.splitlines(keepends=True) if line.endswith("\n")]
+        with self.log_file.open("rb") as log:
+            log.seek(self._read)
+            whole = log.read().rpartition(b"\n")[0]
+        if whole:
+            self._read += len(whole) + 1
+            self._lines += [_parsed(line.decode(errors="replace")) for line in whole.split(b"\n")]
+        return self._lines.copy()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line.get("event") == name]
@@ -440,7 +448,8 @@ async def eventually(
                     held = await held
                 if held:
                     return time.monotonic() - started
-            await asyncio.sleep(0.02)
+            # Seldom after a while: the machine is for what is waited for, not for looking at it.
+            await asyncio.sleep(min(max(0.02, (time.monotonic() - started) / 20), 0.2))
         raise TimeoutError
 
 

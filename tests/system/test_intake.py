@@ -65,7 +65,7 @@ class Producer:
                         (self.accepted[call_id],) = (await got.json())["accepted"]
                         return
                     assert got.status == 503, await got.text()
-            except aiohttp.ClientError:
+            except (aiohttp.ClientError, TimeoutError):
                 pass
             await asyncio.sleep(0.02)
 
