@@ -24,6 +24,7 @@ from worker.vicidial.guard import LockoutGuard
 pytestmark = pytest.mark.broker
 
 MOST = 8
+STOPS = 40
 BOARD = {"x-max-length": 1, "x-overflow": "drop-head", "x-delivery-limit": 2**31 - 1}
 
 
@@ -256,3 +257,17 @@ async def test_a_check_learns_from_the_workers_and_they_from_it(
         third.accepted(third.admit())
     (left,) = await boards(connection, queue)
     assert (Board.decode(left).logins, Board.decode(left).members) == (Logins(), {})
+
+
+async def test_a_stop_in_the_middle_of_a_round_ends_it(
+    broker_url: str, connection: AbstractConnection, queue: str
+) -> None:
+    """Before Python 3.12, a round that ends at that moment makes it lose the cancellation."""
+    await make(connection, queue)
+    fleet = Fleet(queue, Seat("a", MOST), Dialer(), alone=2, every=0.0)
+    for n in range(STOPS):
+        task = asyncio.ensure_future(fleet.attend(connection, fresh=n == 0))
+        await asyncio.sleep(0.03 + 0.03 * n / STOPS)
+        task.cancel()
+        _, pending = await asyncio.wait([task], timeout=20)
+        assert not pending, "it goes on"

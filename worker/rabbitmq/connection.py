@@ -164,7 +164,9 @@ async def _close(connection: AbstractConnection) -> None:
 def is_being_cancelled() -> bool:
     """Return whether somebody cancels this task.
 
-    If not, a `CancelledError` is aiormq's: it cancels what waits on a connection that fell silent.
+    If not, a `CancelledError` is aiormq's: it cancels what waits on a connection that fell silent. Before
+    Python 3.12, `asyncio.wait_for` returns a result that comes together with the cancellation, and aiormq
+    uses it: a loop that asks the broker has to look here, or it goes on after it was cancelled.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

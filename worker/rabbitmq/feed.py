@@ -70,7 +70,7 @@ class Feed:
 
     async def run(self) -> None:
         """Keep the connection until cancelled. Any failure is followed by a new one, after a wait."""
-        while True:
+        while not is_being_cancelled():
             self._connection = None
             try:
                 await self._run_session()
@@ -88,6 +88,8 @@ class Feed:
             try:
                 await self._look_for_exchange(connection)
                 _ = await self._publisher.attach(connection)
+                if is_being_cancelled():
+                    return
                 self._failures, self.last_error = 0, None
                 self.available.set()
                 _log.info("feeding", broker=node(connection), exchange=self._exchange)

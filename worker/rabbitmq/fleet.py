@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Never
 
 import aio_pika
 import aiormq
@@ -17,7 +16,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from worker.core.fleet import Board, Needs, Participant, Round, Seat
-from worker.rabbitmq.connection import BROKER_ERRORS, explain, loss_named
+from worker.rabbitmq.connection import BROKER_ERRORS, explain, is_being_cancelled, loss_named
 
 EVERY = 1.0
 """Seconds between two rounds of one worker."""
@@ -76,7 +75,7 @@ class Fleet:
         dialer.on_news = self._hurry.set
         dialer.leave()
 
-    async def attend(self, connection: AbstractConnection, *, fresh: bool) -> Never:
+    async def attend(self, connection: AbstractConnection, *, fresh: bool) -> None:
         """Play a round every second, and at once if there is news, until cancelled.
 
         If the queue is `fresh`, nobody has put a board there yet.
@@ -86,6 +85,8 @@ class Fleet:
             while True:
                 self._hurry.clear()
                 wait = await self._attend_once(connection)
+                if is_being_cancelled():
+                    return
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await (self._hurry.wait() if wait > AGAIN else asyncio.sleep(wait))

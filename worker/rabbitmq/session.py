@@ -209,6 +209,8 @@ class Supervisor:
             while True:
                 with suppress(*BROKER_ERRORS), loss_named(connection):  # the consumer finds out more
                     self._observer.counted(await depths(connection, self._topology))
+                if is_being_cancelled():
+                    return
                 await asyncio.sleep(self._count_every)
         except Exception as error:  # noqa: BLE001 - a bug of ours: begin anew
             consumer.fail(error)
