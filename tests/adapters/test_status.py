@@ -106,7 +106,7 @@ async def test_an_open_breaker_comes_first_with_its_reason() -> None:
     assert code == 1
     assert lines[:3] == [
         f"✗ sink: circuit breaker open, intake paused for 12m: {REASON}; see operations: circuit breakers",
-        "✗ dialer: circuit breaker recovering: it works again, and gets more and more; nothing to do",
+        "✗ dialer: circuit breaker recovering: it works again, and its capacity grows; nothing to do",
         "",
     ]
     assert f"sink             open        12m       in 4m       {REASON}" in lines

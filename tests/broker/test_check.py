@@ -307,12 +307,12 @@ NOW = 1795331398.0
             ("set both by NTP: the age of an event is measured between the two",),
         ),
         (
-            *("ERROR: NO FUNCTION SPECIFIED", None, NOW, "the dialer names no offset from UTC"),
+            *("ERROR: NO FUNCTION SPECIFIED", None, NOW, "the dialer reports no offset from UTC"),
             ("set vicidial.timezone; until then the calls' times are null",),
         ),
         (
             *("ERROR: NO FUNCTION SPECIFIED", "UTC", NOW),
-            *("the dialer names no offset from UTC", ()),
+            *("the dialer reports no offset from UTC", ()),
         ),
     ],
     ids=["right", "in its zone", "in another zone", "late", "unknown", "unknown, but set"],
@@ -336,7 +336,7 @@ def test_what_answers_is_described_without_what_may_be_secret(environment: pytes
     )
     assert describe(read_version(TOLD), settings) == "VICIdial 2.14-202, build 250720-1841"
     assert describe(read_version("ERROR: NO FUNCTION SPECIFIED"), settings) == (
-        "something at https://***@dialer.example/x?*** answers, but names no version"
+        "something at https://***@dialer.example/x?*** answers, but reports no version"
     )
 
 
@@ -598,7 +598,7 @@ async def test_a_ping_is_signed_like_a_delivery(environment: pytest.MonkeyPatch,
     assert "ping" not in await findings()
     assert crm.deliveries == 0, "not without --ping"
     found = (await findings(ping=True))["ping"]
-    assert found == Finding.of("ping", "the receiver answered 200: it takes what we send")
+    assert found == Finding.of("ping", "the receiver answered 200: it accepts what we send")
     (received,) = crm.received
     body = Webhook(SIGNING_SECRET).verify(received.body, dict(received.headers))
     assert (body["type"], body["data"], body.keys()) == ("ping", {}, {"type", "timestamp", "data"})

@@ -57,7 +57,7 @@ async def test_list_counts_by_reason_and_type(bench: Letters) -> None:
     assert len(lines) == 10
     assert (await command("list", "--ids", "--type", "call.ended")).stdout.split() == ["e-0", "e-1", "e-2"]
     none = await command("list", "--reason", "not_found")
-    assert none.stdout == "none of the 4 dead letters is meant\n"
+    assert none.stdout == "none of the 4 dead letters matches\n"
 
 
 async def test_show_prints_everything(bench: Letters) -> None:
@@ -171,7 +171,7 @@ async def test_replay_says_what_it_did(bench: Letters) -> None:
     await bench.bury_some()
     some = await command("replay", "e-0", "e-7", "e-8")
     assert (some.exit_code, some.stdout) == (1, "replayed 1, left 3\n")
-    assert some.stderr == "crm-sync: not among the dead letters meant:\n  e-7\n  e-8\n"
+    assert some.stderr == "crm-sync: not among the selected dead letters:\n  e-7\n  e-8\n"
     rest = await command("replay", "--all")
     assert (rest.exit_code, rest.stdout, rest.stderr) == (0, "replayed 3, left 0\n", "")
     await bench.holds(bench.topology.work_queues[EventType.CALL_ENDED], 3)
@@ -228,7 +228,8 @@ async def test_a_replay_without_a_way_back_stays_and_is_named(bench: Letters) ->
     stuck = await command("replay", "--all")
     assert (stuck.exit_code, stuck.stdout) == (1, "replayed 0, left 1\n")
     assert stuck.stderr == (
-        "crm-sync: these stay: their queue is unknown, or the broker takes no copy of them:\n  lost\n"
+        "crm-sync: these were not moved, because their queue is unknown or the broker accepts no copy of"
+        " them:\n  lost\n"
     )
     dry = (await command("replay", "--all", "--dry-run")).stdout
     assert "lost\tunknown\tunknown\tstays: its queue is unknown\tnone\n" in dry
@@ -245,7 +246,7 @@ async def test_discard_asks_first(bench: Letters, monkeypatch: pytest.MonkeyPatc
     await bench.bury_some()
     nobody = await command("discard", "--all")
     assert nobody.exit_code == 2
-    assert "say --yes" in nobody.stderr
+    assert "use --yes" in nobody.stderr
     done = await command("discard", "--reason", "invalid_event", "--yes")
     assert (done.exit_code, done.stdout) == (0, "discarded 1, left 3\n")
     await bench.holds(bench.topology.dead_letters, 3)

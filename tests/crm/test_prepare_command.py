@@ -66,7 +66,7 @@ def test_what_is_made_is_shown_and_made_once(tmp_path: Path, crm: dict[str, Any]
 
 def test_nobody_is_asked_without_a_terminal(tmp_path: Path) -> None:
     asked = prepare("--config", config(tmp_path, {"preset": "hubspot", "token": "pat-na1-x-x-x"}))
-    assert (asked.exit_code, "say --yes" in asked.stderr) == (2, True)
+    assert (asked.exit_code, "use --yes" in asked.stderr) == (2, True)
 
 
 def in_a_terminal(answer: bytes, *arguments: str) -> tuple[int, str]:

@@ -57,7 +57,7 @@ OTHER_HOST = "names another virtual host than the one before it"
         ([FIRST, "http://b2.example/", "amqp://"], ["address 2 of 3 is not an", "address 3 of 3 is not an"]),
         ([FIRST, "amqp://me@b2.example/calls"], ["address 2 of 2 names a user without a password"]),
         ([FIRST, f"{SECOND}?x=1", THIRD], ["address 2 of 3 has a query of which only"]),
-        ([FIRST, FIRST], ["address 2 of 2 is there twice"]),
+        ([FIRST, FIRST], ["address 2 of 2 is listed twice"]),
         ([FIRST, "amqp://b2.example/"], [f"address 2 of 2 {OTHER_HOST}"]),
         ([FIRST, ""], ["address 2 of 2 is not an address such as"]),
         ([f"amqp://b{n}.example/" for n in range(11)], ["must be 1 to 10 addresses"]),

@@ -192,7 +192,7 @@ async def check_permissions(connection: AbstractConnection, settings: Settings) 
     pattern = _pattern(namespace, list(others))
     command = shlex.join(["rabbitmqctl", "set_permissions", "-p", vhost, user, pattern, pattern, pattern])
     text = f"user {user} may not {', nor '.join(lacking)}"
-    return Finding.of("permissions", text, problems=[f"have the broker's administrator run: {command}"])
+    return Finding.of("permissions", text, problems=[f"ask the broker's administrator to run: {command}"])
 
 
 def _outside_namespace(settings: Settings) -> dict[str, Literal["read", "write"]]:

@@ -168,7 +168,7 @@ async def _try(function: _Function) -> EnrichmentUnavailable | None:
 def describe(version: Version, settings: VicidialSettings) -> str:
     """Return which version answered."""
     if version.version is None:
-        return f"something at {masked_address(settings.url)} answers, but names no version"
+        return f"something at {masked_address(settings.url)} answers, but reports no version"
     return f"VICIdial {version.version}, build {version.build or 'unknown'}"
 
 
@@ -176,7 +176,7 @@ def check_clock(version: Version, settings: VicidialSettings, now: float) -> Fin
     """Compare the dialer's clock with the settings and with this host's, whose time is `now`."""
     warnings = []
     if version.offset is None:
-        text = "the dialer names no offset from UTC"
+        text = "the dialer reports no offset from UTC"
         if settings.timezone is None:
             warnings.append("set vicidial.timezone; until then the calls' times are null")
     else:

@@ -34,7 +34,7 @@ async def check_intake(settings: Settings) -> AsyncGenerator[Finding]:
         ):
             yield _finding(url, response.status, await response.json() if response.status != 401 else {})
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        text = f"{url} gives no answer ({type(error).__name__})"
+        text = f"no answer from {url} ({type(error).__name__})"
         yield Finding.of("intake", text, problems=["start crm-sync intake, or check intake.host and port"])
 
 

@@ -41,7 +41,7 @@ class _Visitor:
 async def sharing_logins(
     settings: BrokerCommandSettings, lockout: LockoutGuard, within: float = 5.0
 ) -> AsyncIterator[None]:
-    """Learn which logins the workers had refused, and tell them of ours.
+    """Learn which logins the workers had refused, and share ours with them.
 
     Without a broker that answers within so many seconds, do neither.
     """

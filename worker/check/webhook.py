@@ -108,7 +108,7 @@ def about_end(host: str, seconds: float) -> Finding:
     days = int(seconds // 86400)
     text = f"the certificate of {host} is verified, and good for {days} day{'' if days == 1 else 's'} more"
     late = days < RENEW_WITHIN
-    warnings = ["have it renewed: from its end on nothing is delivered, and events wait"] if late else []
+    warnings = ["renew it: after it expires nothing is delivered, and events wait"] if late else []
     return Finding.of("tls", text, warnings=warnings)
 
 
@@ -134,13 +134,13 @@ def about_answer(status: int, date: str | None, now: float) -> Finding:
         problems.append("it refuses the signature or the access: compare sink.signing_secret with the CRM's")
     elif status in _NO_PINGS:
         text += ": it does not support pings"
-        warnings.append("it may take deliveries all the same; if in doubt, check the path in sink.url")
+        warnings.append("it may accept deliveries all the same; if in doubt, check the path in sink.url")
     elif status == 429:
         warnings.append("it asks to come back later; deliveries would wait, too")
     elif not (200 <= status < 300 or status == 409):
-        problems.append("a delivery would not be taken: see what its log says, and check sink.url")
+        problems.append("a delivery would not be accepted: see what its log says, and check sink.url")
     else:
-        text += ": it takes what we send"
+        text += ": it accepts what we send"
     skew = _skew(date, now)
     if abs(skew) > _LARGEST_SKEW:
         warnings.append(

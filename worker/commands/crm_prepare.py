@@ -18,7 +18,7 @@ from worker.settings import Settings
 
 
 def prepare(
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Make in the CRM what the preset needs there, after showing it and asking.
@@ -33,7 +33,7 @@ def prepare(
     if settings.sink.kind != "crm":
         stop_with(f"sink.kind is {settings.sink.kind}, so there is no CRM to prepare", status=2)
     if not yes and not sys.stdin.isatty():
-        stop_with("nobody can be asked here, as standard input is no terminal; say --yes", status=2)
+        stop_with("can't ask for confirmation, because standard input is not a terminal; use --yes", status=2)
     talk_to_broker(settings, lambda _stop: _prepare(settings, yes=yes))
 
 

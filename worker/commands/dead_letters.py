@@ -52,8 +52,8 @@ def dead_letters() -> None:
 
     An event ends up there when no retry would help, or none helped. Its body is
     kept byte for byte. Remove the cause first (list and show name it), then
-    replay. What another of these commands holds at this moment isn't seen. ID
-    is the event's id, or the message's own if the event has none.
+    replay. Letters that another of these commands holds are not shown. ID is
+    the event's id, or the message's own if the event has none.
     """
 
 
@@ -111,7 +111,7 @@ def list_(
         for letter_id in named:
             say(printable(letter_id))
     elif not found.count:
-        say(f"none of the {count} dead letters is meant" if count else "no dead letters")
+        say(f"none of the {count} dead letters matches" if count else "no dead letters")
     else:
         say(f"{found.count} dead letter{'' if found.count == 1 else 's'}")
         say()
@@ -148,7 +148,7 @@ def replay(
         bool,
         typer.Option("--look-up-again", help="Ask the dialer also about events that it was asked about."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed, no more.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be replayed.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Put dead letters back into work: each starts anew, as the same event with the same id.
@@ -156,7 +156,7 @@ def replay(
     Use it once the cause is removed. All conditions must apply. A dead letter
     is removed only after the broker has the event in its work queue, so this
     can be stopped at any time, or killed, and loses nothing. An event that
-    carries what the dialer said isn't looked up again, unless you say so.
+    carries the dialer's answer is looked up again only with --look-up-again.
 
     Examples:
       crm-sync dead-letters replay --all --dry-run
@@ -181,19 +181,19 @@ def discard(
     everything: AllOption = False,
     reason: ReasonOption = None,
     kind: TypeOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Throw dead letters away for good, after asking. Export them first if in doubt.
+    """Delete dead letters permanently, after asking. Export them first if in doubt.
 
-    All conditions must apply. Only what was counted when asking is thrown
-    away, not what arrives in the meantime.
+    All conditions must apply. Only what was counted when asking is deleted,
+    not what arrives in the meantime.
 
     Example: crm-sync dead-letters discard --reason invalid_event
     """
     selection = _select(ids, reason, kind, everything=everything)
     if not yes and not sys.stdin.isatty():
-        stop_with("nobody can be asked here, as standard input is no terminal; say --yes", status=2)
+        stop_with("can't ask for confirmation, because standard input is not a terminal; use --yes", status=2)
     settings = load_or_exit(BrokerCommandSettings, config)
     if not yes:
         found, meant = Summary(), set[int]()
@@ -205,7 +205,7 @@ def discard(
         _look_through(settings, selection, each)
         if found.count:
             found.show()
-            if not typer.confirm(f"Throw {found.count} dead letter(s) away for good?", err=True):
+            if not typer.confirm(f"Delete {found.count} dead letter(s) permanently?", err=True):
                 stop_with("nothing was discarded")
         selection = Selection(selection.ids, reason, kind, frozenset(meant))
     _finish(settle_all(settings, Run(selection), discarding), "discarded")
@@ -213,7 +213,7 @@ def discard(
 
 @app.command(cls=Command)
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; - is standard output.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -240,9 +240,9 @@ def export(
 
 def _select(ids: list[str] | None, reason: str | None, kind: str | None, *, everything: bool) -> Selection:
     if everything and ids:
-        raise typer.BadParameter("name the ids or say --all, not both", param_hint="--all")
+        raise typer.BadParameter("use either ids or --all, not both", param_hint="--all")
     if not (everything or ids or reason or kind):
-        raise typer.BadParameter("say which: by ID, --reason, --type or --all", param_hint="ID")
+        raise typer.BadParameter("select dead letters by ID, --reason, --type or --all", param_hint="ID")
     return Selection(frozenset(ids or ()), reason, kind)
 
 
@@ -266,7 +266,7 @@ def _dry_run(settings: BrokerCommandSettings, selection: Selection, *, look_up_a
         " nothing was changed"
     )
     if absent:
-        stop_with("not among the dead letters meant:", *sorted(absent))
+        stop_with("not among the selected dead letters:", *sorted(absent))
 
 
 # --- at the broker
@@ -404,13 +404,16 @@ def _finish(run: Run, verb: str) -> None:
         named = [printable(letter_id) for letter_id in run.progress.stuck[:_NAMED_AT_MOST]]
         more = len(run.progress.stuck) - len(named)
         named += [f"… and {more} more"] if more else []
-        fail("these stay: their queue is unknown, or the broker takes no copy of them:", named)
+        fail(
+            "these were not moved, because their queue is unknown or the broker accepts no copy of them:",
+            named,
+        )
     for problem in run.problems:
         fail(problem, [])
     complete = not run.problems and not run.said_why
     absent = sorted(run.selection.ids - run.progress.found) if complete else []
     if absent:
-        fail("not among the dead letters meant:", [printable(letter_id) for letter_id in absent])
+        fail("not among the selected dead letters:", [printable(letter_id) for letter_id in absent])
     say(f"{verb} {run.progress.done}, left {(run.count or 0) - run.progress.done}")
     if run.progress.stuck or absent or not complete:
         raise typer.Exit(1)

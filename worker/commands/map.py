@@ -243,20 +243,20 @@ def _show(found: Rehearsal, preset: CompiledPreset) -> None:
     secrets = [str(preset.settings[name]) for name, each in preset.preset.settings.items() if each.secret]
     scrub = Scrubber(secret for secret in secrets if not secret.startswith("<"))
 
-    def tell(line: str = "", style: str | None = None) -> None:
+    def write(line: str = "", style: str | None = None) -> None:
         say(printable(scrub(line)), style)
 
     whens = {step.step: step.when for step in (*preset.preset.on_call, *preset.preset.on_agent)}
     for part in found.parts:
         if isinstance(part, Skipped):
-            tell(f"{part.step}: left out, because this is not true: {whens.get(part.step)}", "bold")
+            write(f"{part.step}: left out, because this is not true: {whens.get(part.step)}", "bold")
         else:
             for line in _request_lines(part):
-                tell(line, "bold" if line.startswith(part.request.step) else None)
-        tell()
-    tell(f"outcome: {found.outcome.replace('_', ' ')}" + (f": {found.says}" if found.says else ""), "bold")
+                write(line, "bold" if line.startswith(part.request.step) else None)
+        write()
+    write(f"outcome: {found.outcome.replace('_', ' ')}" + (f": {found.says}" if found.says else ""), "bold")
     if found.receipt:
-        tell(f"receipt: {to_json(dict(found.receipt))}")
+        write(f"receipt: {to_json(dict(found.receipt))}")
 
 
 def _request_lines(sent: Sent) -> list[str]:

@@ -67,7 +67,7 @@ def publish(
     context.obj = config
     if context.invoked_subcommand is not None:
         if file is not None:
-            raise typer.BadParameter("goes without a subcommand", param_hint="--file")
+            raise typer.BadParameter("can't be combined with a subcommand", param_hint="--file")
         return
     if file is None:
         raise typer.BadParameter(

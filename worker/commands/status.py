@@ -237,7 +237,7 @@ def _problems(status: Status) -> Iterator[str]:
                 asked = "the next event" if name == "sink" else "a question of our own"
                 yield f"{about} half-open, intake paused{since}{why}; {asked} shows whether it works again"
             case _:
-                yield f"{about} {breaker.state}: it works again, and gets more and more; nothing to do"
+                yield f"{about} {breaker.state}: it works again, and its capacity grows; nothing to do"
 
 
 def _all_is_well(status: Status) -> str:

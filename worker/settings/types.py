@@ -302,7 +302,7 @@ def checked_broker_urls(urls: Sequence[str]) -> tuple[str, ...]:
 def _checked_node(url: str, others: Sequence[str]) -> str:
     url = checked_broker_url(url)
     if url in others:
-        raise ValueError("is there twice")
+        raise ValueError("is listed twice")
     if others and _virtual_host(url) != _virtual_host(others[0]):
         raise ValueError("names another virtual host than the one before it")
     return url
