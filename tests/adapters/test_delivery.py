@@ -21,24 +21,24 @@ class Channel:
     """A channel whose frames wait in a short line, as aiormq's do."""
 
     def __init__(self, capacity: int) -> None:
-        self.line: asyncio.Queue[str] = asyncio.Queue(capacity)
+        self.write_queue: asyncio.Queue[str] = asyncio.Queue(capacity)
 
     async def basic_ack(self, _tag: int, *, wait: bool) -> None:
         assert not wait
-        await self.line.put("ack")
+        await self.write_queue.put("ack")
 
     async def basic_nack(self, _tag: int, *, requeue: bool, wait: bool) -> None:
         assert requeue
         assert not wait
-        await self.line.put("nack")
+        await self.write_queue.put("nack")
 
     async def basic_reject(self, _tag: int, *, requeue: bool, wait: bool) -> None:
         assert not requeue
         assert not wait
-        await self.line.put("reject")
+        await self.write_queue.put("reject")
 
     def sent(self) -> list[str]:
-        return [self.line.get_nowait() for _ in range(self.line.qsize())]
+        return [self.write_queue.get_nowait() for _ in range(self.write_queue.qsize())]
 
 
 def delivery_on(channel: Channel) -> Delivery:
@@ -49,7 +49,7 @@ def delivery_on(channel: Channel) -> Delivery:
 @pytest.fixture
 def full() -> Channel:
     channel = Channel(1)
-    channel.line.put_nowait("another's")
+    channel.write_queue.put_nowait("another's")
     return channel
 
 

@@ -36,7 +36,7 @@ class _Progress:
     seconds: dict[Stage, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What becomes of one inbound: the disposition, and what the log and the copies need.
 
@@ -141,7 +141,9 @@ class Pipeline:
             progress.enrichment = carried(inbound, event) or await self._enrich(event, inbound, progress)
         finally:
             progress.seconds[Stage.ENRICH] = self._timer() - started
-        payload = replace(build_payload(event, progress.enrichment), progress=inbound.progress)
+        payload = build_payload(event, progress.enrichment)
+        if inbound.progress is not None:
+            payload = replace(payload, progress=inbound.progress)
         progress.stage = Stage.DELIVER
         self._breakers.check_sink()  # it may have opened during the look-up
         started = self._timer()

@@ -209,7 +209,11 @@ class Consumer:
         if self.failed.done():
             return
         try:
-            await self._work_on(kind, delivery)
+            if len(delivery.body) < LARGE:
+                await self._work_on(kind, delivery)
+            else:
+                async with self._bodies.in_work(delivery.body):
+                    await self._work_on(kind, delivery)
         except RefusedByQueueError as error:  # the queue of its copy is full, which concerns no other event
             _log.warning("settling_failed", error=str(error))
             await delivery.requeue()
@@ -225,7 +229,7 @@ class Consumer:
             self._bodies.release(delivery.body)
 
     async def _work_on(self, kind: EventType, delivery: Delivery) -> None:
-        async with self._bodies.in_work(delivery.body), self._slots:
+        async with self._slots:
             while self._breakers.at_capacity(kind):
                 await self._capacity_changed.wait()
             if self.failed.done():  # while it waited

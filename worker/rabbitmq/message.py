@@ -148,6 +148,12 @@ class Delivery:
                 await self._settle(self.message.channel.basic_reject(self._tag, requeue=False, wait=False))
 
     @property
+    def settles_at_once(self) -> bool:
+        """Whether settling would not wait now, so that no cancellation can come between."""
+        channel: Any = self.message.channel  # aiormq's own class, not the abstract one
+        return not channel.write_queue.full()
+
+    @property
     def _tag(self) -> int:
         return self.message.delivery_tag or 0
 
@@ -315,7 +321,11 @@ class Settler:
         does if the acknowledgement itself gets lost; its successor is then published twice, with the same id.
         """
         if isinstance(outcome.disposition, Ack | Duplicate):
-            await self._shielded(delivery.acknowledge())  # the sink has it: that was the successor
+            # the sink has it: that was the successor
+            if delivery.settles_at_once:  # nothing to shield
+                await delivery.acknowledge()
+            else:
+                await self._shielded(delivery.acknowledge())
         elif isinstance(delivery.body, DroppedBody):
             await self._shielded(delivery.dead_letter())
         else:
