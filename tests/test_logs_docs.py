@@ -348,7 +348,7 @@ def request_lines() -> list[MutableMapping[str, Any]]:
     reporter = Reporter(Metrics())
     about = tuple((name, "1") for name in sorted(asked_about()))
     with capture_logs() as lines:
-        for outcome in ("ok", "dialer_refused"):
+        for outcome in ("ok", "not_found", "dialer_refused"):
             reporter.asked(DialerRequest("callid_info", about, outcome, 0.005))
     return lines
 
@@ -527,8 +527,8 @@ def test_a_recipe_gives_what_it_promises(name: str, tmp_path: Path) -> None:
         DEAD,
         {"event": "event_settled", "outcome": "retry", "reason": "not_final", "level": "info"},
         {"event": "event_settled", "outcome": "duplicate", "level": "info"},
-        {"event": "dialer_request", "duration_ms": 9.5, "level": "info"},
-        {"event": "dialer_request", "duration_ms": 1, "level": "info"},
+        {"event": "dialer_request", "duration_ms": 9.5, "level": "debug"},
+        {"event": "dialer_request", "duration_ms": 1, "level": "debug"},
     ]
     text = "".join(json.dumps(line) + "\n" for line in [*LINES, *more])
     (tmp_path / "worker.log").write_text(f"no JSON\n{text}", encoding="utf-8")

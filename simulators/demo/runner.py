@@ -212,6 +212,7 @@ class _Runner:
             "VICIDIAL__PASSWORD": DEFAULT_PASSWORD,
             "VICIDIAL__READY_WITHIN": READY_WITHIN,
             "SINK__URL": self.crm.url,
+            "LOG__LEVEL": "debug",  # the table counts the look-ups
             "SINK__SIGNING_SECRET": self.secret,
             "RETRY__DELAYS": ",".join(RETRY_DELAYS),
             "HTTP__HOST": "127.0.0.1",

@@ -234,7 +234,7 @@ def test_an_error_that_was_foreseen_has_no_traceback(configured: Configure) -> N
     [
         (
             DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.0051),
-            {"call_id": CALL, "outcome": "ok", "level": "info"},
+            {"call_id": CALL, "outcome": "ok", "level": "debug"},
         ),
         (
             DialerRequest("agent_campaigns", (("agent_user", "1000"),), "not_found", 0.0051),
@@ -253,7 +253,7 @@ def test_an_error_that_was_foreseen_has_no_traceback(configured: Configure) -> N
 def test_a_request_to_the_dialer_is_one_line(
     request_: DialerRequest, expected: dict[str, Any], configured: Configure
 ) -> None:
-    lines, metrics = configured(), Metrics()
+    lines, metrics = configured(level="debug"), Metrics()
     Reporter(metrics).asked(request_)
     [line] = lines()
     del line["timestamp"]
@@ -265,6 +265,15 @@ def test_a_request_to_the_dialer_is_one_line(
     }
     labels = f'{{function="{request_.function}",outcome="{request_.outcome}"}}'
     assert f"crm_sync_dialer_requests_total{labels} 1.0" in metrics.expose().decode()
+
+
+def test_a_request_that_was_answered_as_usual_has_no_line_beside_that_of_its_event(
+    configured: Configure,
+) -> None:
+    lines, metrics = configured(), Metrics()
+    Reporter(metrics).asked(DialerRequest("version", (), "ok", 0.1))
+    assert lines() == []
+    assert 'dialer_requests_total{function="version",outcome="ok"} 1.0' in metrics.expose().decode()
 
 
 def test_lines_below_the_level_are_not_shown(configured: Configure) -> None:
@@ -615,13 +624,13 @@ def test_what_else_processors_add_stands_in_every_line(configured: Configure) ->
 
 
 def test_the_console_shows_text_for_a_person(configured: Configure, stderr: io.StringIO) -> None:
-    configured(format="console")
+    configured(format="console", level="debug")
     Reporter(Metrics()).asked(DialerRequest("callid_info", (("call_id", CALL),), "ok", 0.005))
     logging.getLogger("some.library").warning("no route")
     own, record = stderr.getvalue().splitlines()
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
     expected = f"dialer_request         function=callid_info call_id={CALL} outcome=ok duration=5ms"
-    assert re.fullmatch(rf"{when} \[info    ] {expected}", own)
+    assert re.fullmatch(rf"{when} \[debug   ] {expected}", own)
     assert re.fullmatch(rf"{when} \[warning ] no route               \[some\.library\]", record)
 
 

@@ -89,7 +89,9 @@ def the(spans: list[Span], name: str) -> Span:
 async def test_a_producers_trace_goes_on_through_the_dialer_to_the_crm(
     system: System, collector: Collector, listener: Listener
 ) -> None:
-    worker = await system.start(vicidial__url=listener.url, vicidial__recording_lookup="false")
+    worker = await system.start(
+        vicidial__url=listener.url, vicidial__recording_lookup="false", log__level="debug"
+    )
     event = await system.call(phone=PHONE)
     trace_id, headers = new_trace()
     await system.publish(event, headers=headers)

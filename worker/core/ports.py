@@ -42,7 +42,7 @@ class CrmRecord:
     """The id of the contact that it is linked to."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
     """The sink's confirmation that it has the payload, in a few words for the log."""
 
@@ -69,7 +69,7 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DialerRequest:
     """What is reported of one request to the dialer: never the password, nor any text of the answer.
 

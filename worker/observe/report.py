@@ -66,10 +66,16 @@ class Reporter:
         getattr(self._log, level)("event_settled", **line)
 
     def asked(self, request: DialerRequest) -> None:
-        """Report a request to the dialer."""
+        """Report a request to the dialer. One that was answered as usual is logged for debugging only.
+
+        Its event has a line anyway, with the time that the look-up took.
+        """
         self._cached(self.metrics.dialer_requests, request.function, request.outcome).inc()
         self._cached(self.metrics.dialer_seconds, request.function).observe(request.seconds)
-        log = self._log.error if request.outcome == _REFUSED else self._log.info
+        if request.outcome == "ok":
+            log = self._log.debug
+        else:
+            log = self._log.error if request.outcome == _REFUSED else self._log.info
         log(
             "dialer_request",
             function=request.function,
