@@ -57,7 +57,7 @@ class EventType(StrEnum):
 _EVENT_TYPES = {str(kind): kind for kind in EventType}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """One AMQP message as the core sees it.
 
@@ -79,7 +79,7 @@ class Inbound:
     progress: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """One event. `occurred_at` is in UTC and never after the message was first seen."""
 
@@ -193,6 +193,11 @@ _TIME = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_USUAL_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{6})?"
+    r"(?:Z|[-+](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+"""A time as nearly every producer writes it, which Python's own parser reads right, and much faster."""
 _MINUTES = 60
 _HOURS = 24
 
@@ -203,10 +208,11 @@ def read_time(text: str) -> datetime | None:
     A leap second is the second after it, `24:00` is the next midnight, and digits beyond microseconds are cut
     off. Behind an offset the zone's name may be in brackets (RFC 9557, as Java writes it); the offset counts.
     """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        return None
     try:
+        if _USUAL_TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+        if (match := _TIME.fullmatch(text.strip())) is None:
+            return None
         start = datetime.combine(date.fromisoformat(match["date"].upper()), datetime.min.time())
         return (start + _time_of_day(match)).replace(tzinfo=_offset(match))
     except (ValueError, OverflowError):
@@ -345,6 +351,8 @@ def known_agent(value: object) -> object:
 
 def usable_id(value: object) -> str | None:
     """Return an event id as `plain_text` does, `None` for what can't be one, or stands for nothing."""
+    if value is None:
+        return None
     text = _unless_nothing(plain_text(value))
     return text if isinstance(text, str) and _EVENT_ID.fullmatch(text) else None
 
@@ -414,7 +422,7 @@ class AgentOnboarded(BaseModel):
     occurred_at: _Text | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Envelope:
     """What the envelope says, whichever it was; the data inside may say it better."""
 
@@ -489,7 +497,7 @@ def _open(inbound: Inbound) -> _Envelope:
     body = parse_object(inbound.body)
     if content_type.startswith(_STRUCTURED):
         return _envelope(_structured_data(body), body)
-    attributes = _binary_attributes(inbound.headers)
+    attributes = _binary_attributes(inbound.headers) if inbound.headers else {}
     return _envelope(body, attributes if attributes.keys() & {"specversion", "id"} else {})
 
 
