@@ -41,7 +41,7 @@ docs: venv ## Make the generated pages again, and the site in site/
 	$(PYTHON) -m docs.generate
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
-bench: venv ## Measure throughput and latency
+bench: venv ## Measure what an event costs beside a bare loop; on a machine that does nothing else
 	$(PYTHON) -m benchmarks
 
 audit: venv ## List the licences of what a deployment installs, and its known vulnerabilities

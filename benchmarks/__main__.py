@@ -64,7 +64,7 @@ async def _delayed(on: Stage, in_flight: int, count: int, cores: Sequence[int]) 
     """Return the events per second with so many in flight."""
     limits = {"MAX_IN_FLIGHT": in_flight, "VICIDIAL__MAX_CONCURRENCY": in_flight}
     async with consumer("worker", on, limits, cores=cores) as running:
-        await measure(running, on, 4 * in_flight)
+        await measure(running, on, 10 * in_flight)  # slow start
         return (await measure(running, on, count)).rate
 
 
@@ -105,7 +105,7 @@ async def _main(*, quick: bool) -> None:
             memory = await _memory(on, first, then)
         console.print(f"{DELAY * 1000:g} ms of delay in each request …")
         async with stage(broker, DELAY) as slow:
-            rates = {size: await _delayed(slow, size, 100 * size, cores) for size in SHARES}
+            rates = {size: await _delayed(slow, size, 50 * size, cores) for size in SHARES}
     out = Console(emoji=False)
     out.print(_costs(seen, f"{on.program} as dialer and webhook, {_where(cores)}"))
     out.print(stages.show(by_stage))
