@@ -8,9 +8,9 @@ the status is read from them if aiohttp can't read it.
 import asyncio
 import re
 import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Self
@@ -69,6 +69,8 @@ def describe_failure(error: Exception, server: str, setting: str, timeout: timed
     match error:
         case TimeoutError():
             return f"{server} did not answer within {timeout.total_seconds():g} s"
+        case UnreadableAnswer():
+            return f"{server}'s answer is not HTTP, or breaks off before its status; check {setting}"
         case aiohttp.ClientSSLError():
             return f"{server}'s TLS certificate can't be verified; check {setting}"
         case _:
@@ -132,6 +134,29 @@ class UnreadableAnswer(Exception):
     def __init__(self, answer: Answer | None) -> None:
         super().__init__()
         self.answer = answer
+
+
+async def answer_of(
+    request: AbstractAsyncContextManager[aiohttp.ClientResponse],
+    read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
+) -> Answer:
+    """Send a request, and return its answer once the status is known: nothing that fails later changes it.
+
+    Raises what aiohttp does (`OSError` or `aiohttp.ClientError`), and `UnreadableAnswer` without a status.
+    """
+    answer = None
+    try:
+        async with request as response:
+            answer = Answer(response.status, response.headers)
+            answer = replace(answer, body=await read(response))
+    except UnreadableAnswer as error:
+        if error.answer is None:
+            raise
+        return error.answer
+    except (aiohttp.ClientError, OSError):
+        if answer is None:
+            raise
+    return answer
 
 
 class Protocol(ResponseHandler):

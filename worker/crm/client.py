@@ -8,7 +8,8 @@ aiohttp repeats a GET or PUT silently, once, if a kept-alive connection turns ou
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from urllib.parse import quote, urlencode
@@ -78,43 +79,33 @@ class CrmClient:
         seen = "no_answer"
         try:
             with self._tracing.request(method, _server(str(url.origin()))) as span:
-                answer = await self._answer(method, url, data, {**headers, **(span.headers or {})})
+                request = self._session.request(
+                    method,
+                    url,
+                    data=data,
+                    headers={**headers, **(span.headers or {})},
+                    allow_redirects=False,
+                )
+                answer = await http.answer_of(request, _read_body)
                 seen = f"{answer.status // 100}xx"
                 span.answered(answer.status)
-        except UnreadableAnswer as error:
-            raise DeliveryUnavailable(
-                "the CRM's answer is not HTTP, or breaks off before its status; check its address",
-                answered=True,
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (UnreadableAnswer, aiohttp.ClientError, OSError, ValueError) as error:
             text = http.describe_failure(error, "the CRM", "its address in sink.crm", self._timeout)
-            raise DeliveryUnavailable(text) from error
+            raise DeliveryUnavailable(text, answered=isinstance(error, UnreadableAnswer)) from error
         finally:
             self._observe(seen)
         return _read(answer)
 
-    async def _answer(
-        self, method: str, url: URL, data: bytes | None, headers: Mapping[str, str]
-    ) -> http.Answer:
-        answer = None
-        body = bytearray()
-        try:
-            async with self._session.request(
-                method, url, data=data, headers=headers, allow_redirects=False
-            ) as response:
-                answer = http.Answer(response.status, response.headers)
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > LARGEST_BODY:
-                        break
-        except UnreadableAnswer as error:
-            if error.answer is None:
-                raise
-            return error.answer
-        except (aiohttp.ClientError, OSError):
-            if answer is None:
-                raise
-        return http.Answer(answer.status, answer.headers, bytes(body))
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read as much of the body as there is: one that breaks off does not change the status."""
+    body = bytearray()
+    with suppress(aiohttp.ClientError, OSError):
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                break
+    return bytes(body)
 
 
 @lru_cache(maxsize=16)

@@ -15,8 +15,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import aiohttp
@@ -96,15 +96,9 @@ class WebhookSink:
                 answer = await self._post(payload, span.headers or {})
                 seen = f"{answer.status // 100}xx"
                 span.answered(answer.status)
-        except UnreadableAnswer as error:
-            raise DeliveryUnavailable(
-                "the webhook's answer is not HTTP, or breaks off before its status; check sink.url",
-                answered=True,
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise DeliveryUnavailable(
-                http.describe_failure(error, "the webhook", "sink.url", self._timeout)
-            ) from error
+        except (UnreadableAnswer, aiohttp.ClientError, OSError, ValueError) as error:
+            text = http.describe_failure(error, "the webhook", "sink.url", self._timeout)
+            raise DeliveryUnavailable(text, answered=isinstance(error, UnreadableAnswer)) from error
         finally:
             self._observe(seen)
         return self._receipt(answer)
@@ -120,25 +114,9 @@ class WebhookSink:
         return await self._post(Payload(f"ping-{uuid.uuid4()}", "ping", body))
 
     async def _post(self, payload: Payload, more: Mapping[str, str] = {}) -> Answer:
-        """Return the answer as soon as its status is known: nothing that happens later changes it."""
-        answer = None
-        try:
-            async with self._session.post(
-                self._url,
-                data=payload.body,
-                headers={**self._headers(payload), **more},
-                allow_redirects=False,
-            ) as response:
-                answer = Answer(response.status, response.headers)
-                answer = replace(answer, body=await _read_some(response, self._body_seconds))
-        except UnreadableAnswer as error:
-            if error.answer is None:
-                raise
-            return error.answer
-        except (aiohttp.ClientError, OSError):
-            if answer is None:
-                raise
-        return answer
+        headers = {**self._headers(payload), **more}
+        request = self._session.post(self._url, data=payload.body, headers=headers, allow_redirects=False)
+        return await http.answer_of(request, partial(_read_some, seconds=self._body_seconds))
 
     def _headers(self, payload: Payload) -> dict[str, str]:
         timestamp = int(self._now())
