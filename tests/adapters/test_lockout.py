@@ -1,6 +1,7 @@
 """The login lockout guard, against the dialer's own rule of locking a user."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +13,7 @@ from simulators.dialer.logins import LOCK_AFTER, check_login
 from simulators.dialer.world import ApiUser
 from tests.clock import Clock
 from worker.core.errors import LoginRefused
-from worker.core.logins import LOCK
+from worker.core.logins import LOCK, Logins
 from worker.vicidial.guard import LockoutGuard, Permit
 
 PROBE = 300.0
@@ -216,6 +217,22 @@ def test_without_a_file_the_same_password_is_tried_ever_more_rarely(clock: Clock
     guard.accepted(guard.admit())
     guard.refused(guard.admit(), "no")
     assert guard.ready_in() == PROBE, "it begins anew"
+
+
+@pytest.mark.parametrize("read", [None, lambda: "right"], ids=["without a file", "with a file"])
+def test_a_password_that_nobody_refused_is_tried_at_once_after_another_ones_mistake(
+    clock: Clock, read: Callable[[], str] | None
+) -> None:
+    """Somebody gives `crm-sync check` a mistyped password: the workers have the right one."""
+    mine = LockoutGuard(PROBE, "right", read, clock, fingerprint=str)
+    theirs = LockoutGuard(PROBE, "mistyped", None, clock, fingerprint=str)
+    theirs.refused(theirs.admit(), "no")
+    (login,) = theirs.news(0.0)
+    mine.learn(Logins().after(login))
+    theirs.learn(Logins().after(login))
+    assert (mine.refusing, mine.ready_in(), theirs.ready_in()) == (True, 0.0, PROBE)
+    mine.refused(mine.admit(), "no")
+    assert mine.ready_in() >= PROBE
 
 
 @pytest.mark.parametrize("refused_probe", [0.0, 0.2, 1.0, 60.0, PROBE])

@@ -480,6 +480,7 @@ async def test_the_broker_refuses_the_login(environment: pytest.MonkeyPatch, bro
     found = await findings()
     assert "refused the login" in found["broker"].text
     assert "refused the login" in found["sink"].text
+    assert (found["broker"].level, found["sink"].level) == (Level.FAILED, Level.FAILED)
     assert "hush-hush" not in str(found)
 
 

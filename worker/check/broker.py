@@ -104,7 +104,7 @@ def about_version(product: str, version: str, where: str) -> Finding:
 
 def _advice(error: BaseException) -> list[str]:
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
-        return []  # the explanation says it
+        return ["on the broker, rabbitmqctl authenticate_user and list_permissions show what it accepts"]
     return ["check broker.url, that the broker runs, and that this host may reach it"]
 
 

@@ -72,8 +72,9 @@ class LockoutGuard:
     VICIdial counts a user's failed logins since the last good one. After ten it refuses that user, even with
     the right password, until 15 minutes after the last good login. So the first refused login stops every
     request, and the next try is sent alone: after everything sent before has ended, at once with another
-    password from the file, else after 15 minutes; without a file no sooner than `refused_probe`. Between two
-    good logins no 15 minutes hold ten failed ones. `docs/politeness.md` has the rules one by one.
+    password than the refused one (from the file, or if others sent that), else after 15 minutes; without a
+    file no sooner than `refused_probe`. Between two good logins no 15 minutes hold ten failed ones.
+    `docs/politeness.md` has the rules one by one.
 
     Through `news` and `learn` it shares what it knows with the other workers (`worker.core.fleet`); then
     `may_try` says whose turn the next try is. If logins are refused and every answer is lost, that can't be
@@ -180,7 +181,9 @@ class LockoutGuard:
         if not self.refusing:
             return 0.0
         now, known = self._clock(), self._logins
-        if self._read_password is None:
+        if self._read_password is None and self._password not in (*known.passwords, known.tried):
+            due = now  # it was another one that others sent, such as one that `check` was given by mistake
+        elif self._read_password is None:
             due = known.tried_at + min(
                 LONGER**known.tries * self._refused_probe, max(LOCK, self._refused_probe)
             )
