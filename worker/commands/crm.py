@@ -13,7 +13,6 @@ from worker.commands.options import Command, ConfigOption, Group
 from worker.commands.terminal import say, show_table
 from worker.core.scrub import printable
 from worker.crm.load import compiled
-from worker.crm.preset import Preset
 from worker.crm.source import read_merged, read_preset, shipped, shipped_text
 from worker.settings.load import SettingsError
 from worker.settings.tree import CrmSettings
@@ -56,12 +55,9 @@ def list_() -> None:
     rows = []
     for name in shipped():
         preset = read_preset(name)
-        rows.append((name, preset.title, _first_sentence(preset)))
+        first_sentence = " ".join(preset.about.split()).partition(". ")[0].rstrip(".")
+        rows.append((name, preset.title, first_sentence))
     show_table(("PRESET", "CRM", "WHAT IT WRITES"), rows)
-
-
-def _first_sentence(preset: Preset) -> str:
-    return " ".join(preset.about.split()).partition(". ")[0].rstrip(".")
 
 
 @app.command(cls=Command)
