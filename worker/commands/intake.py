@@ -55,9 +55,12 @@ def intake(config: ConfigOption = None) -> None:
     reporter = IntakeReporter(IntakeMetrics())
     try:
         tokens = Tokens(settings.intake.token_files, scrubber.learn, reporter)
+    except ValueError as error:
+        stop_with(f"a setting is wrong: intake.token_files: {error}", status=2)
+    try:
         certificate = _certificate(settings.intake)
     except ValueError as error:
-        stop_with(f"a setting is wrong: {error}", status=2)
+        stop_with(f"a setting is wrong: intake.tls_certificate, intake.tls_key: {error}", status=2)
     try:
         uvloop.run(_run(settings, tokens, certificate, reporter, scrubber))
     except ListenError as error:

@@ -5,6 +5,7 @@ a parser's error must not repeat the header that holds the token.
 """
 
 import asyncio
+import os
 import ssl
 import time
 from collections import Counter
@@ -122,7 +123,8 @@ class Server:
                 reuse_address=True,
             )
         except OSError as error:
-            reason = error.strerror or type(error).__name__
+            number = error.errno or 0  # of a name that is unknown it is negative
+            reason = os.strerror(number) if number > 0 else error.strerror or type(error).__name__
             raise ListenError(f"can't listen on {host}:{port}: {reason}") from error
         try:
             yield listening.sockets[0].getsockname()[1]

@@ -48,8 +48,9 @@ class Certificate:
 
     def _problem(self, error: OSError) -> str:
         certificate, key = self._files
-        reason = error.strerror if not isinstance(error, ssl.SSLError) else error.reason
-        return f"can't use {certificate} with {key}: {reason or type(error).__name__}"
+        wrong = isinstance(error, ssl.SSLError)
+        reason = "no certificate and its key, in PEM and without a password" if wrong else error.strerror
+        return f"can't use {certificate} with {key}: {reason}"
 
     def _stamp(self) -> tuple[int | None, ...]:
         return tuple(path.stat().st_mtime_ns if path.exists() else None for path in self._files)

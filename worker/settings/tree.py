@@ -27,6 +27,7 @@ from worker.settings.types import (
     Duration,
     DurationOrNone,
     Exchange,
+    Folder,
     Host,
     Paths,
     RequestTimeout,
@@ -411,7 +412,7 @@ class IntakeSettings(_Section):
         (),
         description="Files with a token each: who knows one may report events. Read again when they change.",
     )
-    spool: Path = Field(
+    spool: Folder = Field(
         Path("/var/lib/crm-sync/intake"),
         description="The folder of the events that the broker has not confirmed. One intake has it.",
     )
