@@ -148,6 +148,7 @@ async def test_a_full_disk_is_an_error_and_spoils_no_record(tmp_path: Path) -> N
             for number in (2, 3):
                 with pytest.raises(SpoolError, match="can't be written"):
                     await spool.add([record(number, 1000)])
+            assert len(segments(tmp_path)) == 1, "no empty file for each failure"
             await spool.add([record(4)])
         assert spool.waiting == 2
         await spool.add([record(5, 1000)])

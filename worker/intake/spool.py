@@ -185,6 +185,8 @@ class Spool:
                 os.ftruncate(descriptor, segment.size)  # half a record must not be read as one
             finally:
                 self._end_segment()  # what a file holds after a failed sync is not known
+            if not segment.size:  # a full disk must not collect empty files
+                self._segments.pop().path.unlink(missing_ok=True)
             raise
         segment.size += len(data)
 
@@ -205,6 +207,7 @@ class Spool:
             self._sync_folder()
         except OSError:
             os.close(descriptor)
+            path.unlink(missing_ok=True)
             raise
         self._writing = descriptor
         self._segments.append(_Segment(path))
