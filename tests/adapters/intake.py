@@ -47,6 +47,9 @@ class FakeFeed:
             raise self.refuses
         self.published.append(message)
 
+    async def renew(self) -> None:
+        """Do nothing: it has no channels."""
+
     async def check(self) -> None:
         if not self.available.is_set():
             raise PublishError("away")

@@ -1,6 +1,8 @@
 """The way of events to a real broker: kept over restarts and alarms, and honest about what it took."""
 
 import asyncio
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +24,7 @@ from worker.core.ports import Outgoing
 from worker.intake.relay import Relay
 from worker.intake.requests import Record
 from worker.intake.spool import Spool
+from worker.rabbitmq.connection import SILENT
 from worker.rabbitmq.feed import Feed
 
 pytestmark = pytest.mark.broker
@@ -212,3 +215,21 @@ async def test_over_an_alarm_every_event_arrives_in_order(node: PrivateBroker, t
         await node.ctl("set_vm_memory_high_watermark", "0.6")
     reports.check()
     print(f"{len(reports.found) - len(reports.accepted)} repeats of {len(reports.accepted)}")  # noqa: T201
+
+
+async def test_over_a_broker_that_hangs_every_event_arrives_in_order(
+    node: PrivateBroker, tmp_path: Path
+) -> None:
+    """Whatever waits for it ends with an error, not as if it were cancelled: the relay goes on."""
+    assert node.pid is not None
+    reports = Reports(f"{node.url}?heartbeat=1", tmp_path)
+    try:
+        async with reports.going_on():
+            await eventually(lambda: len(reports.accepted) > 20)
+            os.kill(node.pid, signal.SIGSTOP)
+            await eventually(lambda: reports.feed.last_error == SILENT, 60)
+            os.kill(node.pid, signal.SIGCONT)
+            await asyncio.wait_for(reports.feed.available.wait(), 60)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    reports.check()

@@ -25,6 +25,8 @@ class FakeFeed:
         self.published: list[str | None] = []
         self.refuses: dict[str, PublishError] = {}
         self.hangs = False
+        self.renewed = 0
+        self.renews_in_vain = False
 
     async def publish(self, message: Outgoing) -> None:
         if self.hangs:
@@ -34,6 +36,10 @@ class FakeFeed:
         if (error := self.refuses.get(message.message_id or "")) is not None:
             raise error
         self.published.append(message.message_id)
+
+    async def renew(self) -> None:
+        self.renewed += 1
+        self.hangs = self.hangs and self.renews_in_vain
 
     async def check(self) -> None:
         if not self.available.is_set():
@@ -66,7 +72,9 @@ class Bench:
     def __init__(self, folder: Path, feed: FakeFeed, spool: Spool) -> None:
         self.folder, self.feed, self.spool = folder, feed, spool
         self.observer = Observer()
-        self.relay = Relay(spool, feed, self.observer, window=3, confirmed_within=0.2, retry_after=0.02)
+        self.relay = Relay(
+            spool, feed, self.observer, window=3, confirmed_within=0.2, renew_after=0.2, retry_after=0.02
+        )
 
     async def accept(self, *numbers: int) -> str:
         return await self.relay.accept([record(number) for number in numbers])
@@ -168,6 +176,21 @@ async def test_what_the_spool_holds_is_published_again_until_it_is_taken(bench: 
         bench.feed.refuses.clear()
         await bench.emptied()
     assert bench.feed.published == ids(1, 3, 2, 4)
+
+
+async def test_what_is_not_confirmed_is_published_through_another_channel_once(bench: Bench) -> None:
+    bench.feed.hangs = True
+    assert await bench.accept(1) == SPOOL
+    async with bench.running():
+        await bench.emptied()
+    assert (bench.feed.published, bench.feed.renewed) == (ids(1), 1)
+    bench.feed.hangs = bench.feed.renews_in_vain = True
+    assert await bench.accept(2) == SPOOL
+    async with bench.running():
+        await until(lambda: bench.feed.renewed == 2)
+        bench.feed.hangs = False
+        await asyncio.sleep(0)
+    assert bench.feed.renewed == 2
 
 
 async def test_an_event_that_the_broker_refuses_for_good_is_refused(bench: Bench) -> None:

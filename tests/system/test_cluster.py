@@ -17,8 +17,10 @@ import pytest
 from aio_pika.abc import AbstractConnection, AbstractExchange
 
 from simulators.broker import find_server
+from simulators.broker_node import free_ports
 from tests.system.cluster import Cluster, ClusterNode
 from tests.system.harness import WITHIN, Program, System, Worker, eventually
+from tests.system.intake import Producer, account, declare, emptied, spawn
 from tests.tools import skip_without
 
 pytestmark = [pytest.mark.system, pytest.mark.verify]
@@ -208,3 +210,40 @@ async def test_a_rolling_restart(cluster: Cluster, system: System) -> None:
     await all_delivered(system)
     lost = [line["broker"] for line in worker.events("broker_connection_lost")]
     assert lost, worker.text
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own node", "another node"])
+@pytest.mark.parametrize("fault", ["kill", "halt", "freeze"])
+async def test_an_intake_whose_queues_are_led_by_a_node_that_ends_or_hangs(
+    cluster: Cluster, tmp_path: Path, workers: list[Worker], fault: str, *, own: bool
+) -> None:
+    """It accepts all that comes, and publishes it again soon; of a node that ends, others lead at once."""
+    namespace = f"t{uuid.uuid4().hex[:12]}"
+    await declare(cluster.nodes[0].url, namespace)
+    (port,) = free_ports(1)
+    producer = Producer(port, pause=0.2)
+    intake = spawn(tmp_path, cluster.urls, port, namespace)
+    workers.append(intake)
+    await eventually(lambda: intake.events("feeding"))
+    here = cluster.node_at(intake.events("feeding")[-1]["broker"])
+    led_by = here if own else cluster.others(here)[0]
+    await led_by.lead(namespace)
+    try:
+        async with producer.running():
+            await producer.more()
+            since = datetime.now(UTC)
+            if fault == "freeze":
+                led_by.freeze()
+            else:
+                await (led_by.kill() if fault == "kill" else led_by.halt())
+            await producer.more(100)
+            await emptied(intake)
+        took = (max(map(at, intake.events("spool_emptied")), default=since) - since).total_seconds()
+        print(f"publishing again after {took:.1f} s")  # noqa: T201 - a measurement
+    finally:
+        await led_by.kill()
+        await led_by.resume()
+        await cluster.settled()
+    await account(cluster.others(led_by)[0].url, producer, namespace)
+    assert producer.refused == 0
+    assert took < AGAIN_WITHIN

@@ -14,10 +14,19 @@ WINDOW = 100
 """Publishes that are unconfirmed at one time, of requests and of the spool each."""
 CONFIRMED_WITHIN = 1.0
 """Seconds that a request waits for the broker; then its events go into the spool."""
-RETRY_AFTER = 1.0
+RENEW_AFTER = 3.0
+"""Seconds until what the spool holds is published again through another channel.
+
+RabbitMQ sends a message again only after 10 s if the leader of its queue was lost when it came.
+"""
+RETRY_AFTER = 0.3
 """Seconds until what the broker did not take is published again."""
 
 BROKER, SPOOL = "broker", "spool"
+
+
+class _Unconfirmed(PublishError):
+    """The broker did not answer in time."""
 
 
 class Feed(Protocol):
@@ -28,6 +37,10 @@ class Feed(Protocol):
 
     async def publish(self, message: Outgoing) -> None:
         """Publish, routed and confirmed. Raises `PublishError` otherwise."""
+        ...
+
+    async def renew(self) -> None:
+        """Publish through another channel from now on; what is unconfirmed on the present one fails."""
         ...
 
     async def check(self) -> None:
@@ -63,6 +76,7 @@ class Relay:
         *,
         window: int = WINDOW,
         confirmed_within: float = CONFIRMED_WITHIN,
+        renew_after: float = RENEW_AFTER,
         retry_after: float = RETRY_AFTER,
     ) -> None:
         self._spool = spool
@@ -70,6 +84,7 @@ class Relay:
         self._observer = observer
         self._window = window
         self._confirmed_within = confirmed_within
+        self._renew_after = renew_after
         self._retry_after = retry_after
         self._unconfirmed = 0
         self._spooling = spool.waiting > 0
@@ -134,16 +149,21 @@ class Relay:
         aside = [each for each in stored if each.record is None]
         left = [(each, each.record) for each in stored if each.record is not None]
         at_once = len(left)
+        within: float | None = self._renew_after
         while left:
             await self._feed.available.wait()
             tried, rest = left[:at_once], left[at_once:]
-            failed = await self._publish([record for _, record in tried])
+            failed = await self._publish([record for _, record in tried], within)
             refused = {number for number, error in failed.items() if isinstance(error, MessageRefused)}
             aside += [tried[number][0] for number in refused]
             again = [tried[number] for number in failed if number not in refused]
             left = [*again, *rest]
             at_once = 1 if again else len(left)  # a broker that is blocked takes each try once it is not
             if again:
+                late = any(isinstance(error, _Unconfirmed) for error in failed.values())
+                if late and within is not None:  # once, as a broker that is blocked opens no channel either
+                    await self._feed.renew()
+                    within = None
                 await asyncio.sleep(self._retry_after)
         await self._leave_behind(stored, aside)
 
@@ -183,7 +203,7 @@ class Relay:
             async with asyncio.timeout(within):
                 await self._feed.publish(message)
         except TimeoutError:
-            return PublishError(f"the broker did not confirm within {within:g} s")
+            return _Unconfirmed(f"the broker did not confirm within {within:g} s")
         except PublishError as error:
             return error
         return None

@@ -1,8 +1,8 @@
 """A connection that is kept to publish events through, and what is known of it."""
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 from aio_pika.abc import AbstractConnection
@@ -56,14 +56,19 @@ class Feed:
 
         Raises `PublishError` otherwise.
         """
-        await self._publisher.publish(self._exchange, message.type or "", message)
+        with _silence_named():
+            await self._publisher.publish(self._exchange, message.type or "", message)
+
+    async def renew(self) -> None:
+        """Publish through another channel from now on; what is unconfirmed on the present one fails."""
+        await self._publisher.renew()
 
     async def check(self) -> None:
         """Ask the broker for the exchange, without publishing. Raises `PublishError` if that fails."""
         if self._connection is None or not self.available.is_set():
             raise PublishError(self.last_error or "there is no connection to the broker")
         try:
-            with loss_named(self._connection):
+            with loss_named(self._connection), _silence_named():
                 await self._look_for_exchange(self._connection)
         except BROKER_ERRORS as error:
             raise PublishError(explain(error)) from error
@@ -127,6 +132,17 @@ class Feed:
                 next_try_seconds=round(wait, 1),
             )
         await asyncio.sleep(wait)
+
+
+@contextmanager
+def _silence_named() -> Iterator[None]:
+    """Turn the cancellation by which aiormq ends what waits for a silent broker into `PublishError`."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        raise PublishError(SILENT) from None
 
 
 def _report_skipped(url: SecretStr, error: Exception) -> None:

@@ -17,6 +17,8 @@ from worker.core.tracing import UNTRACED, Tracing
 PUBLISH_TIMEOUT = 10.0
 """Seconds until a publish that is not confirmed counts as failed; a blocked connection ends here."""
 
+_CLOSE_TIMEOUT = 1.0
+"""Seconds that a channel may take to close; on a blocked connection it does not."""
 _NOWHERE = "crm-sync.probe"
 
 
@@ -44,6 +46,13 @@ class _Lane:
             if self._channel is None or self._channel.is_closed:
                 self._channel = await self._new_channel()
             return self._channel
+
+    async def renew(self) -> None:
+        old, self._channel = self._channel, None
+        if old is not None:
+            with suppress(aiormq.AMQPError, RuntimeError, OSError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await old.close(aiormq.exceptions.ChannelInvalidStateError("another channel is used now"))
 
     async def publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         with _explained(exchange, routing_key):
@@ -135,6 +144,10 @@ class BrokerPublisher:
         """Publish nothing until there is a connection again."""
         self._payloads.attach(None)
         self._copies.attach(None)
+
+    async def renew(self) -> None:
+        """Publish payloads through another channel from now on; what is unconfirmed on this one fails."""
+        await self._payloads.renew()
 
     async def publish(self, exchange: str, routing_key: str, message: Outgoing) -> None:
         """Publish a payload; see the port for what is guaranteed."""
