@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_used_are_named(settings: Path, monkeypatch: pyt
     monkeypatch.setenv("CRM_SYNC_INTAKE__SPOOL", "")
     ended = crm_sync("intake")
     assert ended.exit_code == 2
-    assert "intake.spool (CRM_SYNC_INTAKE__SPOOL): must name a folder" in ended.stderr
+    assert "intake.spool (CRM_SYNC_INTAKE__SPOOL): is empty; name a folder" in ended.stderr
     monkeypatch.delenv("CRM_SYNC_INTAKE__TOKEN_FILES")
     ended = crm_sync("intake")
     assert ended.exit_code == 2

@@ -77,13 +77,6 @@ def _parse_paths(value: object) -> object:
     return () if value == "" else _parse_list(value)
 
 
-def _named(value: object) -> object:
-    """Refuse an empty path, which would be the current folder."""
-    if value == "":
-        raise ValueError("must name a folder")
-    return value
-
-
 def _ascending(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
     if not delays or list(delays) != sorted(set(delays)):
         raise ValueError("name at least one delay, each longer than the one before it, such as 5s,30s,2m")
@@ -144,6 +137,12 @@ def _named(value: object) -> object:
     return value
 
 
+def _folder(value: object) -> object:
+    if value == "":
+        raise ValueError("is empty; name a folder, or leave it out")
+    return value
+
+
 SecretFile = Annotated[Path | None, BeforeValidator(_named)]
 DurationOrNone = Annotated[timedelta, BeforeValidator(parse_duration)]
 """A duration of which 0 turns something off."""
@@ -151,7 +150,7 @@ Duration = Annotated[DurationOrNone, AfterValidator(_longer_than_nothing)]
 RequestTimeout = Annotated[Duration, AfterValidator(_within_a_request)]
 Delays = Annotated[tuple[Duration, ...], BeforeValidator(_parse_list), AfterValidator(_ascending)]
 Statuses = Annotated[frozenset[Annotated[str, AfterValidator(_status)]], BeforeValidator(_parse_list)]
-Folder = Annotated[Path, BeforeValidator(_named)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_parse_paths)]
 Zone = Annotated[ZoneInfo, BeforeValidator(parse_zone)]
 Exchange = Annotated[str, AfterValidator(_exchange)]
