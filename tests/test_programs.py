@@ -105,8 +105,9 @@ def test_the_list_of_commands_says_what_each_says_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_help_of_a_command_shows_no_type_of_a_flag(command: list[str]) -> None:
+def test_help_of_a_command_shows_no_type_of_a_flag_and_no_foreign_option(command: list[str]) -> None:
     shown = CliRunner(env={"COLUMNS": "100"}).invoke(app, [*command, "--help"])
     assert shown.exit_code == 0
     assert "--help" in shown.stdout
     assert "bool" not in shown.stdout
+    assert "completion" not in shown.stdout

@@ -45,9 +45,9 @@ def check(
     Use it before the first start, after every change of settings, and first
     when something is wrong; it takes the same settings as run. One line each
     for settings; broker, permissions, topology, alarms; dialer, clock; sink,
-    tls, ping or crm; intake. What can't be tried is left out. Nothing is changed: nothing is
-    declared, what is published goes to no queue, and the dialer is asked for
-    what doesn't exist. Secrets are masked.
+    tls, ping or crm; intake. What can't be tried is left out. Nothing is
+    changed: nothing is declared, what is published goes to no queue, and the
+    dialer is asked for what doesn't exist. Secrets are masked.
 
     Exit status 0, also with a warning (!); 1 if something failed; 2 for
     settings that can't be used.

@@ -17,7 +17,7 @@ from worker.crm.source import read_merged, read_preset, shipped, shipped_text
 from worker.settings.load import SettingsError
 from worker.settings.tree import CrmSettings
 
-app = typer.Typer(cls=Group, no_args_is_help=True)
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False)
 
 
 class _Sink(BaseModel):

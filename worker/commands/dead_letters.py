@@ -43,7 +43,7 @@ from worker.settings import BrokerCommandSettings
 _LOWEST_RATE = 0.01  # the broker lets nobody hold a message for long
 _NAMED_AT_MOST = 20
 
-app = typer.Typer(cls=Group, no_args_is_help=True)
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

@@ -27,7 +27,7 @@ from worker.rabbitmq.publisher import BrokerPublisher
 from worker.rabbitmq.topology import Exchange, exists
 from worker.settings import BrokerCommandSettings
 
-app = typer.Typer(cls=Group, invoke_without_command=True)
+app = typer.Typer(cls=Group, invoke_without_command=True, add_completion=False)
 
 EventIdOption = Annotated[
     str | None, typer.Option("--event-id", help="The event's id; unset: derived from the event itself.")
