@@ -56,6 +56,22 @@ HTTP_DATE = formatdate(SOON, usegmt=True)
         ("3601", 3600),
         ("9" * 21, 3600),
         ("9" * 5000, 3600),
+        ("3e2", 300),
+        ("1.5E+2", 150),
+        ("1e300", 3600),
+        ("1 week", 3600),
+        ("P1W", 3600),
+        ("PT30,5S", 31),
+        ("wait 30", 30),
+        ("Retry after: 30 seconds", 30),
+        ("seconds=300", 300),
+        ("delta-seconds=300", 300),
+        ("300 (seconds)", 300),
+        ("(300)", 300),
+        ("[300]", 300),
+        ("~30", 30),
+        ("\N{LEFT DOUBLE QUOTATION MARK}30\N{RIGHT DOUBLE QUOTATION MARK}", 30),
+        ("30; comment=later", 30),
     ],
 )
 def test_a_wait_is_understood_and_never_cut_short(value: str, seconds: float) -> None:
@@ -86,6 +102,10 @@ def test_a_wait_is_understood_and_never_cut_short(value: str, seconds: float) ->
         f"{SOON:.0f}",
         f"{SOON:.1f}",
         f"{SOON * 1000:.0f}",
+        f"{SOON * 1e6:.0f}",
+        f"{SOON * 1e9:.0f}",
+        f"until {THEN:%Y-%m-%dT%H:%M:%SZ}",
+        f"after {HTTP_DATE}",
         f"{formatdate(SOON - 30, usegmt=True)}, {HTTP_DATE}",
     ],
 )
@@ -105,7 +125,27 @@ def test_a_time_far_ahead_is_an_hour(at: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, "", " ", "soon", "-5", "-5 s", "- 5", "nan", "inf", "١٢", "30 parsecs", "2 30", "0x10", "true"],
+    [
+        None,
+        "",
+        " ",
+        "soon",
+        "-5",
+        "-5 s",
+        "- 5",
+        "nan",
+        "inf",
+        "١٢",
+        "30 parsecs",
+        "2 30",
+        "0x10",
+        "true",
+        "wait",
+        "after -5",
+        "2-30",
+        "e3",
+        "1e-3",
+    ],
 )
 def test_what_nobody_would_understand_counts_as_missing(value: str | None) -> None:
     assert retry_after(value, NOW) is None
