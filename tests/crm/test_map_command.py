@@ -195,7 +195,8 @@ def test_what_the_settings_change_is_shown(tmp_path: Path) -> None:
     lines = crm_sync("crm", "diff", "--config", config).stdout.splitlines()
     assert lines[:2] == ["--- hubspot", "+++ hubspot"]
     assert "+        campaign: '{{ call.campaign_id }}'" in lines
-    same = written(tmp_path, "same.yaml", {"sink": {"crm": {"preset": "hubspot"}}})
+    elsewhere = {"preset": "hubspot", "token_file": "/nowhere/token"}
+    same = written(tmp_path, "same.yaml", {"sink": {"crm": elsewhere}})
     assert crm_sync("crm", "diff", "--config", same).stdout == "nothing is changed\n"
 
 

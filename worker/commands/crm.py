@@ -137,9 +137,13 @@ def chosen(settings: CrmSettings) -> str:
 
 
 def _merged_or_exit(settings: CrmSettings) -> dict[str, Any]:
-    """Return the preset as it is used, as written, or exit with status 2 if it can't be used."""
+    """Return the preset as it is used, as written, or exit with status 2 if it can't be used.
+
+    No secret is needed, so it can be looked at where the files of the secrets are not.
+    """
+    bare = CrmSettings(preset=chosen(settings), tables=settings.tables, fields=settings.fields)
     try:
-        compiled(settings, "", placeholders=True)
+        compiled(bare, "", placeholders=True)
     except SettingsError as error:
         stop_with("the preset can't be used:", *error.problems, status=2)
     return read_merged(chosen(settings), settings.tables, settings.fields)
