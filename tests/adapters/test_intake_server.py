@@ -4,11 +4,14 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from cloudevents.core.bindings.http import to_binary_event, to_structured_event
+from cloudevents.core.v1.event import CloudEvent
 from structlog.testing import capture_logs
 
 from tests.adapters.intake import CALL_ID, TOKEN, Intake, open_intake
@@ -98,6 +101,19 @@ async def test_cloud_events_are_accepted_in_all_three_modes(intake: Intake) -> N
     assert [message.content_type for message in intake.feed.published][1] == "application/json"
     assert dict(intake.feed.published[1].headers or {})["cloudEvents:source"] == "/pbx"
     assert await intake.ask("POST", "/events", b"[]", {"Content-Type": batch}) == (200, '{"accepted":[]}\n')
+
+
+async def test_what_the_sdk_of_cloud_events_sends_is_accepted(intake: Intake) -> None:
+    attributes = {"specversion": "1.0", "id": "büro 1", "source": "/pbx", "type": "call.ended"}
+    event = CloudEvent(attributes=attributes | {"time": datetime.now(UTC)}, data={"call_id": CALL_ID})
+    answers = [
+        await intake.ask("POST", "/events", bytes(message.body), dict(message.headers))
+        for message in (to_structured_event(event), to_binary_event(event))
+    ]
+    assert {status for status, _ in answers} == {200}
+    assert answers[0] == answers[1]
+    kinds = [message.content_type for message in intake.feed.published]
+    assert kinds == ["application/cloudevents+json", "application/json"]
 
 
 async def test_a_repeat_gets_the_same_id(intake: Intake) -> None:
