@@ -197,7 +197,9 @@ class Simulation:
         else:
             lockout.refused(permit, "no")
         if lockout.has_news:
-            self.board = seat.leave(self.board, Needs(0, 0, tries=False, news=lockout.news(now)), now)
+            self.board = seat.leave(
+                self.board, Needs(0, 0, 1, measures=False, tries=False, news=lockout.news(now)), now
+            )
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -41,7 +41,8 @@ class Dialer:
         self.rounds = 0
 
     def needs(self, now: float) -> Needs:
-        return Needs(0, MOST, self.tries, tuple(each.shifted(now) for each in self.news))
+        news = tuple(each.shifted(now) for each in self.news)
+        return Needs(0, MOST, MOST, measures=False, tries=self.tries, news=news)
 
     def lower(self, share: int) -> None:
         self.share = min(share, self.share)

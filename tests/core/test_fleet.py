@@ -15,8 +15,16 @@ NOW = 1e9
 MOST = 8
 
 
-def needs(wanted: int = 100, busy: int = 0, *, tries: bool = False, news: tuple[Login, ...] = ()) -> Needs:
-    return Needs(busy, wanted, tries, news)
+def needs(
+    wanted: int = 100,
+    busy: int = 0,
+    *,
+    limit: int = MOST,
+    measures: bool = False,
+    tries: bool = False,
+    news: tuple[Login, ...] = (),
+) -> Needs:
+    return Needs(busy, wanted, limit, measures, tries, news)
 
 
 class Table:
@@ -51,7 +59,7 @@ def test_all_get_an_even_share_within_three_rounds(clock: Clock, workers: int, s
     for _ in range(3):
         table.second()
         assert sum(table.shares.values()) <= MOST
-    assert list(table.shares.values()) == shares
+    assert sorted(table.shares.values(), reverse=True) == shares
 
 
 def test_a_new_worker_gets_its_share_within_two_seconds(clock: Clock) -> None:
@@ -207,9 +215,85 @@ def test_a_seat_without_requests_may_try_and_has_no_share(clock: Clock) -> None:
     assert (played.share, played.may_try) == (0, True)
 
 
+def test_the_first_with_requests_leads_and_sets_the_limit_of_all(clock: Clock) -> None:
+    table = Table(clock, 2)
+    first, second = table.seats
+    table.play(first, needs(0, limit=1))
+    assert table.board.leader == "w0"
+    table.play(second, needs(limit=1))
+    assert table.board.leader == "w1", "the first one has no requests"
+    table.play(first, needs(limit=1))
+    table.play(second, needs(limit=5))
+    assert (table.board.leader, table.board.limit) == ("w1", 5)
+    table.play(first, needs(limit=1))
+    assert table.board.limit == 5
+    assert table.shares["w0"] <= 3
+
+
+def test_any_one_lowers_the_limit_and_the_leader_learns_it(clock: Clock) -> None:
+    table = Table(clock, 2)
+    first, second = table.seats
+    table.play(first, needs(limit=8))
+    table.play(second, needs(limit=1))
+    table.play(first, needs(limit=8))
+    table.play(second, needs(limit=8))
+    table.play(second, needs(limit=4))
+    assert table.board.limit == 4
+    table.play(second, needs(limit=4))
+    played = first.play(table.board, needs(limit=8), NOW)
+    assert (played.leads, played.lowered, played.board.limit) == (True, True, 4)
+    played = first.play(table.board, needs(limit=2), NOW)
+    assert (played.lowered, played.board.limit) == (True, 2)
+
+
+def test_nobody_else_sends_while_the_leader_measures(clock: Clock) -> None:
+    table = Table(clock, 3)
+    for _ in range(3):
+        table.second()
+    first, second, third = table.seats
+    played = first.play(table.board, needs(limit=1, busy=2, measures=True), NOW)
+    assert (played.soon, played.alone, played.board.measuring) == (True, False, True)
+    table.play(first, needs(limit=1, busy=1, measures=True))
+    for seat in (second, third):
+        assert table.play(seat, needs(limit=8)) == 0
+    played = first.play(table.board, needs(limit=1, measures=True), NOW)
+    assert (played.alone, played.share) == (True, 1)
+    table.play(first, needs(limit=6))
+    for seat in (second, third):
+        assert table.play(seat, needs(limit=1)) == 2
+
+
+def test_a_leader_that_has_nothing_to_measure_makes_nobody_wait(clock: Clock) -> None:
+    table = Table(clock, 2)
+    table.play(table.seats[0], needs(1, limit=8))
+    table.play(table.seats[1], needs(0, limit=1))
+    assert not table.seats[0].play(table.board, needs(0, limit=1, measures=True), NOW).board.measuring
+
+
+def test_another_leads_once_the_leader_is_gone(clock: Clock) -> None:
+    table = Table(clock, 2)
+    table.second()
+    table.second()
+    table.play(table.seats[0], needs(limit=1, measures=True))
+    left = table.seats[0].leave(table.board, needs(), NOW)
+    played = table.seats[1].play(left, needs(limit=1), NOW)
+    assert (played.leads, played.board.leader, played.board.measuring) == (True, "w1", False)
+
+
+def test_if_there_are_more_workers_than_requests_an_idle_one_has_no_share(clock: Clock) -> None:
+    table = Table(clock, 10)
+    for _ in range(5):
+        table.second(w3=0, w4=0, w5=0)
+    shares = [table.shares[f"w{number}"] for number in range(10)]
+    assert shares[3:6] == [0, 0, 0]
+    assert sum(shares) == MOST
+    table.second(**{f"w{number}": 0 for number in range(10)})
+    assert sum(table.shares.values()) == 0
+
+
 def test_a_board_is_the_same_after_a_journey() -> None:
     logins = Logins("no", 1.5, "a", 2, (1.0, 1.5), {"a": 1.5})
-    board = Board(7, {"a": Member(1, 2, 3)}, logins, "a")
+    board = Board(7, {"a": Member(1, 2, 3)}, logins, "a", "a", 5, measuring=True)
     assert Board.decode(board.encode()) == board
 
 

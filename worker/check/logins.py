@@ -21,7 +21,7 @@ class _Visitor:
         self._lockout = lockout
 
     def needs(self, now: float) -> Needs:
-        return Needs(0, 0, self._lockout.tries, self._lockout.news(now))
+        return Needs(0, 0, 1, measures=False, tries=self._lockout.tries, news=self._lockout.news(now))
 
     def take(self, played: Round) -> None:
         self._lockout.learn(played.board.logins)

@@ -8,6 +8,11 @@ The shares of all never exceed the limit: a worker raises its own only by what n
 it before it says so. A worker that plays no round for `EXPIRE` seconds, by the clock of the one who looks,
 is no member any more. As nobody knows how its requests ended, they count as failed logins until a good one:
 what has failed and what may be under way make no ten together.
+
+The limit adapts to the dialer. One member, the *leader*, finds it from the times of its own answers, which
+wait in the same queue at the dialer as those of all; if it has no requests, another one that has some leads.
+Any member lowers the limit when it sees an overload. While the leader measures how long an answer takes
+without a queue, nobody else sends.
 """
 
 import json
@@ -22,7 +27,7 @@ from worker.core.logins import MOST_FAILURES, Login, Logins
 EXPIRE = 5.0
 """Seconds without a round after which a worker's share goes to the others."""
 TURNS = 2.0
-"""Seconds for which the same workers have a share if there are more workers than requests."""
+"""Seconds for which the same workers have what can't be divided evenly, before it goes to the next ones."""
 MOST_MEMBERS = 200
 LONGEST_BOARD = 64 * 1024
 """Bytes of a board at most; a longer message is none of ours."""
@@ -49,6 +54,12 @@ class Board:
     logins: Logins = field(default_factory=Logins)
     trier: str | None = None
     """The member that may make the lone try after a refused login."""
+    leader: str | None = None
+    """The member whose answers the limit goes by."""
+    limit: int = 1
+    """How many requests all may have under way together."""
+    measuring: bool = False
+    """Whether the leader alone sends now."""
 
     def encode(self) -> bytes:
         """Return the body of a message."""
@@ -58,6 +69,9 @@ class Board:
             "members": members,
             "logins": self.logins.to_dict(),
             "trier": self.trier,
+            "leader": self.leader,
+            "limit": self.limit,
+            "measuring": self.measuring,
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -73,8 +87,9 @@ class Board:
                 for name, (seq, granted, wanted) in [*found["members"].items()][:MOST_MEMBERS]
             }
             logins = Logins.from_dict(found["logins"])
-            trier = None if found["trier"] is None else str(found["trier"])
-            board = cls(int(found["version"]), members, logins, trier)
+            trier, leader = (None if found[key] is None else str(found[key]) for key in ("trier", "leader"))
+            limit, measuring = max(1, int(found["limit"])), bool(found["measuring"])
+            board = cls(int(found["version"]), members, logins, trier, leader, limit, measuring)
         except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError("this is no board") from error
         if not all(map(math.isfinite, (logins.tried_at, *logins.failures, *logins.passwords.values()))):
@@ -90,6 +105,10 @@ class Needs:
     """How many requests it has under way."""
     wanted: int
     """How many it had use for since its last round."""
+    limit: int
+    """How many all may have under way, by what this worker saw since its last round."""
+    measures: bool
+    """Whether it has to be the only one that sends, if it leads."""
     tries: bool
     """Whether it has a lone try under way, or could make one now."""
     news: tuple[Login, ...]
@@ -103,6 +122,18 @@ class Round:
     board: Board
     share: int
     may_try: bool
+    leads: bool = True
+    """Whether this worker's answers change the limit."""
+    lowered: bool = False
+    """Whether another worker has lowered the limit since this leader's last round."""
+    others: bool = False
+    """Whether there are other workers."""
+    alone: bool = True
+    """Whether no other worker has a request under way."""
+    full: int | None = None
+    """With how many requests here the limit is used up by all, if it can be with fewer than the limit."""
+    soon: bool = False
+    """Whether the others wait for this worker's next round."""
 
 
 class Participant(Protocol):
@@ -146,22 +177,50 @@ class Seat:
         board = self._without_lost(board, now)
         logins = _after_all(board.logins, needs.news)
         others = {name: each for name, each in board.members.items() if name != self.name}
-        mine = Member(0, 0, max(1, min(needs.wanted, self._most)))
-        most = self._most
+        leader, limit = self._leader(board, needs), self._limit(board, needs)
+        measures = leader == self.name and needs.measures and needs.wanted > 0 and bool(others)
+        measuring = measures if board.leader == self.name else board.measuring and leader == board.leader
+        most = min(limit, self._most) if others else self._most  # one alone needs no round to raise its limit
         if logins.failures:  # until a good login shows that they don't count
             most = min(most, max(1, MOST_FAILURES - len(logins.failures)))
-        shares = _divide(others | {self.name: mine}, most, now)
-        free = most - sum(each.granted for each in others.values())
-        share = max(0, min(shares[self.name], free))
+        mine = Member(0, 0, min(needs.wanted, self._most))
+        members = others | {self.name: mine}
+        shares = _divide(members, most, now) if not measuring else dict.fromkeys(members, 0) | {leader: 1}
+        held = sum(each.granted for each in others.values())
+        share = max(0, min(shares[self.name], most - held))
         self._seq += 1
         # While a refusal stands nothing new is sent but the lone try: a lost worker leaves no more in doubt.
         granted = needs.busy if logins.message is not None else max(share, needs.busy)
-        mine = replace(mine, seq=self._seq, granted=granted)
         trier = None if board.trier == self.name else board.trier
         if trier is None and needs.tries:
             trier = self.name
-        played = Board(board.version + 1, others | {self.name: mine}, logins, trier)
-        return Round(played, share, trier == self.name)
+        members[self.name] = replace(mine, seq=self._seq, granted=granted)
+        return Round(
+            Board(board.version + 1, members, logins, trier, leader, limit, measuring),
+            share,
+            may_try=trier == self.name,
+            leads=leader == self.name,
+            lowered=board.leader == self.name and board.limit < self.last.limit,
+            others=bool(others),
+            alone=held == 0,
+            full=share if others and sum(each.wanted for each in members.values()) >= limit else None,
+            soon=measures or needs.busy > share,
+        )
+
+    def _leader(self, board: Board, needs: Needs) -> str | None:
+        """Return who leads: this worker if nobody does, or if the leader has no requests and this one has."""
+        present = None if board.leader is None else board.members.get(board.leader)
+        idle = present is None or (present.wanted == 0 and needs.wanted > 0)
+        return self.name if idle and self._most > 0 else board.leader
+
+    def _limit(self, board: Board, needs: Needs) -> int:
+        """Return the limit of all: the leader sets it, and any other one only lowers it."""
+        told = self.last.limit
+        if self.name not in board.members:
+            return board.limit if board.members else needs.limit
+        if board.leader == self.name and board.limit >= told:
+            return needs.limit
+        return min(board.limit, needs.limit) if needs.limit < told else board.limit
 
     def leave(self, board: Board, needs: Needs, now: float) -> Board:
         """Return the board without this worker, but with its news.
@@ -174,7 +233,8 @@ class Seat:
         if needs.busy or tried:
             logins = logins.in_doubt(max(needs.busy, tried), now, lone=tried)
         others = {name: each for name, each in board.members.items() if name != self.name}
-        return Board(board.version + 1, others, logins, None if board.trier == self.name else board.trier)
+        trier = None if board.trier == self.name else board.trier
+        return replace(board, version=board.version + 1, members=others, logins=logins, trier=trier)
 
     def is_stale(self, board: Board) -> bool:
         """Return whether a later board was seen: this one was lost for a while with its holder."""
@@ -199,21 +259,27 @@ class Seat:
             if name != self.name and clock - seen[name][1] >= EXPIRE:
                 del members[name]
                 logins = logins.in_doubt(max(member.granted, trier == name), now, lone=trier == name)
-        return Board(board.version, members, logins, trier if trier in members else None)
+        return replace(board, members=members, logins=logins, trier=trier if trier in members else None)
 
 
 def _divide(members: dict[str, Member], most: int, now: float) -> dict[str, int]:
-    """Return the fair share of each: evenly, and what one has no use for goes to the others."""
+    """Return the fair share of each: evenly, and what one has no use for goes to the others.
+
+    If there are more members than requests, one that has no use for any gets none.
+    """
     names = sorted(members)
     if len(names) > most:
-        first = int(now / TURNS) * most % len(names)
-        names = (names[first:] + names[:first])[:most]
-    shares = dict.fromkeys(members, 0)
-    left = most
-    while left > 0 and (hungry := [name for name in names if shares[name] < members[name].wanted]):
-        for name in hungry[:left]:
-            shares[name] += 1
-        left -= len(hungry[:left])
+        names = [name for name in names if members[name].wanted]
+    shares, left = dict.fromkeys(members, 0), most
+    if not names:
+        return shares
+    first = int(now / TURNS) * (most % len(names)) % len(names)
+    names = names[first:] + names[:first]
+    for claims in ({name: members[name].wanted or 1 for name in names}, dict.fromkeys(names, most)):
+        while left > 0 and (hungry := [name for name in names if shares[name] < claims[name]]):
+            for name in hungry[:left]:
+                shares[name] += 1
+            left -= len(hungry[:left])
     return shares
 
 

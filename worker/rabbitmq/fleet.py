@@ -27,6 +27,8 @@ LOST_AFTER = 1.0
 ROUND_TIMEOUT = 10.0
 """Seconds that a round may take. In an alarm the broker answers none, and all keep their shares."""
 LEAVE_TIMEOUT = 2.0
+SOON = 0.1
+"""Seconds until the next round if the others wait for it."""
 RETRY_ALONE = 30.0
 """Seconds between two tries of a worker that can't use the queue."""
 _MOST_STALE = 20
@@ -128,24 +130,24 @@ class Fleet:
         except BROKER_ERRORS:  # if the connection is lost, the consumer finds out more
             await self._close_channel()
             return self._every
-        if not played:
+        if played is None:
             return AGAIN
         if self._is_alone:
             self._is_alone = False
             _log.info("dialer_shared", queue=self.queue)
-        return self._every
+        return min(SOON, self._every) if played.soon else self._every
 
     def _play_last(self, board: Board, needs: Needs, now: float) -> Round:
         left = self._seat.leave(board, needs, now)
-        return Round(left, 0, left.trier is None)
+        return Round(left, 0, left.trier is None, leads=False)
 
-    async def _exchange(self, connection: AbstractConnection, play: _Play) -> bool:
-        """Get the board, play and put it back. Return false if another worker has it."""
+    async def _exchange(self, connection: AbstractConnection, play: _Play) -> Round | None:
+        """Get the board, play and put it back. Return None if another worker has it."""
         if self._channel is None or self._channel.is_closed:
             self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         message, board = await self._take(self._channel)
         if board is None:
-            return False
+            return None
         now = self._wall()
         needs = self._dialer.needs(now)
         played = play(board, needs, now)
@@ -163,7 +165,7 @@ class Fleet:
         self._missing_since = None
         self._seat.last = played.board
         self._dialer.take(played)
-        return True
+        return played
 
     async def _take(self, channel: AbstractChannel) -> tuple[AbstractIncomingMessage | None, Board | None]:
         """Return the message and its board; of a board that is lost, the last one that was seen here."""

@@ -42,7 +42,7 @@ from worker.core.errors import (
     LoginRefused,
     NotReady,
 )
-from worker.core.fleet import Needs, Round
+from worker.core.fleet import Board, Needs, Round
 from worker.core.logins import LOCK, LONGER, MOST_FAILURES, Login, Logins
 from worker.core.transitions import State
 from worker.vicidial.limiter import LONGEST_WAIT, AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
@@ -344,17 +344,22 @@ class Guard:
 
     @property
     def on_news(self) -> Callable[[], None]:
-        """Called when the other workers should soon know what happened here."""
+        """Called when a round should be played soon: for news, or as a request waits without a share."""
         return self.lockout.on_news
 
     @on_news.setter
     def on_news(self, called: Callable[[], None]) -> None:
-        self.lockout.on_news = called
+        self.lockout.on_news = self._limiter.on_starved = called
 
     def needs(self, now: float) -> Needs:
         """Return what this worker brings to a round of all workers; `now` is the Unix time."""
         return Needs(
-            self._limiter.busy, self._limiter.take_peak(), self.lockout.tries, self.lockout.news(now)
+            busy=self._limiter.busy,
+            wanted=self._limiter.take_peak(),
+            limit=self._limit.limit,
+            measures=self._limit.measures,
+            tries=self.lockout.tries,
+            news=self.lockout.news(now),
         )
 
     def lower(self, share: int) -> None:
@@ -371,6 +376,7 @@ class Guard:
             self.breakers.login_refused(LoginRefused(self.lockout.explain()), wait)
         elif was_refusing and not self.lockout.refusing:
             self.breakers.dialer.probe_now()
+        self._limit.adopt(played)
         self._limiter.share = played.share
 
     def leave(self) -> None:
@@ -379,6 +385,7 @@ class Guard:
 
     def be_alone(self, share: int) -> None:
         """Go on with this share, by what this worker alone knows."""
+        self._limit.adopt(Round(Board(), share, may_try=True))
         self._limiter.share, self.lockout.may_try = share, True
 
     @property

@@ -18,6 +18,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 
+from worker.core.fleet import Round
+
 ENOUGH = 7
 """Answers that make a median stable, for a best time and for a round."""
 MOST_ROUNDS = 256
@@ -36,6 +38,10 @@ MEASURE_RARELY = 50.0
 """Minimum pause between two measurements, as a multiple of the last one's duration."""
 SHORTEST = 1e-6
 """The least best time, in seconds."""
+SETTLE = 1.5
+"""Seconds after a cut until its effect shows, if other workers have to learn of it."""
+PAUSE_BEGINS, PAUSE_ENDS = 3.0, 10.0
+"""Seconds that other workers have to end their requests before a measurement, and that they wait for one."""
 LONGEST_WAIT = 120.0
 """Seconds that a request waits for a slot. RabbitMQ requeues what is unacknowledged for 30 minutes."""
 OVERDUE = 0.25
@@ -46,7 +52,10 @@ _Waiter = tuple[int, asyncio.Future[None]]
 
 
 class AdaptiveLimit:
-    """How many requests may be under way. Pure: it learns from answers, and makes nobody wait itself."""
+    """How many requests may be under way. Pure: it learns from answers, and makes nobody wait itself.
+
+    Of several workers one leads: its answers change the limit of all. `adopt` has the others follow.
+    """
 
     limit: int
     """How many requests may be under way now. It is 1 also while the best times are measured."""
@@ -68,6 +77,45 @@ class AdaptiveLimit:
         self._outdated = 0  # how many may be under way that were sent under a higher limit, and so…
         self._cut_at = -math.inf  # …not after this
         self._measuring, self._resume_at = True, 1  # the limit after the measuring
+        self._leads = self._alone = True
+        self._led = False  # in the last round
+        self._paused_at: float | None = None  # when the other workers began to wait for a measurement
+        self._settle = 0.0
+        self._full = most  # with how many requests of this worker the limit is used up
+
+    @property
+    def measures(self) -> bool:
+        """Whether the other workers have to wait, so that a best time can be measured."""
+        return self._measuring and self._paused_for() < PAUSE_ENDS
+
+    def _paused_for(self) -> float:
+        return 0.0 if self._paused_at is None else self._clock() - self._paused_at
+
+    def adopt(self, played: Round) -> None:
+        """Go by the outcome of a round of all workers."""
+        began = played.leads and not self._led
+        self._leads = self._led = played.leads
+        self._settle = SETTLE if played.others else 0.0
+        self._full = self._most if played.full is None else played.full
+        now, limit = self._clock(), played.board.limit
+        if not self._leads:
+            self.limit, self._outdated = limit, 0
+        elif began:
+            self._paused_at = None
+            self._slow_start = self._slow_start and limit == 1
+            self.limit, self._resume_at = (1 if self._measuring else limit), limit
+            self._round.clear()
+            self._begin_step(now)
+        elif played.lowered and not self._measuring:
+            self._cut(min(limit, self.limit), now, limit)
+        if self._leads and played.board.measuring and self._paused_at is None:
+            self._paused_at = now
+        if played.alone and not self._alone:
+            self._samples.clear()
+            self._cut_at = now
+        self._alone = played.alone
+        if self._measuring and self._best and not self._alone and self._paused_for() > PAUSE_BEGINS:
+            self._end_measuring(now)
 
     def on_success(self, kind: str, seconds: float, busy: int) -> None:
         """Record an answer, `seconds` after its request was sent.
@@ -75,6 +123,8 @@ class AdaptiveLimit:
         `kind` separates requests that take differently long; there must be few kinds. `busy` is how many
         requests were under way when this one ended, itself included.
         """
+        if not self._leads:
+            return
         now = self._clock()
         if now - seconds <= self._cut_at:
             if self._outdated:
@@ -86,7 +136,7 @@ class AdaptiveLimit:
         elif best is None:
             self._learn(kind, seconds)
         else:
-            if busy >= self.limit:
+            if busy >= self.limit or busy >= self._full:
                 self._in_use = True
             self._round.append(seconds / best)
             answers = len(self._round)
@@ -98,7 +148,7 @@ class AdaptiveLimit:
         self._slow_start = False
         if self._outdated:
             self._outdated -= 1
-        elif self._measuring:
+        elif self._measuring and self._leads:
             self._resume_at = max(1, self._resume_at // 2)
         else:
             self._cut(max(1, self.limit // 2), self._clock(), self.limit)
@@ -115,8 +165,7 @@ class AdaptiveLimit:
             self._begin_measuring(now, busy)
         elif self._slow_start and self._in_use:
             self._slow_start = self.limit < self._most
-            self.limit = min(2 * self.limit, self._most)
-            self._begin_step(now)
+            self._change(min(2 * self.limit, self._most), now)
         elif now - self._stepped_at >= STEP:
             self._step(now, busy)
 
@@ -133,8 +182,9 @@ class AdaptiveLimit:
             return
         few_queue = queue < max(FEW_QUEUE, self.limit / 6) and slowdown < TOLERANCE
         if few_queue and self._in_use and not self._slow_start:
-            self.limit = min(self.limit + 1, self._most)
-        self._begin_step(now)
+            self._change(min(self.limit + 1, self._most), now)
+        else:
+            self._begin_step(now)
 
     def _without_queue(self, slowdown: float) -> int:
         return round(self.limit / slowdown + 1)
@@ -143,7 +193,7 @@ class AdaptiveLimit:
         """Lower the limit. What is under way was sent under the old one, and says nothing about the new."""
         self.limit = limit
         self._slow_start = False
-        self._outdated, self._cut_at = busy - 1, now
+        self._outdated, self._cut_at = busy - 1, now + self._settle
         self._round.clear()
         self._begin_step(now)
 
@@ -161,6 +211,8 @@ class AdaptiveLimit:
 
     def _measure(self, kind: str, seconds: float, now: float) -> None:
         """Record the answer to a lone request. The measurement ends when one kind has enough of them."""
+        if not self._alone:
+            return
         samples = self._samples.setdefault(kind, [])
         samples.append(seconds)
         if len(samples) < ENOUGH:
@@ -171,9 +223,18 @@ class AdaptiveLimit:
         after = min(2 * self._measure_after, MEASURE_EVERY) if all(as_known) else MEASURE_FIRST
         took = sum(sum(times) for times in self._samples.values())
         self._measure_after = max(after, took * MEASURE_RARELY)
+        self._end_measuring(now)
+
+    def _end_measuring(self, now: float) -> None:
         self._measured_at = now
         self._samples.clear()
-        self.limit, self._measuring = self._resume_at, False
+        self._measuring, self._paused_at = False, None
+        self._change(self._resume_at, now)
+
+    def _change(self, limit: int, now: float) -> None:
+        """Raise the limit. It is used up here only once the other workers know it, and use it, too."""
+        self.limit = limit
+        self._full = self._most
         self._begin_step(now)
 
     def _learn(self, kind: str, seconds: float) -> None:
@@ -226,6 +287,8 @@ class ConcurrencyLimiter:
         self._busy = self._optional = self._peak = 0
         self._overdue = set[object]()
         self._numbers = itertools.count()
+        self.on_starved: Callable[[], None] = lambda: None
+        """Called when a request waits and this worker has no share."""
         self._waiting_needed = deque[_Waiter]()
         self._waiting_optional = deque[_Waiter]()
 
@@ -278,6 +341,8 @@ class ConcurrencyLimiter:
         waiter = (-1 if first else next(self._numbers), turn)
         line.insert(0 if first else len(line), waiter)
         self._note_peak()
+        if self._share == 0 and len(self._waiting_needed) + len(self._waiting_optional) == 1:
+            self.on_starved()
         self._let_in()  # a needed one may overtake the optional ones that wait
         try:
             async with asyncio.timeout(self._longest_wait):
