@@ -59,15 +59,6 @@ class Built:
         settings: dict[str, str] = self.the("ConfigMap")["data"]
         return settings | given
 
-    @property
-    def most_workers(self) -> int:
-        """How many workers run at one time, at most: with the one more of a rollout."""
-        deployment = self.the("Deployment")["spec"]
-        scaled = [each["spec"]["maxReplicaCount"] for each in self.all("ScaledObject")]
-        most: int = max([deployment.get("replicas", 0), *scaled])
-        surge: int = deployment["strategy"]["rollingUpdate"]["maxSurge"]
-        return most + surge
-
 
 @cache
 def build(folder: Path) -> Built:

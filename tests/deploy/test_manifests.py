@@ -233,7 +233,6 @@ def test_a_rollout_takes_no_worker_away_before_a_new_one_consumes(built: Built) 
 def test_all_workers_together_can_not_lock_the_api_user(built: Built) -> None:
     most = int(built.environment["CRM_SYNC_VICIDIAL__MAX_CONCURRENCY"])
     assert most + 1 < LOCKS_AT, "those under way, and the next try"
-    assert built.most_workers <= most, "each has a share"
 
 
 def in_bytes(quantity: str) -> int:

@@ -185,15 +185,19 @@ class Seat:
             most = min(most, max(1, MOST_FAILURES - len(logins.failures)))
         mine = Member(0, 0, min(needs.wanted, self._most))
         members = others | {self.name: mine}
-        shares = _divide(members, most, now) if not measuring else dict.fromkeys(members, 0) | {leader: 1}
+        trier = None if board.trier == self.name else board.trier
+        if trier is None and needs.tries:
+            trier = self.name
+        refusing = logins.message is not None
+        if (sole := trier if refusing else leader if measuring else None) is not None:
+            shares = dict.fromkeys(members, 0) | {sole: 1}
+        else:
+            shares = _divide(members, most, now)
         held = sum(each.granted for each in others.values())
         share = max(0, min(shares[self.name], most - held))
         self._seq += 1
         # While a refusal stands nothing new is sent but the lone try: a lost worker leaves no more in doubt.
-        granted = needs.busy if logins.message is not None else max(share, needs.busy)
-        trier = None if board.trier == self.name else board.trier
-        if trier is None and needs.tries:
-            trier = self.name
+        granted = needs.busy if refusing else max(share, needs.busy)
         members[self.name] = replace(mine, seq=self._seq, granted=granted)
         return Round(
             Board(board.version + 1, members, logins, trier, leader, limit, measuring),
@@ -204,7 +208,7 @@ class Seat:
             others=bool(others),
             alone=held == 0,
             full=share if others and sum(each.wanted for each in members.values()) >= limit else None,
-            soon=measures or needs.busy > share,
+            soon=measures or needs.busy > (0 if refusing else share),
         )
 
     def _leader(self, board: Board, needs: Needs) -> str | None:
