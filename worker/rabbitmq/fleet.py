@@ -127,7 +127,10 @@ class Fleet:
             await self._close_channel()
             self._go_alone(error)
             return self._retry_alone
-        except BROKER_ERRORS:  # if the connection is lost, the consumer finds out more
+        except (*BROKER_ERRORS, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            # If the connection is lost, or silent (aiormq cancels then), the consumer finds out more.
             await self._close_channel()
             return self._every
         if played is None:
