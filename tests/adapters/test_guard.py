@@ -279,14 +279,20 @@ def guard_that_waits_briefly(breakers: CircuitBreakers) -> Guard:
     return Guard(breakers, LockoutGuard(300, "password"), max_concurrency=1, longest_wait=0.05)
 
 
+async def never_sent() -> None:
+    pytest.fail("it was let through")
+
+
 async def test_who_gets_no_slot_in_time_is_put_off_and_nobody_is_to_blame(breakers: CircuitBreakers) -> None:
     guard = guard_that_waits_briefly(breakers)
-    async with guard.request("callid_info", CALL):
+
+    async def ten_others() -> None:
         for _ in range(10):
             with pytest.raises(CircuitOpen, match=r"too slow: no place .* fell free within 0\.05 s"):
-                async with guard.request("callid_info", CALL):
-                    pytest.fail("it was let through")
+                await guard.request("callid_info", CALL, never_sent)
         assert breakers.all_closed
+
+    await guard.request("callid_info", CALL, ten_others)
 
 
 # --- optional functions
@@ -420,14 +426,15 @@ async def test_while_the_dialer_itself_is_in_trouble_it_is_no_matter_of_the_func
 
 async def test_one_that_gets_no_slot_in_time_counts_as_failing(breakers: CircuitBreakers) -> None:
     guard = guard_that_waits_briefly(breakers)
-    async with guard.request("callid_info", CALL):
+
+    async def four_others() -> None:
         for _ in range(3):
             with pytest.raises(EnrichmentUnavailable, match="too slow"):
-                async with guard.request(DETAILS, "1000"):
-                    pytest.fail("it was let through")
+                await guard.request(DETAILS, "1000", never_sent)
         with pytest.raises(LeftOut, match="too slow"):
-            async with guard.request(DETAILS, "1000"):
-                pytest.fail("it was let through")
+            await guard.request(DETAILS, "1000", never_sent)
+
+    await guard.request("callid_info", CALL, four_others)
 
 
 @pytest.mark.parametrize("breakage", ["hang", "500", "reset"])

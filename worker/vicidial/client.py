@@ -145,12 +145,11 @@ class DialerClient:
     async def probe(self, function: str) -> None:
         """Call a needed function with an id that no dialer has. Raises `EnrichmentUnavailable`."""
         about, read = _PROBES[function]
-        async with self.guard.probe(function):
-            await self._observed(function, about, read)
+        await self.guard.probe(function, lambda: self._observed(function, about, read))
 
     async def _ask(self, function: str, about: _About, read: Callable[[str], _T]) -> _T:
-        async with self.guard.request(function, about[0][1] if about else ""):
-            return await self._observed(function, about, read)
+        subject = about[0][1] if about else ""
+        return await self.guard.request(function, subject, lambda: self._observed(function, about, read))
 
     def _reread_password(self) -> str:
         """Return the password that its file holds now, and use it. Raises `ValueError`."""

@@ -21,13 +21,12 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -48,6 +47,8 @@ from worker.core.transitions import State
 from worker.vicidial.limiter import LONGEST_WAIT, AdaptiveLimit, AtCapacityError, ConcurrencyLimiter
 
 _log = structlog.get_logger()
+
+_T = TypeVar("_T")
 
 # --- the login lockout guard
 
@@ -404,22 +405,17 @@ class Guard:
         """Return whether an optional function is not used now."""
         return self.left_out(function) is not None
 
-    @asynccontextmanager
-    async def request(self, function: str, subject: str) -> AsyncIterator[None]:
-        """Guard one request about this subject of an event; the block sends it.
+    async def request(self, function: str, subject: str, send: Callable[[], Awaitable[_T]]) -> _T:
+        """Send one request about this subject of an event, if it may be sent now. Return its answer.
 
-        Raises `CircuitOpen`, or `LeftOut` for an optional function, if it may not be sent now, and what the
-        block raises.
+        Raises `CircuitOpen`, or `LeftOut` for an optional function, if it may not be sent now, and what
+        `send` raises.
         """
         if function in self._optional:
-            async with self._optional_request(function):
-                yield
-            return
-        check = partial(self.breakers.check_function, function)
-        check()
+            return await self._request_optional(function, send)
+        self.breakers.check_function(function)
         try:
-            async with self._sending(function, check):
-                yield
+            answer = await self._send(function, send, self.breakers.check_function)
         except EnrichmentUnavailable as error:
             error.to_blame = await self._record_failure(function, subject, error)
             raise
@@ -427,17 +423,16 @@ class Guard:
             self.breakers.answered(function)
             raise
         self.breakers.answered(function)
+        return answer
 
-    @asynccontextmanager
-    async def probe(self, function: str) -> AsyncIterator[None]:
-        """Guard one probe, which goes before all requests that wait; the block sends it.
+    async def probe(self, function: str, send: Callable[[], Awaitable[object]]) -> None:
+        """Send one probe, before all requests that wait.
 
         Any answer is a success, also an unreadable one, as servers differ in how they answer an unknown id:
-        what the block raises then is suppressed.
+        what `send` raises then is suppressed.
         """
         try:
-            async with self._sending(function, first=True):
-                yield
+            await self._send(function, send, lambda _: None, first=True)
         except LoginRefused:
             raise
         except EnrichmentUnavailable as error:
@@ -448,26 +443,28 @@ class Guard:
             pass
         self.breakers.probed(function)
 
-    @asynccontextmanager
-    async def _optional_request(self, function: str) -> AsyncIterator[None]:
-        """Guard one request of an optional function; its breaker has the outcome before the slot is free."""
+    async def _request_optional(self, function: str, send: Callable[[], Awaitable[_T]]) -> _T:
+        """Send one request of an optional function; its breaker has the outcome before the slot is free."""
         breaker = self._optional[function]
-        check = partial(self._check_optional, function)
 
-        def report(error: EnrichmentUnavailable | None) -> None:
-            if error is None:
-                breaker.succeeded()
-            elif not isinstance(error, LoginRefused):
-                breaker.failed(error.kind, str(error))
-
-        check()
-        async with self._sending(function, check, optional=True):
+        async def send_and_record() -> _T:
             self._being_tried.add(function)
             try:
-                with _reporting(report):
-                    yield
+                answer = await send()
+            except (NotReady, EnrichmentRejected):
+                breaker.succeeded()
+                raise
+            except EnrichmentUnavailable as error:
+                if not isinstance(error, LoginRefused):
+                    breaker.failed(error.kind, str(error))
+                raise
             finally:
                 self._being_tried.discard(function)
+            breaker.succeeded()
+            return answer
+
+        self._check_optional(function)
+        return await self._send(function, send_and_record, self._check_optional, optional=True)
 
     def _check_optional(self, function: str) -> None:
         self.breakers.check_function(function)
@@ -475,38 +472,50 @@ class Guard:
         if breaker.capacity() == 0 or (breaker.state is State.HALF_OPEN and function in self._being_tried):
             raise LeftOut(f"{function} is left out for now: {breaker.status().reason}")
 
-    @asynccontextmanager
-    async def _sending(
+    async def _send(
         self,
         function: str,
-        check: Callable[[], None] = lambda: None,
+        send: Callable[[], Awaitable[_T]],
+        check: Callable[[str], None],
         *,
         optional: bool = False,
         first: bool = False,
-    ) -> AsyncIterator[None]:
-        """Hold a slot and a permit. `check` raises if nothing may be sent after the wait for the slot."""
+    ) -> _T:
+        """Send a request within a slot. `check` raises if nothing may be sent after the wait for the slot."""
         try:
             async with self._limiter.slot(optional=optional, first=first):
-                check()
-                permit = self.lockout.admit()
-                started, worked = time.perf_counter(), time.thread_time()
-
-                def report(error: EnrichmentUnavailable | None) -> None:
-                    ours = time.thread_time() - worked  # not the dialer's
-                    if not optional:
-                        self._report_time(function, time.perf_counter() - started - ours, error)
-                    self._report_login(permit, error)
-
-                try:
-                    with _reporting(report):
-                        yield
-                finally:
-                    self.lockout.unanswered(permit)  # ignored if it was reported already
+                check(function)
+                return await self._send_within_slot(function, send, timed=not optional)
         except AtCapacityError as error:
             if optional:
                 self._optional[function].failed(FailureKind.OUTAGE, str(error))
                 raise EnrichmentUnavailable(str(error)) from error
             raise CircuitOpen(str(error)) from error
+
+    async def _send_within_slot(self, function: str, send: Callable[[], Awaitable[_T]], *, timed: bool) -> _T:
+        """Send a request with a permit, and report once how it ended."""
+        permit = self.lockout.admit()
+        started, worked = time.perf_counter(), time.thread_time()
+
+        def report(error: EnrichmentUnavailable | None) -> None:
+            ours = time.thread_time() - worked  # not the dialer's
+            if timed:
+                self._report_time(function, time.perf_counter() - started - ours, error)
+            self._report_login(permit, error)
+
+        try:
+            answer = await send()
+        except EnrichmentUnavailable as error:
+            report(error)
+            raise
+        except (NotReady, EnrichmentRejected):
+            report(None)
+            raise
+        else:
+            report(None)
+            return answer
+        finally:
+            self.lockout.unanswered(permit)  # ignored if it was reported already
 
     def _report_time(self, function: str, seconds: float, error: EnrichmentUnavailable | None) -> None:
         if error is None or error.kind is FailureKind.UNREADABLE:
@@ -543,20 +552,6 @@ class Guard:
                 _log.warning("dialer_extra_refused", function=name, error=status.reason, null=OPTIONAL[name])
             else:
                 _log.warning("dialer_extra_failing", function=name, error=status.reason, null=OPTIONAL[name])
-
-
-@contextmanager
-def _reporting(report: Callable[[EnrichmentUnavailable | None], None]) -> Iterator[None]:
-    """Report once why a request got no answer, or None for an answer; a cancellation is neither."""
-    try:
-        yield
-    except EnrichmentUnavailable as error:
-        report(error)
-        raise
-    except (NotReady, EnrichmentRejected):
-        report(None)
-        raise
-    report(None)
 
 
 async def _not_verified(_: str) -> bool:
