@@ -16,7 +16,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 
 from worker.core.fleet import Round
 
@@ -47,8 +47,8 @@ LONGEST_WAIT = 120.0
 OVERDUE = 0.25
 """Seconds after which an optional request no longer keeps needed ones waiting."""
 
-_Waiter = tuple[int, asyncio.Future[None]]
-"""A request that waits for a slot: its number in order of arrival, and what is set when it gets one."""
+_Waiter = tuple[int, asyncio.Future[bool]]
+"""A request that waits for a slot: its number in order of arrival, and whether it got one in the end."""
 
 
 class AdaptiveLimit:
@@ -285,7 +285,7 @@ class ConcurrencyLimiter:
         self._longest_wait = longest_wait
         self._overdue_after = overdue
         self._busy = self._optional = self._peak = 0
-        self._overdue = set[object]()
+        self._overdue = set[_Slot]()
         self._numbers = itertools.count()
         self.on_starved: Callable[[], None] = lambda: None
         """Called when a request waits and this worker has no share."""
@@ -313,57 +313,58 @@ class ConcurrencyLimiter:
         self._note_peak()
         return peak
 
-    @contextlib.asynccontextmanager
-    async def slot(self, *, optional: bool = False, first: bool = False) -> AsyncIterator[None]:
-        """Hold a slot for the duration of the block; wait if none is free, with `first` before all others.
+    def slot(self, *, optional: bool = False, first: bool = False) -> "_Slot":
+        """Return a context manager that holds a slot for the duration of its block.
 
-        Raises `AtCapacityError` after the longest wait.
+        It waits if none is free, with `first` before all others, and raises `AtCapacityError` after the
+        longest wait.
         """
-        if (self._waiting_needed or self._waiting_optional) or not self._is_free(optional=optional):
-            await self._wait(optional=optional, first=first)
-        else:
-            self._enter(optional=optional)
-        token = object()
-        timer = None
-        if optional:
-            timer = asyncio.get_running_loop().call_later(self._overdue_after, self._note_overdue, token)
-        try:
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._overdue.discard(token)
-            self._leave(optional=optional)
+        return _Slot(self, optional=optional, first=first)
 
-    async def _wait(self, *, optional: bool, first: bool) -> None:
-        line = self._waiting_optional if optional else self._waiting_needed
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = (-1 if first else next(self._numbers), turn)
-        line.insert(0 if first else len(line), waiter)
+    async def enter(self, slot: "_Slot") -> None:
+        """Take a slot; wait if none is free. Raises `AtCapacityError`. `leave` must follow."""
+        if self._waiting_needed or self._waiting_optional or not self._is_free(optional=slot.optional):
+            await self._wait(slot)
+        else:
+            self._occupy(optional=slot.optional)
+        if slot.optional:
+            loop = asyncio.get_running_loop()
+            slot.timer = loop.call_later(self._overdue_after, self._note_overdue, slot)
+
+    def leave(self, slot: "_Slot") -> None:
+        """Free a slot."""
+        if slot.timer is not None:
+            slot.timer.cancel()
+            self._overdue.discard(slot)
+        self._release(optional=slot.optional)
+
+    async def _wait(self, slot: "_Slot") -> None:
+        loop = asyncio.get_running_loop()
+        line = self._waiting_optional if slot.optional else self._waiting_needed
+        turn: asyncio.Future[bool] = loop.create_future()
+        waiter = (-1 if slot.first else next(self._numbers), turn)
+        line.insert(0 if slot.first else len(line), waiter)
         self._note_peak()
         if self._share == 0 and len(self._waiting_needed) + len(self._waiting_optional) == 1:
             self.on_starved()
         self._let_in()  # a needed one may overtake the optional ones that wait
+        deadline = loop.call_later(self._longest_wait, _turn_away, waiter, line)
         try:
-            async with asyncio.timeout(self._longest_wait):
-                await self._turn(waiter, line, optional=optional)
-        except TimeoutError as error:
-            raise AtCapacityError(
-                "the dialer is too slow: no place for one more request fell free within"
-                f" {self._longest_wait:g} s"
-            ) from error
-
-    async def _turn(self, waiter: _Waiter, line: deque[_Waiter], *, optional: bool) -> None:
-        _, turn = waiter
-        try:
-            await turn
+            let_in = await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 with contextlib.suppress(ValueError):  # `_let_in` may have removed it
                     line.remove(waiter)
-            else:  # let in already
-                self._leave(optional=optional)
+            elif turn.result():  # let in already
+                self._release(optional=slot.optional)
             raise
+        finally:
+            deadline.cancel()
+        if not let_in:
+            raise AtCapacityError(
+                "the dialer is too slow: no place for one more request fell free within"
+                f" {self._longest_wait:g} s"
+            )
 
     def _is_free(self, *, optional: bool) -> bool:
         limit = min(self._limit.limit, self._share)
@@ -372,7 +373,7 @@ class ConcurrencyLimiter:
         most = min(self._most, self._share)
         return self._busy < most and self._busy - len(self._overdue) < limit
 
-    def _enter(self, *, optional: bool) -> None:
+    def _occupy(self, *, optional: bool) -> None:
         self._busy += 1
         self._optional += optional
         self._note_peak()
@@ -380,13 +381,13 @@ class ConcurrencyLimiter:
     def _note_peak(self) -> None:
         self._peak = max(self._peak, self._busy + len(self._waiting_needed) + len(self._waiting_optional))
 
-    def _leave(self, *, optional: bool) -> None:
+    def _release(self, *, optional: bool) -> None:
         self._busy -= 1
         self._optional -= optional
         self._let_in()
 
-    def _note_overdue(self, token: object) -> None:
-        self._overdue.add(token)
+    def _note_overdue(self, slot: "_Slot") -> None:
+        self._overdue.add(slot)
         self._let_in()
 
     def _let_in(self) -> None:
@@ -394,11 +395,40 @@ class ConcurrencyLimiter:
         while (line := self._next_line()) is not None:
             _, turn = line.popleft()
             if not turn.done():  # else cancelled
-                turn.set_result(None)
-                self._enter(optional=line is self._waiting_optional)
+                turn.set_result(True)
+                self._occupy(optional=line is self._waiting_optional)
 
     def _next_line(self) -> deque[_Waiter] | None:
         """Return the line whose first may enter; if both may, the one that waits longer."""
-        lines = (self._waiting_needed, False), (self._waiting_optional, True)
-        free = [line for line, optional in lines if line and self._is_free(optional=optional)]
-        return min(free, key=lambda line: line[0][0], default=None)
+        needed, optional = self._waiting_needed, self._waiting_optional
+        may_needed = bool(needed) and self._is_free(optional=False)
+        if optional and self._is_free(optional=True) and not (may_needed and needed[0][0] < optional[0][0]):
+            return optional
+        return needed if may_needed else None
+
+
+def _turn_away(waiter: _Waiter, line: deque[_Waiter]) -> None:
+    """End a wait that took too long."""
+    _, turn = waiter
+    if not turn.done():
+        line.remove(waiter)
+        turn.set_result(False)
+
+
+class _Slot:
+    """A slot for the duration of a block."""
+
+    __slots__ = ("_limiter", "first", "optional", "timer")
+
+    def __init__(self, limiter: ConcurrencyLimiter, *, optional: bool, first: bool) -> None:
+        self._limiter = limiter
+        self.optional = optional
+        self.first = first
+        self.timer: asyncio.TimerHandle | None = None
+        """Of an optional one: makes it overdue."""
+
+    async def __aenter__(self) -> None:
+        await self._limiter.enter(self)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter.leave(self)
