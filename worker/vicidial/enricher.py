@@ -218,22 +218,23 @@ async def _shared(
 
     It would if the answer has a time in the hour that is repeated when the clocks go back.
     """
-
-    async def read() -> _Read[_V]:
-        return times, await ask()
-
+    read = partial(_read, ask, times)
     read_by, answer = await flights.get((key, None), read)
     if read_by == times or (read_by.zone is times.zone and not times.are_ambiguous(*times_of(answer))):
         return answer
     return (await flights.get((key, times.near), read))[1]
 
 
+async def _read(ask: Callable[[], Awaitable[_V]], times: DialerTimes) -> _Read[_V]:
+    return times, await ask()
+
+
 def _check_same_call(call: CallRecord, event: Event) -> None:
     """Raise `NotReady` if the row is that of another call with the same id, months or years ago."""
     known = call.started_at or call.ended_at
-    if known is None or parse_call_id(call.call_id) is None:
+    if known is None or abs(known - event.occurred_at) <= REPEATS_AFTER:
         return
-    if abs(known - event.occurred_at) > REPEATS_AFTER:
+    if parse_call_id(call.call_id) is not None:
         raise NotReady(
             f"the dialer answers with another call of the same id, of {known:%Y-%m-%d}; the event is of"
             f" {event.occurred_at:%Y-%m-%d}"
