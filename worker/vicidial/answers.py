@@ -63,8 +63,9 @@ _MISREAD_MARK = "ï»¿|Ã¯Â»Â¿|п»ї|∩╗┐|ÿþ|þÿ|&nbsp;|&#0*65279
 _MEANINGLESS = re.compile(
     rf"^(?:[\s{INVISIBLE}]|{_MISREAD_MARK})+|[\x00\ufeff]+|(?<![{INVISIBLE}])[{INVISIBLE}]+$", re.MULTILINE
 )
-_ODD_IN_ASCII = re.compile(r"[&\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
-_INDENTED = re.compile(r"\n\s")
+_PLAIN = bytes({*b"\t\n\r\x1b", *range(0x20, 0x7F)} - {*b"&"})
+"""The bytes of a text without anything invisible."""
+_INDENTED = re.compile(rb"\n\s")
 
 
 def text_of(body: bytes, codings: Iterable[str] = ()) -> str:
@@ -73,15 +74,16 @@ def text_of(body: bytes, codings: Iterable[str] = ()) -> str:
     `codings` are the values of its `Content-Encoding` headers. Raises `EnrichmentUnavailable` if it can't be
     decoded: that is an outage, since such a server or proxy would send every answer so.
     """
-    text = _decode(_decompress(body, codings))
-    return text if _is_plain(text) else _MEANINGLESS.sub("", text)
+    body = _decompress(body, codings)
+    text = _decode(body)
+    return text if _is_plain(body) else _MEANINGLESS.sub("", text)
 
 
-def _is_plain(text: str) -> bool:
+def _is_plain(body: bytes) -> bool:
     """Return quickly whether there is nothing to drop, as is usual."""
-    if not text.isascii() or text[:1].isspace():
+    if body.translate(None, _PLAIN) or body[:1].isspace():
         return False
-    return _ODD_IN_ASCII.search(text) is None and _INDENTED.search(text) is None
+    return _INDENTED.search(body) is None
 
 
 def _decompress(body: bytes, codings: Iterable[str]) -> bytes:

@@ -52,7 +52,7 @@ REPEATS_AFTER = timedelta(days=60)
 """No id is used again sooner. November and January are the nearest months with the same last digit."""
 
 _SHAPE = re.compile(
-    r"(?:[YJVMS]|DC|LP|VH|XL)([0-9])([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{10})", re.ASCII
+    r"(?:[YJVMS]|DC|LP|VH|XL)([0-9])([0-9]{2})((?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9])([0-9]{10})", re.ASCII
 )
 _NEAREST_DAYS = (timedelta(0), timedelta(days=-1), timedelta(days=1))
 _LONGEST_MONTHS = (31, 31, 31, 31, 30, 31, 30, 31, 31, 30)
@@ -97,11 +97,11 @@ def parse_call_id(call_id: str) -> CallId | None:
     found = _SHAPE.fullmatch(call_id)
     if found is None:
         return None
-    month, day, hour, minute, second = map(int, found.group(1, 2, 3, 4, 5))
-    if not 0 < day <= _LONGEST_MONTHS[month] or hour > 23 or minute > 59 or second > 59:
+    month, day, lead = int(found[1]), int(found[2]), int(found[4])
+    if not 0 < day <= _LONGEST_MONTHS[month]:
         return None
-    lead = int(found[6])
-    return CallId(month, day, time(hour, minute, second), str(lead) if 0 < lead <= LARGEST_LEAD else None)
+    lead_id = str(lead) if 0 < lead <= LARGEST_LEAD else None
+    return CallId(month, day, time.fromisoformat(found[3]), lead_id)
 
 
 # --- callid_info
