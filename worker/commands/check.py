@@ -29,7 +29,7 @@ def check(
         bool,
         typer.Option(
             "--ping",
-            help='Post a signed {"type": "ping"} to the webhook. Not to a CRM that might take it for a call.',
+            help='Post a signed {"type": "ping"} to the webhook. Not to a CRM that might treat it as a call.',
         ),
     ] = False,
     settings: Annotated[
