@@ -871,12 +871,14 @@ def test_the_intake_reports_the_spool_and_its_tokens(configured: Configure) -> N
     reporter = IntakeReporter(metrics)
     reporter.spooling("the broker is away")
     reporter.set_aside("unreadable", "e1")
+    reporter.spool_unreadable("Input/output error")
     reporter.spool_emptied()
     reporter.token_changed(Path("/run/token"), None)
     reporter.token_changed(Path("/run/token"), "it is empty")
     assert [(line["event"], line["level"]) for line in lines()] == [
         ("spooling", "warning"),
         ("event_set_aside", "error"),
+        ("spool_unreadable", "error"),
         ("spool_emptied", "info"),
         ("token_changed", "info"),
         ("token_unusable", "warning"),

@@ -56,6 +56,9 @@ class Observer:
     def spool_emptied(self) -> None:
         self.seen.append(("emptied",))
 
+    def spool_unreadable(self, error: str) -> None:
+        self.seen.append(("unreadable", error))
+
     def set_aside(self, reason: str, event_id: str | None) -> None:
         self.seen.append(("set aside", reason, str(event_id)))
 
@@ -176,6 +179,19 @@ async def test_what_the_spool_holds_is_published_again_until_it_is_taken(bench: 
         bench.feed.refuses.clear()
         await bench.emptied()
     assert bench.feed.published == ids(1, 3, 2, 4)
+
+
+async def test_a_spool_that_cannot_be_read_is_read_again(bench: Bench) -> None:
+    bench.feed.available.clear()
+    await bench.accept(1)
+    (segment,) = bench.folder.glob("*.ndjson")
+    hidden = segment.rename(bench.folder / "hidden")
+    bench.feed.available.set()
+    async with bench.running():
+        await until(lambda: ("unreadable", "No such file or directory") in bench.observer.seen)
+        hidden.rename(segment)
+        await bench.emptied()
+    assert bench.feed.published == ids(1)
 
 
 async def test_what_is_not_confirmed_is_published_through_another_channel_once(bench: Bench) -> None:

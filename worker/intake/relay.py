@@ -57,6 +57,9 @@ class Observer(Protocol):
     def spool_emptied(self) -> None:
         """Report that the broker has all events of the spool."""
 
+    def spool_unreadable(self, error: str) -> None:
+        """Report that the spool can't be read now, and why; it is read again."""
+
     def set_aside(self, reason: str, event_id: str | None) -> None:
         """Report that a line of the spool can't be published; `reason` is `unreadable` or `refused`."""
 
@@ -138,7 +141,13 @@ class Relay:
         """Publish what is in the spool whenever the broker takes it, until cancelled."""
         while True:
             await self._spool.filled.wait()
-            if stored := await self._spool.front(self._window):
+            try:
+                stored = await self._spool.front(self._window)
+            except OSError as error:  # for example because too many files are open
+                self._observer.spool_unreadable(error.strerror or type(error).__name__)
+                await asyncio.sleep(self._retry_after)
+                continue
+            if stored:
                 await self._hand_over(stored)
             if not self._spool.waiting and self._spooling:
                 self._spooling = False

@@ -55,6 +55,10 @@ class IntakeReporter:
         """Report that the broker has all events of the spool."""
         self._log.info("spool_emptied")
 
+    def spool_unreadable(self, error: str) -> None:
+        """Report that the spool can't be read now, and why."""
+        self._log.error("spool_unreadable", error=error)
+
     def set_aside(self, reason: str, event_id: str | None) -> None:
         """Report a line of the spool that can't be published."""
         self.metrics.set_aside.labels(reason).inc()

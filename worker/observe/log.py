@@ -35,6 +35,7 @@ REPEATING = frozenset(
         "request_turned_away",
         "settling_failed",
         "settling_held_up",
+        "spool_unreadable",
     }
 )
 """Lines that say the same for as long as a fault lasts, so that one a minute is enough.
