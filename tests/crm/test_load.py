@@ -125,6 +125,8 @@ def test_settings_that_are_not_given_have_their_defaults(preset: str) -> None:
         ("owners", "1000", "must be a mapping"),
         ("zone", "Mars", "is no IANA time zone"),
         ("region", "USA", "must be a country of two letters"),
+        ("region", "UK", "such as US, or GB for the United Kingdom"),
+        ("region", "EU", "must be a country of two letters"),
         ("center", "us", "must be one of com, eu"),
         ("center", ["us"], "must be text"),
         ("token", "a\nb", "invisible"),

@@ -12,6 +12,7 @@ import yaml
 from pydantic import PrivateAttr, SecretStr
 
 from worker.crm.compiled import CompiledPreset, PresetError, compile_preset
+from worker.crm.numbers import is_region
 from worker.crm.preset import Preset, SettingDeclaration
 from worker.crm.source import parse_preset
 from worker.settings.load import CRM, SettingsError
@@ -216,8 +217,8 @@ def _zone(raw: Any) -> str:
 
 def _country(raw: Any) -> str:
     found = _text(raw).strip().upper()
-    if re.fullmatch(r"[A-Z]{2}", found) is None:
-        raise ValueError("must be a country of two letters, such as US")
+    if re.fullmatch(r"[A-Z]{2}", found) is None or not is_region(found):
+        raise ValueError("must be a country of two letters, such as US, or GB for the United Kingdom")
     return found
 
 

@@ -32,6 +32,12 @@ def number_forms(text: object, region: str | None, code: object = None) -> dict[
     return {**forms, "digits": digits, "spellings": list(forms["spellings"])}
 
 
+def is_region(region: str) -> bool:
+    """Return whether a country has a numbering plan; without the library, every one has."""
+    library = _library()
+    return library is None or region in library.SUPPORTED_REGIONS
+
+
 def _library() -> Any:
     try:
         return importlib.import_module("phonenumbers")
