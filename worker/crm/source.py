@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from worker.crm.compiled import PresetError
 from worker.crm.preset import Preset
-from worker.crm.problems import explained, without_unknown
-from worker.crm.shape import shape_problems
+from worker.crm.problems import explained, shape_problems, without_unknown
 from worker.settings.types import read_typed_yaml, yaml_problem
 
 LARGEST: Final = 512 * 1024
