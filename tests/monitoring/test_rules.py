@@ -147,7 +147,7 @@ def test_the_commands_in_the_documents_change_the_objective_and_make_links(tmp_p
 def test_kustomize_makes_the_rules_and_a_dashboard_that_grafana_finds() -> None:
     built = subprocess.run([need("kustomize"), "build", FOLDER], capture_output=True, text=True, check=True)
     found = {each["kind"]: each for each in yaml.safe_load_all(built.stdout)}
-    assert set(found) == {"PrometheusRule", "ConfigMap"}
+    assert set(found) == {"PodMonitor", "PrometheusRule", "ConfigMap"}
     assert found["PrometheusRule"]["spec"] == read(ALERTS)
     board = found["ConfigMap"]
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
