@@ -271,6 +271,7 @@ async def test_the_health_endpoints_need_no_token(intake: Intake) -> None:
     intake.headers.clear()
     assert await intake.ask("GET", "/livez") == (200, "ok\n")
     assert await intake.ask("GET", "/readyz") == (200, "ok\n")
+    assert await intake.ask("HEAD", "/readyz") == (200, "")
     status, text = await intake.ask("GET", "/metrics")
     assert status == 200
     assert 'crm_sync_intake_requests_total{endpoint="/livez",status="200"} 1.0' in text

@@ -154,7 +154,7 @@ class Server:
         _check_headers(request, self.limits)
         if (method := _ENDPOINTS.get(request.path)) is None:
             raise _TurnedAway(404, f"there is nothing here; events go to {CALL_ENDED} and {EVENTS}")
-        if request.method != method:
+        if request.method != method and (request.method, request.path) not in _HEADS:
             raise _TurnedAway(405, f"{request.path} takes {method} alone", {"Allow": method})
         match request.path:
             case "/livez":
@@ -240,6 +240,8 @@ _ENDPOINTS = {
     "/readyz": "GET",
     "/metrics": "GET",
 }
+_HEADS = {("HEAD", path) for path in ("/livez", "/readyz", "/metrics")}
+"""Monitors ask by HEAD, too; for the others that would be an event without an answer."""
 
 
 def _check_headers(request: web.BaseRequest, limits: Limits) -> None:
