@@ -5,9 +5,11 @@ nginx answers in less than 0.1 ms: one answer for each of the dialer's functions
 To wait before it answers, it needs the `echo` module, which Debian's `nginx-light` brings.
 """
 
+import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -133,10 +135,17 @@ async def start_nginx(binary: str, delay: float) -> AsyncIterator[Nginx]:
             yield Nginx(port)
 
 
+def _end_at_sigterm() -> None:
+    """Have SIGTERM end the present task, so that all processes are ended, too: nginx stays otherwise."""
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 @asynccontextmanager
 async def stage(broker: str, delay: float = 0, *, controlled: bool = False) -> AsyncIterator[Stage]:
     """Start a dialer and a webhook that answer after `delay` seconds; `controlled`: the simulators."""
     binary = None if controlled else find_nginx(delay)
+    _end_at_sigterm()
     async with AsyncExitStack() as stack:
         if binary is not None:
             dialer, crm = [await stack.enter_async_context(start_nginx(binary, delay)) for _ in range(2)]
