@@ -172,12 +172,6 @@ class Protocol(ResponseHandler):
         return super().is_connected() and not self._buffer
 
     @override
-    def set_response_params(self, **parameters: Any) -> None:
-        """Start a request."""
-        self.first.clear()
-        super().set_response_params(**parameters)
-
-    @override
     def data_received(self, data: bytes) -> None:
         """Keep what came, and let aiohttp read it."""
         if len(self.first) < LARGEST:
@@ -200,11 +194,12 @@ class Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Read the head. Raises what aiohttp does if nothing came, or not in time."""
         protocol = connection.protocol
+        first = protocol.first if isinstance(protocol, Protocol) else bytearray()
+        first.clear()  # nothing was awaited since the request was sent
         try:
             return await super().start(connection)
         except (aiohttp.ClientError, OSError) as error:
-            first = bytes(protocol.first) if isinstance(protocol, Protocol) else b""
-            answer = Answer.read(first)
+            answer = Answer.read(bytes(first))
             if answer is None and (not first or isinstance(error, TimeoutError)):
                 raise
             raise UnreadableAnswer(answer) from error
