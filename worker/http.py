@@ -71,8 +71,10 @@ def describe_failure(error: Exception, server: str, setting: str, timeout: timed
             return f"{server} did not answer within {timeout.total_seconds():g} s"
         case UnreadableAnswer():
             return f"{server}'s answer is not HTTP, or breaks off before its status; check {setting}"
-        case aiohttp.ClientSSLError():
+        case aiohttp.ClientConnectorCertificateError():
             return f"{server}'s TLS certificate can't be verified; check {setting}"
+        case aiohttp.ClientSSLError():
+            return f"there is no TLS at {server}, or of another kind; check the port and https in {setting}"
         case _:
             return f"{server} can't be reached ({type(error).__name__}); check {setting} and the network"
 

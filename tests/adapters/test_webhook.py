@@ -344,6 +344,15 @@ async def test_an_answer_of_a_hundred_mebibytes_takes_little_memory(encoding: st
             tracemalloc.stop()
 
 
+async def test_a_server_without_tls_is_not_told_as_one_with_a_wrong_certificate() -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with RawServer(serve) as server, connected(server.url.replace("http:", "https:")) as sink:
+        said = str(await unavailable(sink))
+    assert said == "there is no TLS at the webhook, or of another kind; check the port and https in sink.url"
+
+
 async def test_an_unknown_certificate_is_a_clear_error(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

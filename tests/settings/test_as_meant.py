@@ -393,6 +393,11 @@ def test_an_exchange_is_named_barely(loaded: Loader, path: str) -> None:
         assert leaf(loaded({**REQUIRED, variable(path): value}), path) == value
 
 
+def test_an_empty_address_of_a_webhook_that_nobody_asks_is_none(loaded: Loader) -> None:
+    assert "is required" in refusal(loaded, "sink.url", "")
+    assert loaded(REQUIRED, SINK__KIND="queue", SINK__URL="").sink.url is None
+
+
 def test_an_exchange_of_no_name_is_the_default(loaded: Loader) -> None:
     settings = loaded(REQUIRED, SINK__EXCHANGE="", BROKER__EVENTS_EXCHANGE="")
     assert (settings.sink.exchange, settings.broker.events_exchange) == (None, "crm-sync.events")

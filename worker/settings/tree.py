@@ -339,7 +339,7 @@ class SinkSettings(SinkNames):
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value is not None:
+        if value is not None and value.get_secret_value():
             example = "https://crm.example/hooks/calls"
             return SecretStr(checked_url(value.get_secret_value(), ("http", "https"), example))
         if info.data.get("kind") not in {
