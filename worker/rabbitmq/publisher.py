@@ -2,8 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import aio_pika
@@ -55,17 +54,21 @@ class _Lane:
                     await old.close(aiormq.exceptions.ChannelInvalidStateError("another channel is used now"))
 
     async def publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        with _explained(exchange, routing_key):
+        try:
             channel = self._channel
             if channel is None or channel.is_closed:
                 channel = await self.open()
             await _send(channel, exchange, routing_key, message)
+        except _FAILURES as error:
+            raise _explained(error, exchange, routing_key) from error
 
     async def publish_afresh(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         """Publish through a channel that is used for this one message."""
-        with _explained(exchange, routing_key):
+        try:
             async with await self._new_channel() as channel:
                 await _send(channel, exchange, routing_key, message)
+        except _FAILURES as error:
+            raise _explained(error, exchange, routing_key) from error
 
     async def _new_channel(self) -> AbstractChannel:
         if self._connection is None:
@@ -179,8 +182,8 @@ class BrokerPublisher:
     async def _publish(self, lane: _Lane, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         with self._tracing.send(exchange, routing_key, message.message_id, message.headers):
             try:
-                async with asyncio.timeout(self._timeout), self._alone(message.message_id):
-                    await self._publish_twice(lane, exchange, routing_key, message)
+                async with asyncio.timeout(self._timeout):
+                    await self._publish_alone(lane, exchange, routing_key, message)
             except TimeoutError as error:
                 raise PublishError(
                     f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm?"
@@ -200,44 +203,46 @@ class BrokerPublisher:
         except (RefusedByQueueError, MessageRefused):
             await lane.publish_afresh(exchange, routing_key, message)
 
-    @asynccontextmanager
-    async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
-        """Wait until no other message with this id is being published.
+    async def _publish_alone(
+        self, lane: _Lane, exchange: str, routing_key: str, message: aio_pika.Message
+    ) -> None:
+        """Publish once no other message with this id is being published.
 
         aiormq finds what a returned message belongs to by its id alone, so of
         two at once the wrong one would count as confirmed.
         """
-        if not message_id:
-            yield
+        if not (message_id := message.message_id):
+            await self._publish_twice(lane, exchange, routing_key, message)
             return
         while (other := self._ids.get(message_id)) is not None:
             await other.wait()
         done = self._ids[message_id] = asyncio.Event()
         try:
-            yield
+            await self._publish_twice(lane, exchange, routing_key, message)
         finally:
             del self._ids[message_id]
             done.set()
 
 
-@contextmanager
-def _explained(exchange: str, routing_key: str) -> Iterator[None]:
-    """Turn what the library raises for a publish into a `PublishError` in words."""
-    try:
-        yield
-    except aiormq.exceptions.PublishError as error:
-        raise _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}") from error
-    except aiormq.exceptions.DeliveryError as error:
-        text = f"a queue behind {exchange} refused the message; is it full?"
-        raise RefusedByQueueError(text) from error
-    except aiormq.ChannelAccessRefused as error:
-        raise PublishForbidden(f"the broker refuses to publish to {exchange}: {_reply(error)}") from error
-    except aiormq.ChannelNotFoundEntity as error:
-        raise PublishError(f"there is no exchange {exchange}: {_reply(error)}") from error
-    except aiormq.ChannelPreconditionFailed as error:
-        raise MessageRefused(f"the broker refuses this message: {_reply(error)}") from error
-    except (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError) as error:
-        raise PublishError(f"the connection to the broker failed ({type(error).__name__})") from error
+_FAILURES = (aiormq.AMQPError, RuntimeError, OSError, asyncio.InvalidStateError)
+"""What the library raises for a publish."""
+
+
+def _explained(error: Exception, exchange: str, routing_key: str) -> Exception:
+    """Return in words what one of `_FAILURES` means: a `PublishError`, or `MessageRefused`."""
+    match error:
+        case aiormq.exceptions.PublishError():
+            return _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}")
+        case aiormq.exceptions.DeliveryError():
+            return RefusedByQueueError(f"a queue behind {exchange} refused the message; is it full?")
+        case aiormq.ChannelAccessRefused():
+            return PublishForbidden(f"the broker refuses to publish to {exchange}: {_reply(error)}")
+        case aiormq.ChannelNotFoundEntity():
+            return PublishError(f"there is no exchange {exchange}: {_reply(error)}")
+        case aiormq.ChannelPreconditionFailed():
+            return MessageRefused(f"the broker refuses this message: {_reply(error)}")
+        case _:
+            return PublishError(f"the connection to the broker failed ({type(error).__name__})")
 
 
 def _reply(error: aiormq.AMQPError) -> str:
