@@ -495,27 +495,32 @@ class Guard:
     async def _send_within_slot(self, function: str, send: Callable[[], Awaitable[_T]], *, timed: bool) -> _T:
         """Send a request with a permit, and report once how it ended."""
         permit = self.lockout.admit()
-        started, worked = time.perf_counter(), time.thread_time()
-
-        def report(error: EnrichmentUnavailable | None) -> None:
-            ours = time.thread_time() - worked  # not the dialer's
-            if timed:
-                self._report_time(function, time.perf_counter() - started - ours, error)
-            self._report_login(permit, error)
-
+        started = _not_ours() if timed else None
         try:
             answer = await send()
         except EnrichmentUnavailable as error:
-            report(error)
+            self._report(function, permit, started, error)
             raise
         except (NotReady, EnrichmentRejected):
-            report(None)
+            self._report(function, permit, started)
             raise
         else:
-            report(None)
+            self._report(function, permit, started)
             return answer
         finally:
             self.lockout.unanswered(permit)  # ignored if it was reported already
+
+    def _report(
+        self,
+        function: str,
+        permit: Permit,
+        started: float | None,
+        error: EnrichmentUnavailable | None = None,
+    ) -> None:
+        """Report how a request ended; `started` is None if its time says nothing."""
+        if started is not None:
+            self._report_time(function, _not_ours() - started, error)
+        self._report_login(permit, error)
 
     def _report_time(self, function: str, seconds: float, error: EnrichmentUnavailable | None) -> None:
         if error is None or error.kind is FailureKind.UNREADABLE:
@@ -552,6 +557,11 @@ class Guard:
                 _log.warning("dialer_extra_refused", function=name, error=status.reason, null=OPTIONAL[name])
             else:
                 _log.warning("dialer_extra_failing", function=name, error=status.reason, null=OPTIONAL[name])
+
+
+def _not_ours() -> float:
+    """Return a time in seconds that stands still while this thread works, as that is not the dialer's."""
+    return time.perf_counter() - time.thread_time()
 
 
 async def _not_verified(_: str) -> bool:
