@@ -36,7 +36,7 @@ class _Progress:
     seconds: dict[Stage, float] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What becomes of one inbound: the disposition, and what the log and the copies need.
 
