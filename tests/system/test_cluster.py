@@ -212,6 +212,42 @@ async def test_a_rolling_restart(cluster: Cluster, system: System) -> None:
     assert lost, worker.text
 
 
+async def test_workers_that_share_the_dialer_while_the_leader_of_their_board_is_killed(
+    cluster: Cluster, system: System, tmp_path: Path
+) -> None:
+    """The dialer's password changes at that moment, too."""
+    file = tmp_path / "password"
+    file.write_text("Dialer-Pass-1")
+    dialer = Program("dialer", "--delay", "0.05")
+    _, killed, _ = cluster.nodes
+    try:
+        chosen = {"vicidial__password": None, "vicidial__password_file": str(file)}
+        chosen |= {"broker__url": cluster.urls, "vicidial__url": dialer.url, "retry__max_attempts": "2"}
+        started = [await system.start(**chosen) for _ in range(4)]
+        events = await system.calls(600)
+        calls: dict[str, object] = {event["call_id"]: {} for event in events}
+        await dialer.control(calls=calls)
+        await killed.lead(system.namespace)
+        await system.publish_all(events)
+        await eventually(lambda: all(len(each.settled("delivered")) >= 5 for each in started))
+        await asyncio.gather(killed.kill(), dialer.control(password={"crmsync": "Changed-Pass-2"}))
+        await eventually(lambda: all(each.events("circuit_open") for each in started))
+        file.write_text("Changed-Pass-2")
+        since = time.monotonic()
+        await system.delivered(within=90.0)
+        took = time.monotonic() - since
+        await system.nothing_dead()
+        seen = await dialer.report()
+    finally:
+        dialer.end()
+        await killed.resume()
+        await cluster.settled()
+    failed = sum("Login incorrect" in each["outcome"] for each in seen["requests"])
+    print(f"{failed} failed logins, {seen['max_concurrent']} requests at one time, done after {took:.1f} s")  # noqa: T201 - a measurement
+    assert 1 <= failed < 10
+    assert seen["max_concurrent"] <= 8
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["its own node", "another node"])
 @pytest.mark.parametrize("fault", ["kill", "halt", "freeze"])
 async def test_an_intake_whose_queues_are_led_by_a_node_that_ends_or_hangs(
