@@ -1,6 +1,7 @@
 """What no producer may write: each is named in a sentence, and nothing but `InvalidEvent` is raised."""
 
 import base64
+import gzip
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +53,8 @@ def refusal(message: Inbound) -> str:
         (b'{"call_id": "V1", "x": ' + b"9" * 5000 + b"}", "integer string conversion: value has 5000 digits"),
         (b'{"call_id": ' + b"9" * 4000 + b"}", "call_id: "),
         (b'{"call_id": "\xff"}', "the body is not UTF-8: invalid start byte at byte 13"),
-        ('{"call_id": "V1"}'.encode("utf-16"), "the body is not UTF-8"),
+        ('{"call_id": "V1"}'.encode("utf-16"), "the body is not UTF-8: invalid start byte at byte 0"),
+        (gzip.compress(b'{"call_id": "V1"}'), "not UTF-8 but gzip; publish it without compression"),
         (rb'{"call_id": "\ud800"}', "half of a surrogate pair"),
         (rb'{"call_id": "V1", "\uDC00": 1}', "half of a surrogate pair"),
         (b"[]", "the body is not a JSON object but an array"),

@@ -107,6 +107,7 @@ MAX_BODY = 1024 * 1024
 MAX_DEPTH = 100
 """How deep arrays and objects may be nested; pydantic can't write more than about 200."""
 
+_GZIP = b"\x1f\x8b"
 _TOO_DEEP = f"arrays and objects are nested more than {MAX_DEPTH} deep"
 
 
@@ -127,6 +128,8 @@ def parse_json(body: bytes, what: str = "the body") -> object:
         if b"\\ud" in body or b"\\uD" in body:
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
+        if body.startswith(_GZIP):
+            raise InvalidEvent(f"{what} is not UTF-8 but gzip; publish it without compression") from error
         raise InvalidEvent(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
     except UnicodeEncodeError as error:
         raise InvalidEvent(f"{what} has half of a surrogate pair, which no text can hold") from error
