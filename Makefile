@@ -7,8 +7,13 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 # More than there are cores: a test of processes or of a broker spends most of its time waiting.
 FOUR := --numprocesses 4
 
+VERIFIED = $$(grep -rl --include='test_*.py' 'pytest.mark.verify' tests)
+
+# Else each of the many processes of a test run would compile the service, and pytest every test file, again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify chaos lint types docs bench audit sbom lock format clean venv
+.PHONY: help demo test covered verify chaos lint types docs bench audit sbom lock format clean venv
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -16,7 +21,10 @@ help: ## List these targets
 demo: venv ## Show the whole worker at work, with a broker, a dialer and a CRM of its own
 	@.venv/bin/crm-sync demo
 
-test: lint types ## Check what a change needs: lint, types, most tests, each file's coverage
+test: lint ## Check what a change needs: lint, types, most tests, each file's coverage
+	@$(MAKE) --no-print-directory --jobs 2 types covered
+
+covered: venv
 	$(PYTHON) -m simulators.broker --prepare
 	$(PYTHON) -m pytest -m "not verify" $(FOUR) --dist worksteal --cov --cov-report=term-missing --cov-report=json
 	$(PYTHON) .ci/coverage_floor.py coverage.json
@@ -24,7 +32,7 @@ test: lint types ## Check what a change needs: lint, types, most tests, each fil
 verify: venv ## Check the rest: deployment, monitoring, documents, the proof under faults
 	$(PYTHON) -m simulators.broker --prepare
 	$(PYTHON) -m tests.tools
-	$(PYTHON) -m pytest -m verify $(FOUR) --dist loadfile
+	$(PYTHON) -m pytest -m verify $(FOUR) --dist loadfile $(VERIFIED)
 
 chaos: venv ## Break everything again and again, and account for every event; under 30 minutes
 	$(PYTHON) -m simulators.broker --prepare

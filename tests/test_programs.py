@@ -13,8 +13,6 @@ from typer.testing import CliRunner
 
 from worker.cli import COMMANDS, app, load
 
-pytestmark = pytest.mark.verify
-
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("worker", "simulators", "tests", "benchmarks", "docs", ".ci")
 _RUNS = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)

@@ -4,12 +4,8 @@ import re
 from itertools import combinations
 from typing import Final
 
-import pytest
-
 from tests.monitoring.dashboard import Panel, load, metrics_in, panels, queries
 from worker.observe.metrics import IntakeMetrics, Metrics
-
-pytestmark = pytest.mark.verify
 
 NOT_SHOWN: Final = {
     "crm_sync_process_virtual_memory_bytes": "address space costs nothing; the resident memory is shown",
