@@ -88,7 +88,7 @@ async def _memory(on: Stage, first: int, then: int) -> tuple[float, float]:
 
 
 async def _main(*, quick: bool) -> None:
-    console = Console(stderr=True, emoji=False)
+    console, out = Console(stderr=True, emoji=False), Console(emoji=False)
     rounds, count = (2, 3000) if quick else (7, 8000)
     first, then = (2_000, 8_000) if quick else (20_000, 80_000)
     cores = split_cores()
@@ -97,8 +97,10 @@ async def _main(*, quick: bool) -> None:
             await declare(on)
             console.print(f"{len(KINDS)} consumers in turn, {rounds} rounds of {count} events …")
             seen = await _in_turn(on, rounds, count, cores)
+            out.print(_costs(seen, f"{on.program} as dialer and webhook, {_where(cores)}"))
             console.print("by stage …")
-            by_stage = {kind: await stages.stages(kind, on, count) for kind in ("worker", "bare")}
+            kinds = ("worker", "bare")
+            out.print(stages.show({kind: await stages.stages(kind, on, count) for kind in kinds}))
             console.print(f"{LIGHT} events per second …")
             own = await _own_time(on, cores)
             console.print(f"memory over {first + then} events …")
@@ -106,9 +108,6 @@ async def _main(*, quick: bool) -> None:
         console.print(f"{DELAY * 1000:g} ms of delay in each request …")
         async with stage(broker, DELAY) as slow:
             rates = {size: await _delayed(slow, size, 50 * size, cores) for size in SHARES}
-    out = Console(emoji=False)
-    out.print(_costs(seen, f"{on.program} as dialer and webhook, {_where(cores)}"))
-    out.print(stages.show(by_stage))
     out.print(_rest(rates, slow.program, own, memory, (first, first + then)))
 
 
@@ -118,6 +117,7 @@ def _where(cores: Sequence[int]) -> str:
 
 def _costs(seen: Rounds, how: str) -> Table:
     table = _table(f"CPU per event, {IN_FLIGHT} in flight, medians; {how}")
+    table.caption = "No instructions are counted here: python -m benchmarks.instructions does."
     for column in ("CPU ms", "least to most", "events/s", "ratio pair by pair", "aim"):
         table.add_column(column, justify="right")
     for kind in KINDS:
