@@ -22,8 +22,12 @@ EVERY = 1.0
 """Seconds between two rounds of one worker."""
 AGAIN = 0.03
 """Seconds until the next look for a board that another worker holds."""
-LOST_AFTER = 1.0
-"""Seconds without a board after which it counts as lost; a worker holds it for some milliseconds."""
+LOST_AFTER = 3.0
+"""Seconds without a board after which it counts as lost.
+
+A worker holds it for some milliseconds, on a busy machine for longer. To begin another one meanwhile would
+give shares twice, and nobody needs it soon: all keep their shares.
+"""
 ROUND_TIMEOUT = 10.0
 """Seconds that a round may take. In an alarm the broker answers none, and all keep their shares."""
 LEAVE_TIMEOUT = 2.0
