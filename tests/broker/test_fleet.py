@@ -1,8 +1,10 @@
 """The board that all workers share, as a message on a real broker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import ClassVar
 
 import aio_pika
 import pytest
@@ -178,6 +180,29 @@ async def test_a_board_that_is_lost_is_made_again_from_what_is_known(
         rounds = dialer.rounds
         await eventually(lambda: dialer.rounds > rounds + 3)
         assert dialer.logins.message == "no"
+
+
+async def test_a_round_that_took_so_long_that_others_may_have_another_board_gives_nothing(
+    broker_url: str, connection: AbstractConnection, queue: str
+) -> None:
+    class Stalled(Dialer):
+        acts: ClassVar[list[str]] = []
+
+        def lower(self, share: int) -> None:
+            super().lower(share)
+            if not self.acts:
+                time.sleep(0.4)
+            self.acts.append("lower")
+
+        def take(self, played: Round) -> None:
+            super().take(played)
+            self.acts.append("take")
+
+    await make(connection, queue)
+    stalled = Stalled()
+    async with attending(broker_url, queue, stalled, "a", fresh=True):
+        await eventually(lambda: "take" in stalled.acts)
+    assert stalled.acts[:2] == ["lower", "lower"]
 
 
 async def test_what_is_no_board_is_replaced_and_an_old_board_dropped(

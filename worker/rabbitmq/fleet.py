@@ -149,7 +149,13 @@ class Fleet:
         return Round(left, 0, left.trier is None, leads=False)
 
     async def _exchange(self, connection: AbstractConnection, play: _Play) -> Round | None:
-        """Get the board, play and put it back. Return None if another worker has it."""
+        """Get the board, play and put it back. Return None if another worker has it.
+
+        Also if it took `lost_after`: another worker may have begun a new board meanwhile, and what this round
+        gives may have been given twice.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         if self._channel is None or self._channel.is_closed:
             self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         message, board = await self._take(self._channel)
@@ -170,6 +176,8 @@ class Fleet:
         if message is not None:
             await message.ack()
         self._missing_since = None
+        if loop.time() - began >= self._lost_after:
+            return None
         self._seat.last = played.board
         self._dialer.take(played)
         return played
