@@ -487,11 +487,14 @@ def test_the_start_is_crowded_by_one_event_of_either_type(clock: Clock) -> None:
     assert not breakers.at_capacity(CALLS)
 
 
-def test_the_start_ends_two_seconds_after_the_first_event_also_where_that_never_ends(clock: Clock) -> None:
+def test_the_start_ends_two_seconds_after_the_first_look_up_also_if_that_never_ends(clock: Clock) -> None:
     breakers = make(clock, slow_start=True)
     clock.now += 100
     assert (breakers.capacity(CALLS), breakers.next_change_in()) == (1, None)
     breakers.begin(CALLS)
+    clock.now += 5  # it waits for this worker's share of the requests
+    assert (breakers.at_capacity(CALLS), breakers.next_change_in()) == (True, None)
+    breakers.look_up()
     clock.now += 1.5
     assert (breakers.at_capacity(CALLS), breakers.next_change_in()) == (True, 0.5)
     clock.now += 0.5

@@ -53,7 +53,7 @@ MOST_ALONE = 20
 MOST_REFUSED = 1000
 """Refused events that are remembered; the oldest are forgotten first."""
 LONGEST_START = 2.0
-"""Seconds after its first event at which a process that still lives has full capacity."""
+"""Seconds after its first look-up at which a process that still lives has full capacity."""
 
 FUNCTIONS: Mapping[EventType, str] = MappingProxyType(
     {EventType.CALL_ENDED: "callid_info", EventType.AGENT_ONBOARDED: "agent_campaigns"}
@@ -479,6 +479,13 @@ class CircuitBreakers:
     def begin(self, kind: EventType) -> None:
         """Count an event of this type as in work, until `end`."""
         self._in_work[kind] += 1
+
+    def look_up(self) -> None:
+        """Record that a request about an event is sent now; the longest start begins with the first.
+
+        Not with the event itself, which may wait for this worker's share of the requests: what is in hand
+        meanwhile is all redelivered if that event then kills the process.
+        """
         if self._start_until is None:
             self._start_until = self._clock() + LONGEST_START
 

@@ -485,6 +485,7 @@ class Guard:
         try:
             async with self._limiter.slot(optional=optional, first=first):
                 check(function)
+                self.breakers.look_up()
                 return await self._send_within_slot(function, send, timed=not optional)
         except AtCapacityError as error:
             if optional:
