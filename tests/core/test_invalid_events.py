@@ -54,7 +54,7 @@ def refusal(message: Inbound) -> str:
         (b'{"call_id": ' + b"9" * 4000 + b"}", "call_id: "),
         (b'{"call_id": "\xff"}', "the body is not UTF-8: invalid start byte at byte 13"),
         ('{"call_id": "V1"}'.encode("utf-16"), "the body is not UTF-8: invalid start byte at byte 0"),
-        (gzip.compress(b'{"call_id": "V1"}'), "not UTF-8 but gzip; publish it without compression"),
+        (gzip.compress(b'{"call_id": "V1"}', mtime=0), "not UTF-8 but gzip; publish it without compression"),
         (rb'{"call_id": "\ud800"}', "half of a surrogate pair"),
         (rb'{"call_id": "V1", "\uDC00": 1}', "half of a surrogate pair"),
         (b"[]", "the body is not a JSON object but an array"),
