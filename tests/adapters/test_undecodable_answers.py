@@ -46,7 +46,10 @@ def raw_deflate(body: bytes) -> bytes:
         (encoded("gzip, br", b"ok"), "its Content-Encoding is br"),
         (encoded(f"|6666|{DEFAULT_PASSWORD}|", b"ok"), "its Content-Encoding is unknown"),
         (encoded("gzip", BODY), "not in the gzip that its Content-Encoding names"),
-        (encoded("gzip", gzip.compress(BODY, mtime=0)[:-9]), "not in the gzip that its Content-Encoding names"),
+        (
+            encoded("gzip", gzip.compress(BODY, mtime=0)[:-9]),
+            "not in the gzip that its Content-Encoding names",
+        ),
         (encoded("deflate", BODY), "not in the deflate that its Content-Encoding names"),
         (OK + LENGTH * 2 + b"\r\n" + BODY, "no valid HTTP (Duplicate Content-Length)"),
         (OK + LENGTH + b"Content-Length: 2\r\n\r\n" + BODY, "no valid HTTP (Duplicate Content-Length)"),
