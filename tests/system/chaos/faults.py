@@ -316,5 +316,10 @@ def _controlled(who: str, broken: dict[str, Any], healed: dict[str, Any]) -> Fau
 
 async def _pause(stage: Stage) -> None:
     """Let the workers come back, and have something to do when the next blow comes."""
+    before = await stage.accepted()
     await stage.publish(stage.load.batch(_FRESH))
-    await eventually(stage.progresses, _BACK_WITHIN)
+
+    async def progressed() -> bool:
+        return await stage.accepted() > before
+
+    await eventually(progressed, _BACK_WITHIN)

@@ -233,12 +233,6 @@ class Stage:
         async with self.http.get(f"http://127.0.0.1:{self.system.crm.port}/account") as response:
             return {name: Arrived(**found) for name, found in (await response.json()).items()}
 
-    async def progresses(self) -> bool:
-        """Return whether the CRM accepts anything just now."""
-        before = await self.accepted()
-        await asyncio.sleep(self.rng.uniform(0.05, 0.3))
-        return await self.accepted() > before
-
     async def accepted(self) -> int:
         """Count what the CRM has accepted."""
         return sum(len(each.accepted_at) for each in (await self.arrived()).values())
