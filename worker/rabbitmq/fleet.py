@@ -90,7 +90,7 @@ class Fleet:
         try:
             while True:
                 self._hurry.clear()
-                wait = await self._attend_once(connection)
+                wait = await self._attend_whole(connection)
                 if is_being_cancelled():
                     return
                 with suppress(TimeoutError):
@@ -120,6 +120,16 @@ class Fleet:
                     await asyncio.sleep(AGAIN)
         finally:
             await self._close_channel()
+
+    async def _attend_whole(self, connection: AbstractConnection) -> float:
+        """Play a round to its end, also if cancelled: else news that the others have goes out again."""
+        played = asyncio.ensure_future(self._attend_once(connection))
+        try:
+            return await asyncio.shield(played)
+        except asyncio.CancelledError:
+            await asyncio.wait([played], timeout=LEAVE_TIMEOUT)
+            played.cancel()
+            raise
 
     async def _attend_once(self, connection: AbstractConnection) -> float:
         """Play a round. Return the seconds until the next one."""
