@@ -288,7 +288,7 @@ class TestOpen:
         async with scene.bench.running():
             await eventually(lambda: len(scene.crm.probes) > 60, 30)
             assert max(Counter(event for event, _ in scene.crm.probes).values()) > 19
-            assert max(scene.delivery_counts()) == 0
+            assert max(scene.delivery_counts()) <= 1, ONE_ON_ITS_WAY
             scene.crm.trouble = None
             await scene.all_delivered()
         assert {attempt for _, attempt in scene.retries()} == {1}
@@ -551,7 +551,7 @@ class TestTheBroker:
                 await eventually(lambda: supervisor.state.connections == 2)
         assert scene.state("dialer") is State.OPEN
         assert len(scene.dialer.asked) == asked
-        assert max(scene.delivery_counts()) == 0
+        assert max(scene.delivery_counts()) <= 1, ONE_ON_ITS_WAY
 
     async def test_a_queue_that_is_deleted_while_nothing_is_consumed_is_declared_again(
         self, stage: Stage
