@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.chaos import runner as module
+from tests.system.chaos.account import Verdict
 from tests.system.chaos.faults import terminated
 from tests.system.chaos.node import NodeUnavailable
 from tests.system.chaos.play import SHORT
@@ -95,6 +96,28 @@ def test_a_node_that_fails_costs_each_its_own_verdict(
             (wrong,) = runner.verdict(each.title).wrong
             assert "OSError: no room" in wrong
     assert said == [each.title for each in THREE]
+
+
+@pytest.mark.parametrize(("waited_for", "closed"), [(THREE, [True]), (THREE[:1], [])], ids=["all", "one"])
+def test_the_last_verdict_cuts_no_closing_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waited_for: list[Scenario], closed: list[bool]
+) -> None:
+    """A stage that is cancelled while it closes leaves its processes behind, for the collector to find."""
+    has_closed: list[bool] = []
+
+    async def play_all(*arguments: object) -> None:
+        say = arguments[-1]
+        assert callable(say)
+        for each in waited_for:
+            say(Verdict(each.title))
+        await asyncio.sleep(1)
+        has_closed.append(True)
+
+    monkeypatch.setattr(module, "play_all", play_all)
+    with Runner(THREE, CALM, 1, tmp_path) as runner:
+        for each in waited_for:
+            runner.verdict(each.title)
+    assert has_closed == closed
 
 
 def test_a_runner_that_stands_still_is_found_out_once(

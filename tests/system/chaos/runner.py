@@ -199,8 +199,9 @@ class Runner:
         trace: TracebackType | None,
     ) -> None:
         """End, however far it came, and leave no process behind."""
-        with suppress(RuntimeError):  # it has ended, and closed its loop
-            self._loop.call_soon_threadsafe(self._cancel)
+        if not all(future.done() for future in self._verdicts.values()):  # else it is closing its stages
+            with suppress(RuntimeError):  # it has ended, and closed its loop
+                self._loop.call_soon_threadsafe(self._cancel)
         self._thread.join(_CLOSED_WITHIN + _SLACK)
         _AIORMQ.setLevel(self._level)
         if self._thread.is_alive():
