@@ -288,7 +288,7 @@ class TestStopping:
         async with bench.running(Holding()):
             await eventually(lambda: bench.pipeline.now == 3)
             bench.stop.set()
-        assert asyncio.get_running_loop().time() - started < 2
+        assert asyncio.get_running_loop().time() - started < 8
         assert bench.settled == []
         await bench.holds(bench.queue(), 3)
         await bench.holds(bench.queue(AGENTS), 1)
@@ -314,9 +314,10 @@ class TestStopping:
         assert sorted([(await bench.take(bench.queue())).body for _ in range(3)]) == [b"0", b"1", b"2"]
 
     async def test_nothing_in_work_means_no_waiting(self, bench: Bench) -> None:
+        bench.drain = 20
         async with bench.running():
             started = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - started < 1
+        assert asyncio.get_running_loop().time() - started < 8
 
 
 async def test_an_unforeseen_error_loses_nothing(bench: Bench) -> None:

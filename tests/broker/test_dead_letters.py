@@ -324,13 +324,13 @@ async def test_the_rate_is_kept_and_a_stop_heard(bench: Letters) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     assert (await bench.settle(Selection(frozenset({"e-0", "e-1", "e-2"})), discarding, rate=10)).done == 3
-    assert 0.2 <= loop.time() - began < 1
+    assert 0.2 <= loop.time() - began < 5
     await bench.holds(bench.topology.dead_letters, 5)
     stop = asyncio.Event()
     loop.call_later(0.3, stop.set)
     began = loop.time()
     assert (await bench.settle(Selection(), discarding, rate=0.1, stop=stop)).done == 1
-    assert loop.time() - began < 2
+    assert loop.time() - began < 8, "the next would come after 10 s"
     await bench.holds(bench.topology.dead_letters, 4)
 
     async def stopping(_letter: StoredDeadLetter, _message: Delivery) -> bool:
