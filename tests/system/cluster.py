@@ -1,16 +1,18 @@
 """A cluster of three private RabbitMQ nodes on loopback, each of which a test may end, freeze and restart."""
 
 import asyncio
+import json
 import os
 import secrets
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from typing_extensions import override
 
-from simulators.broker_node import READY_WITHIN, PrivateBroker
+from simulators.broker_node import READY_WITHIN, BrokerError, PrivateBroker
 from tests.system.harness import eventually
 
 SETTLED_WITHIN = 90.0
@@ -22,6 +24,10 @@ NOTICES_SOON = "[{kernel, [{net_ticktime, 4}]}, {aten, [{poll_interval, 1000}]}]
 Erlang's own 60, no queue can be bound for over a minute. `poll_interval` is how many milliseconds pass
 between two looks at the nodes of leaders, and then until an election; RabbitMQ's own are 5000.
 """
+
+
+IN_HAND_COMES_BACK_SOON = json.dumps({"consumer-disconnected-timeout": 10_000})
+"""The policy for the work queues that k8s/rabbitmq has for RabbitMQ 4.3 and later; older ones refuse it."""
 
 
 class ClusterNode(PrivateBroker):
@@ -100,6 +106,9 @@ class Cluster:
         try:
             await first.open()
             await asyncio.gather(*(node.open() for node in cluster.nodes[1:]))
+            with suppress(BrokerError):
+                queues = ("--apply-to", "queues", "work", r"\.(call-ended|agent-onboarded)$")
+                await first.ctl("set_policy", *queues, IN_HAND_COMES_BACK_SOON)
         except BaseException:
             await asyncio.shield(cluster.stop())
             raise

@@ -150,14 +150,18 @@ async def all_delivered(system: System) -> None:
 
 
 async def test_a_node_that_is_killed(cluster: Cluster, system: System) -> None:
-    """The worker is connected to it, and it leads the queue."""
+    """The worker is connected to it, and it leads the queue.
+
+    From RabbitMQ 4.3 on, what the next leader assigned to the lost consumer before it noticed comes back only
+    after `consumer_disconnected_timeout`; so any event counts as a sign that the worker consumes again.
+    """
     worker = await system.start(broker__url=cluster.urls)
     killed = await node_of(cluster, worker)
     load = Load(system, cluster.others(killed)[0])
     await killed.lead(system.namespace)
     async with load.running(worker):
         await killed.kill()
-        took = await consumes_again(system, load, time.monotonic())
+        took = await settles_again(worker, datetime.now(UTC))
         assert await node_of(cluster, worker) is not killed
         await killed.resume()
     await all_delivered(system)
