@@ -872,6 +872,9 @@ def test_the_intake_reports_the_spool_and_its_tokens(configured: Configure) -> N
     reporter.spooling("the broker is away")
     reporter.set_aside("unreadable", "e1")
     reporter.spool_unreadable("Input/output error")
+    reporter.spool_held_up("a queue is full")
+    reporter.spool_held_up("a queue is full")
+    reporter.spool_moving()
     reporter.spool_emptied()
     reporter.token_changed(Path("/run/token"), None)
     reporter.token_changed(Path("/run/token"), "it is empty")
@@ -879,6 +882,8 @@ def test_the_intake_reports_the_spool_and_its_tokens(configured: Configure) -> N
         ("spooling", "warning"),
         ("event_set_aside", "error"),
         ("spool_unreadable", "error"),
+        ("spool_held_up", "warning"),
+        ("spool_moving", "info"),
         ("spool_emptied", "info"),
         ("token_changed", "info"),
         ("token_unusable", "warning"),

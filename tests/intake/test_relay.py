@@ -53,6 +53,12 @@ class Observer:
     def spooling(self, error: str) -> None:
         self.seen.append(("spooling", error))
 
+    def spool_held_up(self, error: str) -> None:
+        self.seen.append(("held up", error))
+
+    def spool_moving(self) -> None:
+        self.seen.append(("moving",))
+
     def spool_emptied(self) -> None:
         self.seen.append(("emptied",))
 
@@ -179,6 +185,23 @@ async def test_what_the_spool_holds_is_published_again_until_it_is_taken(bench: 
         bench.feed.refuses.clear()
         await bench.emptied()
     assert bench.feed.published == ids(1, 3, 2, 4)
+
+
+async def test_each_try_that_the_broker_does_not_take_is_reported_and_once_that_it_takes_them(
+    bench: Bench,
+) -> None:
+    bench.feed.available.clear()
+    for number in range(8):
+        await bench.accept(number)
+    bench.feed.refuses["id-1"] = PublishError("a queue is full")
+    bench.feed.available.set()
+    async with bench.running():
+        await until(lambda: bench.observer.seen.count(("held up", "a queue is full")) >= 2)
+        bench.feed.refuses.clear()
+        await bench.emptied()
+    said = [each for each in bench.observer.seen if each[0] != "held up"]
+    assert said == [("spooling", "the broker is away, or slow"), ("moving",), ("emptied",)]
+    assert bench.observer.seen[-2:] == said[-2:]
 
 
 async def test_a_spool_that_cannot_be_read_is_read_again(bench: Bench) -> None:

@@ -54,6 +54,12 @@ class Observer(Protocol):
     def spooling(self, error: str) -> None:
         """Report that events go into the spool from now on, and why."""
 
+    def spool_held_up(self, error: str) -> None:
+        """Report that the broker did not take an event of the spool, and why; called for each try."""
+
+    def spool_moving(self) -> None:
+        """Report that the broker takes events of the spool again, and that more are in it."""
+
     def spool_emptied(self) -> None:
         """Report that the broker has all events of the spool."""
 
@@ -91,6 +97,7 @@ class Relay:
         self._retry_after = retry_after
         self._unconfirmed = 0
         self._spooling = spool.waiting > 0
+        self._held_up = False
 
     async def accept(self, records: Sequence[Record]) -> str:
         """Return once all events are safe, and where: `broker` or `spool`.
@@ -150,7 +157,7 @@ class Relay:
             if stored:
                 await self._hand_over(stored)
             if not self._spool.waiting and self._spooling:
-                self._spooling = False
+                self._spooling = self._held_up = False
                 self._observer.spool_emptied()
 
     async def _hand_over(self, stored: Sequence[Stored]) -> None:
@@ -158,6 +165,7 @@ class Relay:
         aside = [each for each in stored if each.record is None]
         left = [(each, each.record) for each in stored if each.record is not None]
         at_once = len(left)
+        took_all = True
         within: float | None = self._renew_after
         while left:
             await self._feed.available.wait()
@@ -169,11 +177,17 @@ class Relay:
             left = [*again, *rest]
             at_once = 1 if again else len(left)  # a broker that is blocked takes each try once it is not
             if again:
-                late = any(isinstance(error, _Unconfirmed) for error in failed.values())
+                took_all, self._held_up = False, True
+                errors = [failed[number] for number in failed if number not in refused]
+                self._observer.spool_held_up(str(errors[0]))
+                late = any(isinstance(error, _Unconfirmed) for error in errors)
                 if late and within is not None:  # once, as a broker that is blocked opens no channel either
                     await self._feed.renew()
                     within = None
                 await asyncio.sleep(self._retry_after)
+        if took_all and self._held_up:
+            self._held_up = False
+            self._observer.spool_moving()
         await self._leave_behind(stored, aside)
 
     async def _leave_behind(self, stored: Sequence[Stored], aside: Sequence[Stored]) -> None:

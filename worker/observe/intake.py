@@ -51,6 +51,14 @@ class IntakeReporter:
         """Report that events go into the spool from now on."""
         self._log.warning("spooling", error=error)
 
+    def spool_held_up(self, error: str) -> None:
+        """Report that the broker did not take an event of the spool, and why."""
+        self._log.warning("spool_held_up", error=error)
+
+    def spool_moving(self) -> None:
+        """Report that the broker takes events of the spool again, and that more are in it."""
+        self._log.info("spool_moving")
+
     def spool_emptied(self) -> None:
         """Report that the broker has all events of the spool."""
         self._log.info("spool_emptied")

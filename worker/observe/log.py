@@ -35,6 +35,7 @@ REPEATING = frozenset(
         "request_turned_away",
         "settling_failed",
         "settling_held_up",
+        "spool_held_up",
         "spool_unreadable",
     }
 )
