@@ -26,6 +26,7 @@ from worker.intake.requests import Record
 from worker.intake.spool import Spool
 from worker.rabbitmq.connection import SILENT
 from worker.rabbitmq.feed import Feed
+from worker.rabbitmq.publisher import BrokerPublisher
 
 pytestmark = pytest.mark.broker
 
@@ -137,10 +138,20 @@ async def test_a_bug_of_ours_is_logged_and_the_connection_is_opened_again(
     ]
 
 
+async def test_a_broker_that_falls_silent_while_the_channel_is_renewed_cancels_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def end_as_aiormq_does(_: BrokerPublisher) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(BrokerPublisher, "renew", end_as_aiormq_does)
+    await Feed([SecretStr("amqp://127.0.0.1")], "x").renew()
+
+
 class Reports:
     """Events that are accepted one after the other, and a queue that has to get each of them."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, *, quorum: bool = False) -> None:
         self.url, self.folder = url, folder
         self.name = f"t{uuid.uuid4().hex[:12]}"
         self.feed = Feed([SecretStr(url)], f"{self.name}.events", longest_wait=0.5)
@@ -148,6 +159,8 @@ class Reports:
         self.stored: list[str] = []
         self.found: list[str | None] = []
         self.spool = Spool(folder, 1_000_000)
+        self.observer = Observer()
+        self.type = "quorum" if quorum else "classic"
 
     async def report(self, relay: Relay, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -161,7 +174,7 @@ class Reports:
         """Report events while the block runs, and until all of them are out of the spool."""
         await self._declare()
         async with self.spool as spool, running(self.feed):
-            relay = Relay(spool, self.feed, Observer())
+            relay = Relay(spool, self.feed, self.observer)
             relaying = asyncio.create_task(relay.run())
             stop = asyncio.Event()
             await asyncio.wait_for(self.feed.available.wait(), 20)
@@ -177,7 +190,9 @@ class Reports:
         async with await aio_pika.connect(self.url) as connection:
             channel = await connection.channel()
             await channel.declare_exchange(f"{self.name}.events", "topic", durable=True)
-            queue = await channel.declare_queue(f"{self.name}.call-ended", durable=True)
+            queue = await channel.declare_queue(
+                f"{self.name}.call-ended", durable=True, arguments={"x-queue-type": self.type}
+            )
             await queue.bind(f"{self.name}.events", "#")
 
     async def _take_all(self) -> None:
@@ -215,6 +230,31 @@ async def test_over_an_alarm_every_event_arrives_in_order(node: PrivateBroker, t
         await node.ctl("set_vm_memory_high_watermark", "0.6")
     reports.check()
     print(f"{len(reports.found) - len(reports.accepted)} repeats of {len(reports.accepted)}")  # noqa: T201
+
+
+@pytest.mark.parametrize("disturb", ["suspend", "stop"])
+async def test_over_a_queue_that_takes_nothing_every_event_arrives_in_order(
+    node: PrivateBroker, tmp_path: Path, disturb: str
+) -> None:
+    """Its only member hangs, and the broker confirms nothing; or it is gone, and the broker refuses."""
+    stop, go_on, why = {
+        "suspend": ("sys:suspend(element(1, {}))", "sys:resume(element(1, {}))", "did not confirm"),
+        "stop": (
+            "ra:stop_server(quorum_queues, {})",
+            "ra:restart_server(quorum_queues, {})",
+            "refused the message",
+        ),
+    }[disturb]
+    reports = Reports(node.url, tmp_path, quorum=True)
+    member = f"{{'%2F_{reports.name}.call-ended', node()}}"
+    async with reports.going_on():
+        await eventually(lambda: len(reports.accepted) > 20)
+        await node.ctl("eval", stop.format(member) + ".")
+        await eventually(
+            lambda: any(kind == "held up" and why in said[0] for kind, *said in reports.observer.seen), 60
+        )
+        await node.ctl("eval", go_on.format(member) + ".")
+    reports.check()
 
 
 async def test_over_a_broker_that_hangs_every_event_arrives_in_order(

@@ -14,10 +14,12 @@ WINDOW = 100
 """Publishes that are unconfirmed at one time, of requests and of the spool each."""
 CONFIRMED_WITHIN = 1.0
 """Seconds that a request waits for the broker; then its events go into the spool."""
-RENEW_AFTER = 3.0
-"""Seconds until what the spool holds is published again through another channel.
+RENEW_AFTER, RENEW_AGAIN_AFTER = 3.0, 9.0
+"""Seconds until what the spool holds is published again through another channel: at first, and later.
 
-RabbitMQ sends a message again only after 10 s if the leader of its queue was lost when it came.
+RabbitMQ sends a message again only after 10 s if the leader of its queue was lost when it came, and a channel
+whose first message met a node that hangs waits 65 s for that one. The second wait is longer, as a broker may
+be slow, and what it confirms later than this is published in vain.
 """
 RETRY_AFTER = 0.3
 """Seconds until what the broker did not take is published again."""
@@ -86,6 +88,7 @@ class Relay:
         window: int = WINDOW,
         confirmed_within: float = CONFIRMED_WITHIN,
         renew_after: float = RENEW_AFTER,
+        renew_again_after: float = RENEW_AGAIN_AFTER,
         retry_after: float = RETRY_AFTER,
     ) -> None:
         self._spool = spool
@@ -93,7 +96,7 @@ class Relay:
         self._observer = observer
         self._window = window
         self._confirmed_within = confirmed_within
-        self._renew_after = renew_after
+        self._renew_after, self._renew_again_after = renew_after, renew_again_after
         self._retry_after = retry_after
         self._unconfirmed = 0
         self._spooling = spool.waiting > 0
@@ -166,7 +169,7 @@ class Relay:
         left = [(each, each.record) for each in stored if each.record is not None]
         at_once = len(left)
         took_all = True
-        within: float | None = self._renew_after
+        within = self._renew_after
         while left:
             await self._feed.available.wait()
             tried, rest = left[:at_once], left[at_once:]
@@ -180,10 +183,9 @@ class Relay:
                 took_all, self._held_up = False, True
                 errors = [failed[number] for number in failed if number not in refused]
                 self._observer.spool_held_up(str(errors[0]))
-                late = any(isinstance(error, _Unconfirmed) for error in errors)
-                if late and within is not None:  # once, as a broker that is blocked opens no channel either
+                if any(isinstance(error, _Unconfirmed) for error in errors):
                     await self._feed.renew()
-                    within = None
+                    within = self._renew_again_after
                 await asyncio.sleep(self._retry_after)
         if took_all and self._held_up:
             self._held_up = False
@@ -203,17 +205,12 @@ class Relay:
                 "unreadable" if record is None else "refused", None if record is None else record.id
             )
 
-    async def _publish(
-        self, records: Sequence[Record], within: float | None = None
-    ) -> dict[int, PublishError]:
-        """Publish in order, without waiting for one after the other; return what failed, by its number.
-
-        Without `within`, the feed's own deadline counts.
-        """
+    async def _publish(self, records: Sequence[Record], within: float) -> dict[int, PublishError]:
+        """Publish in order, without waiting for one after the other; return what failed, by its number."""
         results = await asyncio.gather(*(self._publish_one(each, within) for each in records))
         return {number: error for number, error in enumerate(results) if error is not None}
 
-    async def _publish_one(self, record: Record, within: float | None) -> PublishError | None:
+    async def _publish_one(self, record: Record, within: float) -> PublishError | None:
         message = Outgoing(
             record.body,
             record.id,
@@ -226,7 +223,10 @@ class Relay:
             async with asyncio.timeout(within):
                 await self._feed.publish(message)
         except TimeoutError:
-            return _Unconfirmed(f"the broker did not confirm within {within:g} s")
+            return _Unconfirmed(
+                f"the broker did not confirm within {within:g} s;"
+                " is it blocked by an alarm, or a queue without a leader?"
+            )
         except PublishError as error:
             return error
         return None

@@ -61,7 +61,8 @@ class Feed:
 
     async def renew(self) -> None:
         """Publish through another channel from now on; what is unconfirmed on the present one fails."""
-        await self._publisher.renew()
+        with suppress(PublishError), _silence_named():
+            await self._publisher.renew()
 
     async def check(self) -> None:
         """Ask the broker for the exchange, without publishing. Raises `PublishError` if that fails."""

@@ -186,7 +186,8 @@ class BrokerPublisher:
                     await self._publish_alone(lane, exchange, routing_key, message)
             except TimeoutError as error:
                 raise PublishError(
-                    f"the broker did not confirm within {self._timeout:g} s; is it blocked by an alarm, or a queue without a leader?"
+                    f"the broker did not confirm within {self._timeout:g} s;"
+                    " is it blocked by an alarm, or a queue without a leader?"
                 ) from error
 
     async def _publish_twice(
@@ -234,7 +235,9 @@ def _explained(error: Exception, exchange: str, routing_key: str) -> Exception:
         case aiormq.exceptions.PublishError():
             return _Unroutable(f"no queue takes messages for {str(routing_key)!r} from {exchange}")
         case aiormq.exceptions.DeliveryError():
-            return RefusedByQueueError(f"a queue behind {exchange} refused the message for {str(routing_key)!r}; is it full, or without a leader?")
+            return RefusedByQueueError(
+                f"a queue behind {exchange} refused the message; is it full, or without a leader?"
+            )
         case aiormq.ChannelAccessRefused():
             return PublishForbidden(f"the broker refuses to publish to {exchange}: {_reply(error)}")
         case aiormq.ChannelNotFoundEntity():
