@@ -12,7 +12,7 @@ from tests.broker.bench import Bench, ack, eventually, open_bench, retry
 from worker.core.errors import PublishError
 from worker.core.events import Inbound
 from worker.core.ports import Disposition, Outgoing
-from worker.rabbitmq.publisher import BrokerPublisher
+from worker.rabbitmq.publisher import BrokerPublisher, RefusedByQueueError
 
 pytestmark = pytest.mark.broker
 
@@ -49,6 +49,23 @@ async def test_refused_by_a_full_queue(bench: Bench, namespace: str) -> None:
     await bench.publisher.publish(exchange.name, "any", OUTGOING)
     with pytest.raises(PublishError, match="is it full"):
         await bench.publisher.publish(exchange.name, "any", OUTGOING)
+
+
+async def test_a_channel_that_does_not_close_makes_no_failure_of_what_was_confirmed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second channel, after a refusal, is for one message; the broker may leave its end unanswered."""
+
+    async def refuse(*_: object) -> None:
+        raise RefusedByQueueError("full")
+
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr("worker.rabbitmq.publisher._Lane.publish", refuse)
+    monkeypatch.setattr("aio_pika.Channel.close", hang)
+    await bench.publisher.publish(bench.events, "call.ended", OUTGOING)
+    monkeypatch.undo()
 
 
 async def test_an_exchange_that_does_not_exist(bench: Bench) -> None:

@@ -49,9 +49,7 @@ class _Lane:
     async def renew(self) -> None:
         old, self._channel = self._channel, None
         if old is not None:
-            with suppress(aiormq.AMQPError, RuntimeError, OSError):
-                async with asyncio.timeout(_CLOSE_TIMEOUT):
-                    await old.close(aiormq.exceptions.ChannelInvalidStateError("another channel is used now"))
+            await _close(old)
 
     async def publish(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         try:
@@ -65,8 +63,11 @@ class _Lane:
     async def publish_afresh(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         """Publish through a channel that is used for this one message."""
         try:
-            async with await self._new_channel() as channel:
+            channel = await self._new_channel()
+            try:
                 await _send(channel, exchange, routing_key, message)
+            finally:
+                await _close(channel)
         except _FAILURES as error:
             raise _explained(error, exchange, routing_key) from error
 
@@ -77,6 +78,16 @@ class _Lane:
         underlay: Any = await channel.get_underlay_channel()
         underlay.write_queue = _FramesUntilClosed(underlay)
         return channel
+
+
+async def _close(channel: AbstractChannel) -> None:
+    """Close a channel, within a deadline: one that waits for a queue does not answer.
+
+    Nothing is raised for it: what the broker said of the message is what counts.
+    """
+    with suppress(aiormq.AMQPError, RuntimeError, OSError):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await channel.close(aiormq.exceptions.ChannelInvalidStateError("another channel is used now"))
 
 
 class _FramesUntilClosed:
