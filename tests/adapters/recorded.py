@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from simulators.recordings import Exchange
 from worker.core.errors import FunctionRefused, ProcessingError
-from worker.core.records import AgentEnrichment, CallEnrichment
+from worker.core.payload import AgentEnrichment, CallEnrichment
 from worker.vicidial.agents import UserDetails, read_agent, read_campaigns, read_user_details
 from worker.vicidial.calls import FoundRecording, read_call, read_recordings
 from worker.vicidial.clock import DialerTimes, Version, read_version

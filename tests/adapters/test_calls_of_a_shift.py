@@ -14,7 +14,7 @@ from tests.adapters.dialer_client import make_breakers
 from tests.core.inbounds import inbound
 from tests.system.calls import Case, cases, judge_call, may_be_null, told_wrong
 from worker.core.events import decode
-from worker.core.payload import build_payload
+from worker.core.pipeline import build_payload
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock

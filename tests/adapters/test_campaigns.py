@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.recordings import find
-from worker.core.records import AgentEnrichment, AgentRecord, Campaign
+from worker.core.payload import AgentEnrichment, AgentRecord, Campaign
 from worker.vicidial.agents import KnownCampaign, possible_hidden_ids, read_agent, read_campaigns, resolve
 
 PROPERTY = settings(max_examples=500)

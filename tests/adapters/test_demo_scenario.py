@@ -10,7 +10,7 @@ from simulators.demo.scenario import CASES, Case, Delivered
 from simulators.dialer import DEFAULT_PASSWORD, DEFAULT_USER, StandInDialer
 from tests.adapters.dialer_client import make_breakers
 from worker.core.events import Inbound, decode
-from worker.core.records import CallEnrichment
+from worker.core.payload import CallEnrichment
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock

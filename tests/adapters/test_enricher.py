@@ -24,8 +24,8 @@ from tests.adapters.dialer_client import make_breakers
 from tests.adapters.raw import until
 from worker.core.errors import EnrichmentRejected, EnrichmentUnavailable, NotReady, NotReadyReason
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import build_payload, check_access
-from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord
+from worker.core.payload import AgentEnrichment, CallEnrichment, CallRecord, check_access
+from worker.core.pipeline import build_payload
 from worker.settings import VicidialSettings
 from worker.vicidial.client import DialerClient, open_session
 from worker.vicidial.clock import DialerClock

@@ -35,7 +35,7 @@ from worker.core.errors import (
     NotReady,
 )
 from worker.core.events import Event, EventType
-from worker.core.records import CallEnrichment
+from worker.core.payload import CallEnrichment
 from worker.core.transitions import State
 from worker.settings import VicidialSettings
 from worker.vicidial.client import NO_AGENT, NO_CALL, DialerClient, Prober

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from worker.core.errors import EnrichmentUnavailable, FailureKind, LoginRefused, NotReady, ProcessingError
-from worker.core.records import CallEnrichment
+from worker.core.payload import CallEnrichment
 from worker.vicidial.answers import explain, text_of
 from worker.vicidial.calls import read_call
 from worker.vicidial.clock import DialerTimes

@@ -20,7 +20,7 @@ from worker.core.errors import (
     FunctionRefused,
     ProcessingError,
 )
-from worker.core.records import Recording
+from worker.core.payload import Recording
 from worker.vicidial.agents import KnownCampaign, UserDetails, read_campaigns, read_user_details
 from worker.vicidial.calls import FoundRecording, read_recordings
 from worker.vicidial.clock import DialerTimes

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType
-from worker.core.records import CallRecord, Recording
+from worker.core.payload import CallRecord, Recording
 from worker.vicidial.calls import FoundRecording, build_searches, lead_of, match_to_call
 
 NEW_YORK = ZoneInfo("America/New_York")

@@ -32,7 +32,7 @@ from worker.core.errors import (
     NotReadyReason,
     ProcessingError,
 )
-from worker.core.records import CallEnrichment, CallRecord, Campaign, Recording
+from worker.core.payload import CallEnrichment, CallRecord, Campaign, Recording
 from worker.vicidial.agents import read_agent
 from worker.vicidial.answers import text_of
 from worker.vicidial.calls import parse_call_id, read_call

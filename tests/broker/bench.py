@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import InvalidEvent, Reason
 from worker.core.events import EventType, Inbound, decode
+from worker.core.payload import CallEnrichment, CallRecord
 from worker.core.pipeline import Outcome, Pipeline
 from worker.core.ports import Ack, DeadLetter, Depth, Disposition, Retry, Stage
-from worker.core.records import CallEnrichment, CallRecord
 from worker.rabbitmq.consumer import CHECK_QUEUES, POLL_FOR_PROBE, Consumer
 from worker.rabbitmq.message import WAITS_WHEN_FULL, Delivery, Settler
 from worker.rabbitmq.publisher import BrokerPublisher

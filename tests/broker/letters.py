@@ -14,7 +14,7 @@ import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from typer.testing import CliRunner, Result
 
-from worker.core.records import CallEnrichment, CallRecord
+from worker.core.payload import CallEnrichment, CallRecord
 from worker.rabbitmq.dead_letters import (
     Action,
     Progress,

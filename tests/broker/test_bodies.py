@@ -13,10 +13,9 @@ from pamqp.header import ContentHeader
 from tests.broker.bench import AGENTS, LONG, SHORT, Bench, ack, bury, closed_breakers, eventually, open_bench
 from worker.core.errors import EnrichmentUnavailable, InvalidEvent
 from worker.core.events import MAX_BODY, Event, Inbound, decode
-from worker.core.payload import Payload
+from worker.core.payload import Enrichment, Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Disposition, Receipt
-from worker.core.records import Enrichment
 from worker.core.retry import RetryPolicy
 from worker.rabbitmq import consumer
 from worker.rabbitmq.consumer import BodyLimits

@@ -27,10 +27,9 @@ from worker.core.errors import (
     Reason,
 )
 from worker.core.events import Event, EventType
-from worker.core.payload import Payload
+from worker.core.payload import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment, Payload
 from worker.core.pipeline import Pipeline
 from worker.core.ports import Ack, DeadLetter, Receipt, Retry
-from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
 from worker.core.retry import RetryPolicy
 from worker.core.transitions import State
 from worker.rabbitmq.consumer import CHECK_QUEUES, RPC_TIMEOUT, Consumer, WorkQueue

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from tests.broker.letters import CALL, HEADERS, open_letters, settings_for
 from worker.cli import app
-from worker.core.records import CallEnrichment, CallRecord
+from worker.core.payload import CallEnrichment, CallRecord
 from worker.rabbitmq.message import Header
 from worker.settings import BrokerCommandSettings
 

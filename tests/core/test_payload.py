@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import AccessCheck, build_payload, check_access, unknown_call
-from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Campaign
+from worker.core.payload import (
+    AccessCheck,
+    AgentEnrichment,
+    AgentRecord,
+    CallEnrichment,
+    CallRecord,
+    Campaign,
+    check_access,
+)
+from worker.core.pipeline import build_payload, unknown_call
 
 WHEN = datetime(2026, 11, 20, 19, 7, 14, tzinfo=UTC)
 CALL = Event(EventType.CALL_ENDED, "e1", WHEN, "V1", {"call_id": "V1"})

@@ -27,17 +27,17 @@ from worker.core.errors import (
     SinkLoginRefused,
 )
 from worker.core.events import Event, EventType, Inbound
-from worker.core.payload import Payload
-from worker.core.pipeline import Outcome, Pipeline
-from worker.core.ports import Ack, DeadLetter, Duplicate, Receipt, Retry, Stage
-from worker.core.records import (
+from worker.core.payload import (
     AgentEnrichment,
     AgentRecord,
     CallEnrichment,
     CallRecord,
     Enrichment,
+    Payload,
     enrichment_from_json,
 )
+from worker.core.pipeline import Outcome, Pipeline
+from worker.core.ports import Ack, DeadLetter, Duplicate, Receipt, Retry, Stage
 from worker.core.retry import LOOK_AGAIN, LOOK_AGAIN_LATER, RetryPolicy
 from worker.core.transitions import State
 

@@ -12,8 +12,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 from worker.core.events import Inbound, decode
-from worker.core.payload import build_payload, schemas
-from worker.core.records import (
+from worker.core.payload import (
     AgentEnrichment,
     AgentRecord,
     CallEnrichment,
@@ -21,7 +20,9 @@ from worker.core.records import (
     Campaign,
     Enrichment,
     Recording,
+    schemas,
 )
+from worker.core.pipeline import build_payload
 
 NEW_YORK = ZoneInfo("America/New_York")
 CALL_EVENT = {

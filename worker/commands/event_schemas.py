@@ -23,8 +23,8 @@ from worker.core.events import (
     Inbound,
     decode,
 )
-from worker.core.payload import build_payload
-from worker.core.records import Enrichment
+from worker.core.payload import Enrichment
+from worker.core.pipeline import build_payload
 
 _MODELS: dict[EventType, type[BaseModel]] = {
     EventType.CALL_ENDED: CallEnded,

@@ -19,8 +19,8 @@ from worker.commands.options import ConfigOption
 from worker.commands.terminal import say
 from worker.core.errors import InvalidEvent
 from worker.core.events import decode
-from worker.core.payload import build_payload, unknown_call
-from worker.core.records import enrichment_from_json
+from worker.core.payload import enrichment_from_json
+from worker.core.pipeline import build_payload, unknown_call
 from worker.core.scrub import Scrubber, printable
 from worker.crm.compiled import CompiledPreset, PresetError
 from worker.crm.load import compiled

@@ -1,25 +1,149 @@
-"""What is delivered: the models, and how one is built from an event and its enrichment."""
+"""What is delivered: the records of calls and agents, and the payloads that hold them.
 
-from collections.abc import Callable
+A record is what the dialer said. What is not known is `None`, never guessed. It travels as JSON in the
+`crm-sync-enrichment` header of a retry copy, so that an event whose delivery failed is not looked up again.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, with_config
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic refuses that of Python 3.11
 
-from worker.core.events import Event, known_agent, known_id, known_lead
-from worker.core.records import AgentEnrichment, AgentRecord, CallEnrichment, CallRecord, Enrichment
+# --- what the dialer said
 
-_SAID_OF_A_CALL: dict[str, Callable[[object], object]] = {
-    "agent_user": known_agent,
-    "campaign_id": known_id,
-    "in_group_id": known_id,
-    "list_id": known_id,
-    "lead_id": known_lead,
-    "phone_number": known_id,
-    "status": known_id,
-}
-"""The fields of an event that stand in for the dialer's row, and how each is read."""
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+class Recording(_Record):
+    """One recording of a call."""
+
+    recording_id: str | None = None
+    file_name: str | None = None
+    url: str | None = None
+    started_at: AwareDatetime | None = None
+    duration_seconds: int | None = None
+
+
+class CallRecord(_Record):
+    """One call. Durations are whole seconds."""
+
+    call_id: str
+    direction: Literal["inbound", "outbound"] | None = None
+    call_type: str | None = Field(None, description="The dialer's own word, such as OUTBOUND_AUTO.")
+    started_at: AwareDatetime | None = Field(
+        None, description="The time in the call id, else the dialer's `call_date`."
+    )
+    ended_at: AwareDatetime | None = Field(
+        None,
+        description="The event's own, else the dialer's, which knows it of an agent's outbound calls only.",
+    )
+    talk_seconds: int | None = Field(None, description="Seconds of talk with the customer.")
+    duration_seconds: int | None = Field(None, description="End minus start, if both are known.")
+    agent_user: str | None = Field(None, description="Null if no agent took the call.")
+    phone_number: str | None = None
+    status: str | None = None
+    campaign_id: str | None = Field(None, description="Null for an inbound call.")
+    in_group_id: str | None = Field(None, description="Set for an inbound call.")
+    list_id: str | None = None
+    lead_id: str | None = Field(
+        None, description="The event's, else that of the recordings, else the one in the call id."
+    )
+    recordings: tuple[Recording, ...] | None = Field(
+        None,
+        description="The call's own, longest first; empty if the dialer has none, null if unknown.",
+    )
+
+
+class Campaign(_Record):
+    """A campaign that an agent may work on."""
+
+    campaign_id: str
+    name: str | None = None
+
+
+class AgentRecord(_Record):
+    """One agent and what it may work on."""
+
+    agent_user: str
+    full_name: str | None = None
+    access_level: int | None = None
+    user_group: str | None = None
+    campaigns: tuple[Campaign, ...] = ()
+    in_groups: tuple[str, ...] = ()
+    campaigns_ambiguous: bool = Field(
+        default=False,
+        description="True if the dialer's joined list could be read in more than one way.",
+    )
+
+
+class CallEnrichment(_Record):
+    """What the dialer said about a call. `final` is false while its status may still change.
+
+    `found` is false if the dialer knew nothing, and the record holds what the event said.
+    """
+
+    kind: Literal["call"] = "call"
+    call: CallRecord
+    final: bool = True
+    found: bool = True
+
+    def with_call(self, **changed: object) -> Self:
+        """Return a copy in which these fields of the call are changed."""
+        return self.model_copy(update={"call": self.call.model_copy(update=changed)})
+
+
+class AgentEnrichment(_Record):
+    """What the dialer said about an agent.
+
+    `campaigns_text` is the list as the dialer joined it with dashes, `None` if the dialer named each campaign
+    by itself. A campaign's id may contain a dash too, so a list with a dash is ambiguous unless all campaigns
+    are known (`worker.vicidial.agents.resolve`).
+    """
+
+    kind: Literal["agent"] = "agent"
+    agent: AgentRecord
+    campaigns_text: str | None = None
+
+    def with_agent(self, **changed: object) -> Self:
+        """Return a copy in which these fields of the agent are changed."""
+        return self.model_copy(update={"agent": self.agent.model_copy(update=changed)})
+
+    def which_of(self, campaign_ids: Iterable[str]) -> set[str]:
+        """Return which of these campaigns the agent has; of an ambiguous list, those that are whole in it."""
+        if self.agent.campaigns_ambiguous:
+            joined = f"-{self.campaigns_text or ''}-"
+            return {each for each in campaign_ids if f"-{each}-" in joined}
+        return {campaign.campaign_id for campaign in self.agent.campaigns}.intersection(campaign_ids)
+
+    def listed_as(self, campaign_id: str) -> list[str]:
+        """Return the ids as which a campaign that the agent has is listed: its parts if that is ambiguous."""
+        parts = split_at_dashes(campaign_id) if self.agent.campaigns_ambiguous else []
+        return [campaign_id, *parts]
+
+
+def split_at_dashes(joined: str) -> list[str]:
+    """Split a list that the dialer joined with dashes, as if no id contained one."""
+    return [each for each in joined.split("-") if each]
+
+
+Enrichment = CallEnrichment | AgentEnrichment
+
+_adapter: TypeAdapter[Enrichment] = TypeAdapter(Annotated[Enrichment, Field(discriminator="kind")])
+
+
+def enrichment_from_json(text: str | bytes) -> Enrichment | None:
+    """Parse what a retry copy carries; return None if it is not an enrichment."""
+    try:
+        return _adapter.validate_json(text)
+    except ValidationError:
+        return None
+
+
+# --- what is made of it
 
 EventId = Annotated[
     str,
@@ -85,8 +209,8 @@ class AgentEnriched(TypedDict):
     data: AgentData
 
 
-_call_enriched = TypeAdapter(CallEnriched)
-_agent_enriched = TypeAdapter(AgentEnriched)
+CALL_ENRICHED = TypeAdapter(CallEnriched)
+AGENT_ENRICHED = TypeAdapter(AgentEnriched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,59 +222,6 @@ class Payload:
     body: bytes
     progress: str | None = None
     """What the sink noted at an earlier attempt; only the sink reads it."""
-
-
-def build_payload(event: Event, enrichment: Enrichment) -> Payload:
-    """Build the payload. The same event and enrichment always give the same bytes."""
-    if isinstance(enrichment, CallEnrichment):
-        return _call_payload(event, enrichment)
-    return _agent_payload(event, enrichment)
-
-
-def _call_payload(event: Event, enrichment: CallEnrichment) -> Payload:
-    call = _completed(enrichment.call, event)
-    data: CallData = {"event_id": event.id, "final": enrichment.final, "call": call, "event": event.data}
-    if not enrichment.found:
-        data["enrichment"] = "not_found"
-    body: CallEnriched = {"type": "call.enriched", "timestamp": event.occurred_at, "data": data}
-    return Payload(event.id, body["type"], _call_enriched.dump_json(body))
-
-
-def _completed(call: CallRecord, event: Event) -> CallRecord:
-    """Return the record with what the event says itself, which is taken before what the dialer says."""
-    known: dict[str, Any] = {}
-    if event.lead_id is not None:
-        known["lead_id"] = event.lead_id
-    if event.ended_at is not None:
-        known["ended_at"] = event.ended_at
-        if call.started_at is not None:
-            seconds = int((event.ended_at - call.started_at).total_seconds())
-            known["duration_seconds"] = seconds if seconds >= 0 else None
-    return call.model_copy(update=known) if known else call
-
-
-def unknown_call(event: Event) -> CallEnrichment:
-    """Return what the event said of its call, for one that the dialer does not know."""
-    said = {name: read(event.data.get(name)) for name, read in _SAID_OF_A_CALL.items()}
-    texts = {name: value for name, value in said.items() if isinstance(value, str)}
-    call = CallRecord.model_validate({"call_id": event.subject, **texts})
-    return CallEnrichment(call=call, final=False, found=False)
-
-
-def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
-    data: AgentData
-    if event.expected_campaigns is None:
-        data = {"event_id": event.id, "agent": enrichment.agent, "event": event.data}
-    else:
-        check = check_access(event.expected_campaigns, enrichment)
-        data = {
-            "event_id": event.id,
-            "agent": enrichment.agent,
-            "access_check": check,
-            "event": event.data,
-        }
-    body: AgentEnriched = {"type": "agent.enriched", "timestamp": event.occurred_at, "data": data}
-    return Payload(event.id, body["type"], _agent_enriched.dump_json(body))
 
 
 def check_access(expected: tuple[str, ...], enrichment: AgentEnrichment) -> AccessCheck:
@@ -173,8 +244,8 @@ def schemas() -> dict[str, dict[str, Any]]:
     receiver should refuse them.
     """
     adapters: dict[str, TypeAdapter[Any]] = {
-        "call.enriched": _call_enriched,
-        "agent.enriched": _agent_enriched,
+        "call.enriched": CALL_ENRICHED,
+        "agent.enriched": AGENT_ENRICHED,
     }
     return {
         name: {"$schema": "https://json-schema.org/draft/2020-12/schema"}

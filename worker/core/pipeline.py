@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import (
@@ -16,10 +17,23 @@ from worker.core.errors import (
     NotReady,
     ProcessingError,
 )
-from worker.core.events import Event, EventType, Inbound, decode
-from worker.core.payload import Payload, build_payload, unknown_call
+from worker.core.events import Event, EventType, Inbound, decode, known_agent, known_id, known_lead
+from worker.core.payload import (
+    AGENT_ENRICHED,
+    CALL_ENRICHED,
+    AgentData,
+    AgentEnriched,
+    AgentEnrichment,
+    CallData,
+    CallEnriched,
+    CallEnrichment,
+    CallRecord,
+    Enrichment,
+    Payload,
+    check_access,
+    enrichment_from_json,
+)
 from worker.core.ports import Ack, Disposition, Duplicate, Enricher, Receipt, Sink, Stage
-from worker.core.records import CallEnrichment, Enrichment, enrichment_from_json
 from worker.core.retry import RetryPolicy
 
 
@@ -194,6 +208,76 @@ def carried(inbound: Inbound, event: Event) -> Enrichment | None:
     else:
         about = EventType.AGENT_ONBOARDED, found.agent.agent_user
     return found if about == (event.type, event.subject) else None
+
+
+# --- the payload
+
+_SAID_OF_A_CALL: dict[str, Callable[[object], object]] = {
+    "agent_user": known_agent,
+    "campaign_id": known_id,
+    "in_group_id": known_id,
+    "list_id": known_id,
+    "lead_id": known_lead,
+    "phone_number": known_id,
+    "status": known_id,
+}
+"""The fields of an event that stand in for the dialer's row, and how each is read."""
+
+
+def build_payload(event: Event, enrichment: Enrichment) -> Payload:
+    """Build the payload. The same event and enrichment always give the same bytes."""
+    if isinstance(enrichment, CallEnrichment):
+        return _call_payload(event, enrichment)
+    return _agent_payload(event, enrichment)
+
+
+def _call_payload(event: Event, enrichment: CallEnrichment) -> Payload:
+    call = _completed(enrichment.call, event)
+    data: CallData = {"event_id": event.id, "final": enrichment.final, "call": call, "event": event.data}
+    if not enrichment.found:
+        data["enrichment"] = "not_found"
+    body: CallEnriched = {"type": "call.enriched", "timestamp": event.occurred_at, "data": data}
+    return Payload(event.id, body["type"], CALL_ENRICHED.dump_json(body))
+
+
+def _completed(call: CallRecord, event: Event) -> CallRecord:
+    """Return the record with what the event says itself, which is taken before what the dialer says."""
+    known: dict[str, Any] = {}
+    if event.lead_id is not None:
+        known["lead_id"] = event.lead_id
+    if event.ended_at is not None:
+        known["ended_at"] = event.ended_at
+        if call.started_at is not None:
+            seconds = int((event.ended_at - call.started_at).total_seconds())
+            known["duration_seconds"] = seconds if seconds >= 0 else None
+    return call.model_copy(update=known) if known else call
+
+
+def unknown_call(event: Event) -> CallEnrichment:
+    """Return what the event said of its call, for one that the dialer does not know."""
+    said = {name: read(event.data.get(name)) for name, read in _SAID_OF_A_CALL.items()}
+    texts = {name: value for name, value in said.items() if isinstance(value, str)}
+    call = CallRecord.model_validate({"call_id": event.subject, **texts})
+    return CallEnrichment(call=call, final=False, found=False)
+
+
+def _agent_payload(event: Event, enrichment: AgentEnrichment) -> Payload:
+    data: AgentData
+    if event.expected_campaigns is None:
+        data = {"event_id": event.id, "agent": enrichment.agent, "event": event.data}
+    else:
+        check = check_access(event.expected_campaigns, enrichment)
+        data = {
+            "event_id": event.id,
+            "agent": enrichment.agent,
+            "access_check": check,
+            "event": event.data,
+        }
+    body: AgentEnriched = {"type": "agent.enriched", "timestamp": event.occurred_at, "data": data}
+    return Payload(event.id, body["type"], AGENT_ENRICHED.dump_json(body))
+
+
+# --- events that were delivered
 
 
 class Window:

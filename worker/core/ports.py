@@ -12,8 +12,7 @@ from typing import Protocol
 
 from worker.core.errors import Reason
 from worker.core.events import Event
-from worker.core.payload import Payload
-from worker.core.records import Enrichment
+from worker.core.payload import Enrichment, Payload
 
 
 class Enricher(Protocol):

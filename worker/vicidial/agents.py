@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import dropwhile
 from typing import NamedTuple
 
-from worker.core.records import AgentEnrichment, AgentRecord, Campaign, split_at_dashes
+from worker.core.payload import AgentEnrichment, AgentRecord, Campaign, split_at_dashes
 from worker.vicidial.answers import (
     SEPARATORS,
     by_name,

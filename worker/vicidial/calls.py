@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 
 from worker.core.errors import EnrichmentRejected
 from worker.core.events import LARGEST_LEAD, NOBODY, Event
-from worker.core.records import CallEnrichment, CallRecord, Recording
+from worker.core.payload import CallEnrichment, CallRecord, Recording
 from worker.vicidial.answers import (
     by_name,
     error_message,

@@ -27,8 +27,8 @@ from yarl import URL
 from worker import http
 from worker.core.breakers import CircuitBreakers
 from worker.core.errors import EnrichmentUnavailable, FailureKind, LoginRefused, ProcessingError
+from worker.core.payload import AgentEnrichment, CallEnrichment
 from worker.core.ports import DialerRequest
-from worker.core.records import AgentEnrichment, CallEnrichment
 from worker.core.scrub import Scrubber
 from worker.core.tracing import UNTRACED, Server, Tracing
 from worker.settings import VicidialSettings

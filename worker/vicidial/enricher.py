@@ -17,8 +17,7 @@ from worker.core.errors import (
     ProcessingError,
 )
 from worker.core.events import Event, EventType
-from worker.core.payload import check_access
-from worker.core.records import AgentEnrichment, CallEnrichment, CallRecord, Enrichment
+from worker.core.payload import AgentEnrichment, CallEnrichment, CallRecord, Enrichment, check_access
 from worker.settings import VicidialSettings
 from worker.vicidial import agents, calls
 from worker.vicidial.agents import KnownCampaign, UserDetails
