@@ -1,10 +1,12 @@
 """`crm-sync intake` as a command: how it begins, serves without a broker, and ends."""
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -39,12 +41,13 @@ def crm_sync(*arguments: str) -> Result:
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
 
 
-def get(path: str) -> str:
+def get(path: str, tls: ssl.SSLContext | None = None) -> str:
     """Ask the intake, once it listens; from another thread, as the command has the main one."""
-    url = f"http://127.0.0.1:{os.environ['CRM_SYNC_INTAKE__PORT']}{path}"
+    scheme = "http" if tls is None else "https"
+    url = f"{scheme}://127.0.0.1:{os.environ['CRM_SYNC_INTAKE__PORT']}{path}"
     for _ in range(200):
         try:
-            with urllib.request.urlopen(url, timeout=20) as response:
+            with urllib.request.urlopen(url, timeout=20, context=tls) as response:  # noqa: S310 - our own
                 return str(response.read().decode())
         except ConnectionError:
             time.sleep(0.05)
@@ -84,20 +87,28 @@ def test_with_a_certificate_it_serves_tls(
     monkeypatch.setenv("CRM_SYNC_INTAKE__TLS_CERTIFICATE", str(certificate))
     assert "set both tls_certificate and tls_key" in crm_sync("intake").stderr
     monkeypatch.setenv("CRM_SYNC_INTAKE__TLS_KEY", str(certificate))
-    problems: list[BaseException] = []
+    tls = ssl.create_default_context(cafile=certificate)
+    tls.check_hostname = False
+    answers: list[str] = []
 
     def client() -> None:
         try:
-            get("/livez")
-        except Exception as error:  # noqa: BLE001 - looked at below
-            problems.append(error)
-        os.kill(os.getpid(), signal.SIGTERM)
+            answers.append(get("/livez", tls))
+            with socket.create_connection(("127.0.0.1", int(os.environ["CRM_SYNC_INTAKE__PORT"]))) as plain:
+                plain.settimeout(20)
+                plain.sendall(b"GET /livez HTTP/1.1\r\nHost: intake\r\n\r\n")
+                with contextlib.suppress(ConnectionError):
+                    answers.append(plain.recv(100).decode("latin-1"))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     asking = threading.Thread(target=client)
     asking.start()
     assert crm_sync("intake").exit_code == 0
     asking.join(20)
-    assert problems, "it spoke plain HTTP"
+    encrypted, *plain = answers
+    assert encrypted == "ok\n"
+    assert not any("HTTP/" in answer for answer in plain), "it spoke plain HTTP"
     certificate.write_text("broken")
     broken = crm_sync("intake")
     assert broken.exit_code == 2
