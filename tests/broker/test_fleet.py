@@ -171,15 +171,17 @@ async def test_a_board_that_is_lost_is_made_again_from_what_is_known(
 ) -> None:
     await make(connection, queue)
     dialer = Dialer()
-    async with attending(broker_url, queue, dialer, "a", fresh=True):
-        await eventually(lambda: dialer.rounds)
-        dialer.refuse()
-        await eventually(lambda: dialer.logins.message)
-        async with connection.channel() as channel:
-            await (await channel.get_queue(queue, ensure=False)).purge()
-        rounds = dialer.rounds
-        await eventually(lambda: dialer.rounds > rounds + 3)
-        assert dialer.logins.message == "no"
+    with capture_logs() as lines:
+        async with attending(broker_url, queue, dialer, "a", fresh=True):
+            await eventually(lambda: dialer.rounds)
+            dialer.refuse()
+            await eventually(lambda: dialer.logins.message)
+            async with connection.channel() as channel:
+                await (await channel.get_queue(queue, ensure=False)).purge()
+            rounds = dialer.rounds
+            await eventually(lambda: dialer.rounds > rounds + 3)
+            assert dialer.logins.message == "no"
+    assert [line["event"] for line in lines] == ["dialer_board_lost"]
 
 
 async def test_a_round_that_took_so_long_that_others_may_have_another_board_gives_nothing(

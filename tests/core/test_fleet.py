@@ -121,6 +121,38 @@ def test_the_share_of_a_lost_worker_goes_to_the_others_and_counts_as_failed(cloc
     assert table.play(table.seats[0], needs(news=(good,))) == 8
 
 
+def test_one_that_comes_to_the_board_seldom_takes_nobody_for_lost(clock: Clock) -> None:
+    """As on a busy machine, on which each round takes seconds."""
+    table = Table(clock, 2)
+    table.second()
+    table.second()
+    for _ in range(3):
+        clock.now += 4.0
+        table.play(table.seats[0])
+    assert set(table.board.members) == {"w0", "w1"}
+
+
+def test_another_board_gives_nothing_twice_while_the_lost_one_is_still_in_use(clock: Clock) -> None:
+    """A worker came too late to the board each time, and begins another one from what it knew last."""
+    table = Table(clock, 4)
+    table.second()
+    table.second()
+    first, second, third, late = table.seats
+    for seat, wanted in ((first, 100), (second, 0), (third, 0)):
+        table.play(seat, needs(wanted))
+    begun = late.begin(NOW + clock.now)
+    assert table.play(first) == 3, "what the other two have lowered, and the late one does not know"
+    lost, table.board = table.board, begun
+    for seat in (late, second, third):
+        table.play(seat)
+        assert seat.is_stale(lost)
+    assert sum(table.shares.values()) <= MOST
+    for _ in range(int(EXPIRE) + 4):
+        table.second()
+        assert sum(table.shares.values()) <= MOST
+    assert set(table.shares.values()) == {2}
+
+
 def test_one_that_was_away_itself_takes_nobody_for_lost(clock: Clock) -> None:
     table = Table(clock, 2)
     table.second()
@@ -293,7 +325,7 @@ def test_if_there_are_more_workers_than_requests_an_idle_one_has_no_share(clock:
 
 def test_a_board_is_the_same_after_a_journey() -> None:
     logins = Logins("no", 1.5, "a", 2, (1.0, 1.5), {"a": 1.5})
-    board = Board(7, {"a": Member(1, 2, 3)}, logins, "a", "a", 5, measuring=True)
+    board = Board(7, {"a": Member(1, 2, 3)}, logins, "a", "a", 5, measuring=True, begun=1.5)
     assert Board.decode(board.encode()) == board
 
 
@@ -312,6 +344,7 @@ GOOD = json.loads(Board(7, {"a": Member(1, 2, 3)}, Logins("no", 1.5), None).enco
         json.dumps(GOOD | {"members": {"a": [1]}}).encode(),
         json.dumps(GOOD | {"members": [1]}).encode(),
         json.dumps(GOOD | {"version": "x"}).encode(),
+        json.dumps(GOOD | {"begun": "x"}).encode(),
         json.dumps(GOOD | {"logins": None}).encode(),
         json.dumps(GOOD | {"logins": GOOD["logins"] | {"tried_at": float("nan")}}).encode(),
         json.dumps(GOOD | {"version": float("inf")}).encode(),

@@ -53,6 +53,4 @@ async def test_a_new_worker_has_its_share_within_five_seconds(system: System, di
     print(f"first events after {took:.1f} s, then {each} in 15 s; {most} requests at one time")  # noqa: T201
     assert took < SHARED_WITHIN
     assert max(each) < 2 * min(each)
-    # The shares never add up to more than 8, nor do the requests that the workers count.
-    # The dialer saw one more twice, on a busy machine: not explained.
-    assert most <= 9
+    assert most <= 8

@@ -26,6 +26,10 @@ from worker.core.logins import MOST_FAILURES, Login, Logins
 
 EXPIRE = 5.0
 """Seconds without a round after which a worker's share goes to the others."""
+MISSED = 3
+"""Rounds of the one who looks that a lost worker has missed: on a busy machine a round takes seconds."""
+LEAP = 1000
+"""By how much the version of a new board is higher, so that the one before is stale if it turns up again."""
 TURNS = 2.0
 """Seconds for which the same workers have what can't be divided evenly, before it goes to the next ones."""
 MOST_MEMBERS = 200
@@ -60,11 +64,16 @@ class Board:
     """How many requests all may have under way together."""
     measuring: bool = False
     """Whether the leader alone sends now."""
+    begun: float = -math.inf
+    """When a worker began it because it found none, although there had been one.
+
+    That one may have been with other workers all the time, and what they hold by then is not on this one.
+    """
 
     def encode(self) -> bytes:
         """Return the body of a message."""
         members = {name: [each.seq, each.granted, each.wanted] for name, each in self.members.items()}
-        document = {
+        document: dict[str, object] = {
             "version": self.version,
             "members": members,
             "logins": self.logins.to_dict(),
@@ -73,6 +82,8 @@ class Board:
             "limit": self.limit,
             "measuring": self.measuring,
         }
+        if math.isfinite(self.begun):
+            document["begun"] = self.begun
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
@@ -89,7 +100,8 @@ class Board:
             logins = Logins.from_dict(found["logins"])
             trier, leader = (None if found[key] is None else str(found[key]) for key in ("trier", "leader"))
             limit, measuring = max(1, int(found["limit"])), bool(found["measuring"])
-            board = cls(int(found["version"]), members, logins, trier, leader, limit, measuring)
+            begun = float(found.get("begun", -math.inf))
+            board = cls(int(found["version"]), members, logins, trier, leader, limit, measuring, begun)
         except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError("this is no board") from error
         if not all(map(math.isfinite, (logins.tried_at, *logins.failures, *logins.passwords.values()))):
@@ -168,7 +180,7 @@ class Seat:
         self._clock = clock
         self._seq = 0
         self._played_at = -math.inf
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[int, float, int]] = {}
         self.last = Board()
         """The board as it was when this worker put it back last."""
 
@@ -195,12 +207,14 @@ class Seat:
             shares = _divide(members, most, now)
         held = sum(each.granted for each in others.values())
         share = max(0, min(shares[self.name], most - held))
+        if abs(now - board.begun) < EXPIRE:  # until then each of the others has said what it holds
+            share = min(share, self._granted)
         self._seq += 1
         # While a refusal stands nothing new is sent but the lone try: a lost worker leaves no more in doubt.
         granted = needs.busy if refusing else max(share, needs.busy)
         members[self.name] = replace(mine, seq=self._seq, granted=granted)
         return Round(
-            Board(board.version + 1, members, logins, trier, leader, limit, measuring),
+            Board(board.version + 1, members, logins, trier, leader, limit, measuring, board.begun),
             share,
             may_try=trier == self.name,
             leads=leader == self.name,
@@ -240,6 +254,15 @@ class Seat:
         trier = None if board.trier == self.name else board.trier
         return replace(board, version=board.version + 1, members=others, logins=logins, trier=trier)
 
+    @property
+    def _granted(self) -> int:
+        mine = self.last.members.get(self.name)
+        return 0 if mine is None else mine.granted
+
+    def begin(self, now: float) -> Board:
+        """Return a new board, in place of the last one that was seen here; `now` is the Unix time."""
+        return replace(self.last, version=self.last.version + LEAP, begun=now)
+
     def is_stale(self, board: Board) -> bool:
         """Return whether a later board was seen: this one was lost for a while with its holder."""
         return board.version < self.last.version
@@ -255,12 +278,13 @@ class Seat:
         self._played_at = clock
         seen = {}
         for name, member in board.members.items():
-            seq, since = self._seen.get(name, (member.seq, clock))
-            seen[name] = (member.seq, since if seq == member.seq else clock)
+            seq, since, missed = self._seen.get(name, (member.seq, clock, 0))
+            seen[name] = (seq, since, missed + 1) if seq == member.seq else (member.seq, clock, 1)
         self._seen = seen
         logins, trier, members = board.logins.no_later_than(now), board.trier, dict(board.members)
         for name, member in board.members.items():
-            if name != self.name and clock - seen[name][1] >= EXPIRE:
+            _, since, missed = seen[name]
+            if name != self.name and clock - since >= EXPIRE and missed > MISSED:
                 del members[name]
                 logins = logins.in_doubt(max(member.granted, trier == name), now, lone=trier == name)
         return replace(board, members=members, logins=logins, trier=trier if trier in members else None)

@@ -77,6 +77,7 @@ class Fleet:
         self._hurry = asyncio.Event()
         self._channel: AbstractChannel | None = None
         self._missing_since: float | None = None
+        self._fresh = False
         self._is_alone = False
         dialer.on_news = self._hurry.set
         dialer.leave()
@@ -86,7 +87,7 @@ class Fleet:
 
         If the queue is `fresh`, nobody has put a board there yet.
         """
-        self._missing_since = -self._lost_after if fresh else None
+        self._missing_since, self._fresh = -self._lost_after if fresh else None, fresh
         try:
             while True:
                 self._hurry.clear()
@@ -198,16 +199,24 @@ class Fleet:
         for _ in range(_MOST_STALE):
             message = await queue.get(fail=False)
             if message is None:
-                return None, self._seat.last if self._is_lost() else None
+                return None, self._begun() if self._is_lost() else None
             try:
                 board = Board.decode(message.body)
             except ValueError as error:
                 _log.warning("dialer_board_unreadable", queue=self.queue, error=str(error))
-                return message, self._seat.last
+                return message, self._begun()
             if not self._seat.is_stale(board):
                 return message, board
             await message.ack()
         return None, None
+
+    def _begun(self) -> Board:
+        """Return a new board: with what the others hold still to come, if there may be any."""
+        if self._fresh and self._seat.last.version == 0:
+            return self._seat.last
+        if self._seat.last.version:
+            _log.warning("dialer_board_lost", queue=self.queue)
+        return self._seat.begin(self._wall())
 
     def _is_lost(self) -> bool:
         now = asyncio.get_running_loop().time()
